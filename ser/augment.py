@@ -1,0 +1,50 @@
+"""Degrading a waveform as a microphone, a room and a street would: noise, reverberation, spectral tilt.
+
+In and out: `(samples,)` float32 at 16 kHz; every random choice comes from the generator that is passed in.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ser.audio import SAMPLE_RATE_HZ, Samples
+
+SNR_DB = (5.0, 30.0)
+REVERBERATION_S = (0.1, 0.6)  # time to fall by 60 dB
+TILT = 0.6
+
+
+def degrade(samples: Samples, rng: np.random.Generator) -> Samples:
+    """One or several of noise, a room and a tilt, each with an even chance, at least one of them."""
+    steps = [add_noise, add_room, tilt]
+    chosen = [step for step in steps if rng.random() < 0.5] or [steps[int(rng.integers(len(steps)))]]
+    for step in chosen:
+        samples = step(samples, rng)
+    return samples
+
+
+def add_noise(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Noise with a spectrum between white and brown, 5 to 30 dB below the speech."""
+    spectrum = np.fft.rfft(rng.standard_normal(samples.size))
+    frequency = np.arange(1, spectrum.size + 1)
+    noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0, 1), samples.size)
+    gain = np.sqrt(np.mean(samples**2) / max(np.mean(noise**2), 1e-12)) * 10 ** (-rng.uniform(*SNR_DB) / 20)
+    return (samples + gain * noise).astype(np.float32)
+
+
+def add_room(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Convolution with an impulse and an exponentially decaying tail of noise."""
+    from scipy.signal import fftconvolve
+
+    decay_s = rng.uniform(*REVERBERATION_S)
+    time_s = np.arange(int(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    tail = rng.standard_normal(time_s.size) * 10 ** (-3 * time_s / decay_s)
+    tail *= rng.uniform(0.2, 0.8) / np.linalg.norm(tail)
+    tail[0] = 1.0
+    return fftconvolve(samples, tail)[: samples.size].astype(np.float32)
+
+
+def tilt(samples: Samples, rng: np.random.Generator) -> Samples:
+    """A first-order filter that lifts the low or the high end."""
+    coefficient = rng.uniform(-TILT, TILT)
+    return (samples + coefficient * np.concatenate([[0.0], samples[:-1]])).astype(np.float32)

@@ -1,0 +1,239 @@
+"""A trained classifier on disk: weights as safetensors and, beside them, one JSON that rebuilds everything.
+
+`model.safetensors` holds the weights, `model.json` the labels, the settings, the encoder with its fingerprint,
+the calibration, the scores with their conditions, the data's fingerprint, seed and versions. Loading is strict:
+wrong keys, shapes, labels, another weights file or a foreign encoder each raise `CheckpointError`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ser.errors import CheckpointError, SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ser.classifier import BiGRUClassifier, ClassifierSettings
+    from ser.encoder import Encoder
+
+FORMAT = "persian-ser checkpoint 1"
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+SHIPPED = Path(__file__).parent.parent / "checkpoints" / "classifier"
+SHIPPED_ENCODER = "shipped"  # as an encoder's source: the one in checkpoints/encoder
+Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class EncoderReference:
+    """Which encoder a classifier was trained on.
+
+    Attributes:
+        source: a hub id, a folder, or "shipped".
+        layer: the hidden layer.
+        fingerprint: of weights, layer and normalisation.
+        dim: numbers a frame.
+    """
+
+    source: str
+    layer: int
+    fingerprint: str
+    dim: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What turns logits into probabilities that mean something.
+
+    Attributes:
+        temperature: logits are divided by it (Guo et al. 2017), fitted on validation speakers.
+        threshold: below this top probability the answer is "unsure".
+        precision: share of right answers at or above the threshold, on speakers not used to choose it.
+        coverage: share of utterances at or above the threshold, on the same speakers.
+    """
+
+    temperature: float = 1.0
+    threshold: float = 0.0
+    precision: float | None = None
+    coverage: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 <= self.threshold <= 1:
+            raise SettingsError(
+                f"temperature must be positive and threshold between 0 and 1, got {self.temperature}, {self.threshold}."
+            )
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything about a trained classifier but its weights.
+
+    Attributes:
+        labels: emotions in the order of the logits.
+        encoder: what it was trained on.
+        classifier: its `ClassifierSettings`.
+        max_frames: utterances were cut to this many frames in training.
+        calibration: temperature and threshold.
+        training: how it was trained, as a dictionary.
+        scores: measured figures with the conditions they hold under.
+        data: names, sizes and fingerprints of the corpora.
+        seed: of the training.
+        versions: of the libraries.
+    """
+
+    labels: tuple[str, ...]
+    encoder: EncoderReference
+    classifier: ClassifierSettings
+    max_frames: int = 300
+    calibration: Calibration = Calibration()
+    training: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 40
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that figures depend on."""
+    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
+def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: BiGRUClassifier) -> Path:
+    """Write weights and description into a folder; each file appears whole or not at all."""
+    from safetensors.torch import save
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+    description = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()} | asdict(checkpoint)
+    write_atomically(folder / WEIGHTS, weights)
+    write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    return folder
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def read_description(folder: str | Path = SHIPPED) -> Checkpoint:
+    """The description of a checkpoint, without its weights (no torch needed).
+
+    Raises:
+        CheckpointError: there is none, or it does not say what is needed.
+    """
+    return _described(Path(folder))[0]
+
+
+def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClassifier]:
+    """Rebuild a classifier from its folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: files are missing or damaged, do not belong together, or hold other keys or shapes.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from ser.classifier import BiGRUClassifier
+
+    folder = Path(folder)
+    checkpoint, expected_sha256 = _described(folder)
+    try:
+        content = (folder / WEIGHTS).read_bytes()
+        state = load(content)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{folder / WEIGHTS} is missing or damaged ({error}). Copy the folder again.") from error
+    if hashlib.sha256(content).hexdigest() != expected_sha256:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} is not the file that {DESCRIPTION} beside it describes. Copy the folder again, whole."
+        )
+    model = BiGRUClassifier(checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier)
+    _check_state(model.state_dict(), state, folder)
+    model.load_state_dict(state)
+    return checkpoint, model.eval()
+
+
+def check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
+    """Refuse an encoder that the classifier was not trained on.
+
+    Raises:
+        CheckpointError: the fingerprints differ.
+    """
+    expected = checkpoint.encoder
+    if encoder.fingerprint != expected.fingerprint:
+        raise CheckpointError(
+            f"This checkpoint was trained on the encoder {expected.source}, layer {expected.layer} "
+            f"(fingerprint {expected.fingerprint}), not on {encoder.name}, layer {encoder.layer} "
+            f"({encoder.fingerprint}). Give that encoder, or train anew on this one."
+        )
+
+
+def _described(folder: Path) -> tuple[Checkpoint, str]:
+    path = folder / DESCRIPTION
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"There is no checkpoint in {folder}: {DESCRIPTION} is missing.") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read as JSON ({error}). Copy the folder again.") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise CheckpointError(f"{path} is not of the format {FORMAT!r} but {found!r}.")
+    try:
+        return _checkpoint(content), str(content["weights_sha256"])
+    except KeyError as error:
+        raise CheckpointError(f"{path} lacks the entry {error}. It was written by another program, or cut.") from error
+    except (SettingsError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path} holds a setting that makes no sense: {error}") from error
+
+
+def _checkpoint(content: dict[str, Any]) -> Checkpoint:
+    from ser.classifier import ClassifierSettings
+
+    labels = content["labels"]
+    if not isinstance(labels, list) or len(labels) < 2 or len(set(map(str, labels))) != len(labels):
+        raise ValueError(f"labels must be a list of at least two different names, got {labels!r}.")
+    if not isinstance(content["max_frames"], int) or content["max_frames"] < 1:
+        raise ValueError(f"max_frames must be a positive whole number, got {content['max_frames']!r}.")
+    return Checkpoint(
+        labels=tuple(str(label) for label in labels),
+        encoder=_dataclass(EncoderReference, content["encoder"]),
+        classifier=_dataclass(ClassifierSettings, content["classifier"]),
+        max_frames=content["max_frames"],
+        calibration=_dataclass(Calibration, content["calibration"]),
+        **{key: content[key] for key in ("training", "scores", "data", "seed", "versions")},
+    )
+
+
+def _dataclass(kind: type[Settings], content: dict[str, Any]) -> Settings:
+    """A dataclass from exactly its own entries."""
+    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(content, dict) or set(content) != names:
+        raise ValueError(f"{kind.__name__} needs exactly the entries {sorted(names)}, got {content!r}.")
+    return kind(**content)
+
+
+def _check_state(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], folder: Path) -> None:
+    missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
+    if missing or extra:
+        raise CheckpointError(
+            f"{folder / WEIGHTS} does not hold this classifier's weights: "
+            f"missing {sorted(missing) or 'none'}, unknown {sorted(extra) or 'none'}."
+        )
+    for key, tensor in expected.items():
+        if found[key].shape != tensor.shape:
+            raise CheckpointError(
+                f"{folder / WEIGHTS}: {key} has the shape {tuple(found[key].shape)}; "
+                f"the settings beside it call for {tuple(tensor.shape)}."
+            )

@@ -1,0 +1,125 @@
+"""The recurrent layer equals torch.nn.GRU, and an utterance's logits depend on nothing but the utterance."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.errors import SettingsError
+from ser.gru import BiGRULayer, PackedIndex
+
+LENGTHS = torch.tensor([7, 3, 12, 1])
+
+
+def reference_gru(layer: BiGRULayer, dim: int) -> nn.GRU:
+    """torch's own GRU with the same weights."""
+    gru = nn.GRU(dim, layer.units, bidirectional=True, batch_first=True)
+    for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+        for direction, suffix in enumerate(("_l0", "_l0_reverse")):
+            getattr(gru, name + suffix).data.copy_(getattr(layer, name)[direction])
+    return gru
+
+
+def random_layer(dim: int, units: int) -> BiGRULayer:
+    torch.manual_seed(0)
+    layer = BiGRULayer(dim, units)
+    for parameter in layer.parameters():
+        parameter.data.normal_(0, 0.5)
+    return layer
+
+
+def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
+    layer = random_layer(5, 4)
+    reference = reference_gru(layer, 5)
+    frames = torch.randn(int(LENGTHS.sum()), 5, requires_grad=True)
+    frames_too = frames.detach().clone().requires_grad_(True)
+    index = PackedIndex.of(LENGTHS)
+    ours = layer.packed(layer.states(frames, index), index)
+
+    padded = nn.utils.rnn.pad_sequence(frames_too.split(LENGTHS.tolist()), batch_first=True)
+    packed = nn.utils.rnn.pack_padded_sequence(padded, LENGTHS, batch_first=True, enforce_sorted=False)
+    unpacked, _ = nn.utils.rnn.pad_packed_sequence(reference(packed)[0], batch_first=True)
+    theirs = torch.cat([row[:length] for row, length in zip(unpacked, LENGTHS, strict=True)])
+    torch.testing.assert_close(ours, theirs)
+
+    weight = torch.randn_like(ours)
+    (ours * weight).sum().backward()
+    (theirs * weight).sum().backward()
+    torch.testing.assert_close(frames.grad, frames_too.grad)
+    for direction, suffix in enumerate(("_l0", "_l0_reverse")):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            torch.testing.assert_close(
+                getattr(layer, name).grad[direction], getattr(reference, name + suffix).grad, msg=name + suffix
+            )
+
+
+def test_final_states_are_the_last_forward_and_the_first_backward_one():
+    layer = random_layer(5, 4)
+    frames = torch.randn(int(LENGTHS.sum()), 5)
+    index = PackedIndex.of(LENGTHS)
+    final = layer.last(layer.states(frames, index), index)
+    for row, utterance in zip(final, frames.split(LENGTHS.tolist()), strict=True):
+        _, hidden = reference_gru(layer, 5)(utterance[None])
+        torch.testing.assert_close(row, hidden.reshape(-1))
+
+
+@pytest.mark.parametrize("pooling", ["last", "attentive"])
+def test_logits_of_an_utterance_do_not_change_when_it_is_padded_inside_a_batch(pooling):
+    torch.manual_seed(1)
+    model = BiGRUClassifier(9, 6, ClassifierSettings(16, 8, 2, pooling=pooling)).eval()
+    utterances = [torch.randn(length, 9) for length in LENGTHS]
+    together = model.padded(nn.utils.rnn.pad_sequence(utterances, batch_first=True), LENGTHS)
+    for row, utterance in zip(together, utterances, strict=True):
+        alone = model(utterance, torch.tensor([len(utterance)]))[0]
+        torch.testing.assert_close(row, alone, atol=1e-5, rtol=0)
+
+
+def test_gradients_agree_with_finite_differences():
+    torch.manual_seed(2)
+    model = BiGRUClassifier(4, 3, ClassifierSettings(3, 2, 2, dropout=0.0)).double()
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    frames = torch.randn(6, 4, dtype=torch.double)
+    names = [name for name, _ in model.named_parameters()]
+
+    def loss(*values: torch.Tensor) -> torch.Tensor:
+        call = torch.func.functional_call
+        logits = call(model, dict(zip(names, values, strict=True)), (frames, torch.tensor([4, 2])))
+        return nn.functional.cross_entropy(logits, torch.tensor([0, 2]))
+
+    values = tuple(parameter.detach().clone().requires_grad_() for parameter in model.parameters())
+    assert torch.autograd.gradcheck(loss, values)
+
+
+def test_units_are_spaced_linearly_from_base_to_final():
+    assert ClassifierSettings().units == (192, 32)
+    assert ClassifierSettings(256, 64, 1).units == (256,)
+    assert ClassifierSettings(256, 64, 3).units == (256, 160, 64)
+
+
+def test_the_penalty_counts_input_kernels_and_nothing_else():
+    model = BiGRUClassifier(4, 3, ClassifierSettings(3, 2, 2))
+    for name, parameter in model.named_parameters():
+        parameter.data.fill_(2.0 if name.endswith("weight_ih") else 100.0)
+    n_weights = 2 * 9 * 4 + 2 * 6 * 6
+    assert model.penalty().item() == pytest.approx(4.0 * n_weights)
+
+
+def test_dropout_acts_in_training_only_and_follows_its_generator():
+    model = BiGRUClassifier(8, 3, ClassifierSettings(4, 2, 2, dropout=0.5))
+    frames, lengths = torch.randn(5, 8), torch.tensor([5])
+    first = model(frames, lengths, torch.Generator().manual_seed(3))
+    again = model(frames, lengths, torch.Generator().manual_seed(3))
+    other = model(frames, lengths, torch.Generator().manual_seed(4))
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+    assert not torch.equal(first, other)
+    model.eval()
+    assert torch.equal(model(frames, lengths), model(frames, lengths))
+
+
+@pytest.mark.parametrize("wrong", [{"base_units": 0}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}])
+def test_settings_that_make_no_sense_are_refused_with_the_value_given(wrong):
+    with pytest.raises(SettingsError, match=str(next(iter(wrong.values())))):
+        ClassifierSettings(**wrong)
