@@ -1,0 +1,168 @@
+"""Training follows its settings, stops when it should, and can be taken up again as if it had never stopped."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ser.classifier import ClassifierSettings
+from ser.errors import SettingsError
+from ser.training import Training, TrainingSettings, mask_frames, settings_from
+
+SMALL = ClassifierSettings(base_units=6, final_units=4, gru_layers=2, dropout=0.2)
+QUICK = TrainingSettings(learning_rate=0.01, l2=0.001, optimizer="adam", max_epochs=6, batch_size=8, seed=1)
+N, DIM, LABELS = 48, 5, 3
+
+
+class Separable:
+    """Utterances of unequal length whose mean tells their class."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.targets = rng.integers(0, LABELS, N)
+        lengths = rng.integers(3, 20, N)
+        self.frames = [
+            (rng.standard_normal((length, DIM)) + 2 * np.eye(LABELS, DIM)[target]).astype(np.float32)
+            for length, target in zip(lengths, self.targets, strict=True)
+        ]
+
+    def gather(self, indices, max_frames):
+        cut = [self.frames[i][:max_frames] for i in indices]
+        return np.concatenate(cut), np.array([len(frames) for frames in cut])
+
+
+@pytest.fixture
+def source() -> Separable:
+    return Separable()
+
+
+def training(source: Separable, settings: TrainingSettings = QUICK, validation=range(36, N), name: int = 0) -> Training:
+    return Training(source, source.targets, LABELS, DIM, range(36), validation, SMALL, settings, name)
+
+
+def run(one: Training) -> Training:
+    while not one.stopped:
+        one.run_epoch()
+    return one
+
+
+def test_it_learns_what_can_be_learnt(source):
+    one = run(training(source, replace(QUICK, max_epochs=40, patience=0)))
+    assert one.epochs[-1].train_loss < one.epochs[0].train_loss / 2
+    assert one.best.validation_wa > 0.7
+
+
+def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_name_differs(source):
+    first, again, other = (run(training(source, name=name)) for name in (0, 0, 1))
+    assert first.epochs == again.epochs
+    assert all(torch.equal(first.best_state[key], again.best_state[key]) for key in first.best_state)
+    assert first.epochs != other.epochs
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
+def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(source, tmp_path, optimizer):
+    settings = replace(QUICK, optimizer=optimizer, momentum=0.9, patience=0, max_epochs=4)
+    whole = run(training(source, settings))
+    for stop_after in (1, 3):
+        part = training(source, settings)
+        for _ in range(stop_after):
+            part.run_epoch()
+        part.save(tmp_path / "state.safetensors")
+        taken_up = training(source, settings)
+        taken_up.restore(tmp_path / "state.safetensors")
+        run(taken_up)
+        assert taken_up.epochs == whole.epochs
+        assert taken_up.best_epoch == whole.best_epoch
+        assert all(torch.equal(taken_up.best_state[key], whole.best_state[key]) for key in whole.best_state)
+
+
+def test_a_damaged_state_is_refused_and_not_used(source, tmp_path):
+    one = training(source)
+    one.run_epoch()
+    path = tmp_path / "state.safetensors"
+    one.save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SettingsError, match="Delete it"):
+        training(source).restore(path)
+
+
+def test_it_stops_after_as_many_epochs_without_improvement_as_patience_says(source):
+    one = training(source, replace(QUICK, learning_rate=1e-12, l2=0.0, max_epochs=50, patience=3))
+    run(one)  # such a step changes no weight, so the first epoch stays the best
+    assert one.best_epoch == 1
+    assert len(one.epochs) == 4
+
+
+def test_what_early_stopping_watches_is_a_setting(source):
+    settings = replace(QUICK, optimizer="sgd", learning_rate=0.002, l2=0.5, patience=3, max_epochs=60)
+    with_penalty = run(training(source, settings))
+    without = run(training(source, replace(settings, monitor="loss")))
+    losses = [report.validation_loss for report in without.epochs]
+    assert without.best_epoch == int(np.argmin(losses)) + 1
+    monitored = [report.validation_loss + report.penalty for report in with_penalty.epochs]
+    assert with_penalty.best_epoch == int(np.argmin(monitored)) + 1
+
+
+def test_without_validation_it_runs_to_the_last_epoch_and_keeps_that_one(source):
+    one = run(training(source, replace(QUICK, max_epochs=5), validation=[]))
+    assert len(one.epochs) == one.best_epoch == 5
+    assert one.best.validation_loss is None
+
+
+def test_a_diverged_training_stops_and_keeps_what_was_best(source):
+    one = training(source, replace(QUICK, max_epochs=20))
+    one.run_epoch()
+    with torch.no_grad():
+        one.model.dense.weight.fill_(float("nan"))
+    one.run_epoch()
+    assert one.stopped
+    assert one.best_epoch == 1
+    assert all(torch.isfinite(value).all() for value in one.best_state.values())
+
+
+def test_utterances_are_cut_to_max_frames(source):
+    short = run(training(source, replace(QUICK, max_frames=3)))
+    for frames in source.frames:
+        frames[3:] = np.nan
+    again = run(training(source, replace(QUICK, max_frames=3)))
+    assert short.epochs == again.epochs
+
+
+def test_class_weights_balance_the_classes(source):
+    one = training(source, replace(QUICK, class_weights=True))
+    counts = np.bincount(source.targets[:36], minlength=LABELS)
+    weighted = one.class_weights.numpy() * counts
+    np.testing.assert_allclose(weighted, weighted[0])
+    assert weighted.sum() == pytest.approx(36)
+
+
+def test_masking_zeroes_spans_of_each_utterance_and_leaves_the_source_alone(source):
+    frames, lengths = source.gather(range(10), 300)
+    before = frames.copy()
+    masked = mask_frames(frames, lengths, np.random.default_rng(0))
+    assert np.array_equal(frames, before)
+    assert (masked == 0).any()
+    assert np.array_equal(masked[masked != 0], frames[masked != 0])
+
+
+def test_the_defaults_are_the_papers_best_configuration():
+    settings = TrainingSettings()
+    assert (settings.learning_rate, settings.l2, settings.optimizer) == (0.003, 0.016, "sgd")
+    assert (settings.batch_size, settings.max_epochs, settings.patience, settings.max_frames) == (16, 150, 3, 300)
+    assert settings.seed == 40
+
+
+def test_settings_come_from_flat_parameters_and_unknown_ones_are_refused():
+    classifier, settings = settings_from({"base_units": 128, "l2": 0.01})
+    assert (classifier.base_units, settings.l2) == (128, 0.01)
+    with pytest.raises(SettingsError, match="weight_decay"):
+        settings_from({"weight_decay": 0.1})
+
+
+@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"optimizer": "lion"}, {"patience": -1}, {"momentum": 1.0}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    with pytest.raises(SettingsError, match=next(iter(wrong))):
+        TrainingSettings(**wrong)
