@@ -1,0 +1,268 @@
+"""Background runs, with real processes; a toy stands in for `python -m ser`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import ser
+from ser import jobs
+from ser.errors import JobError
+
+TOY = """
+import signal, subprocess, sys, time
+print("toy begins", flush=True)
+task = sys.argv[1]
+if task == "sleep":
+    time.sleep(600)
+if task == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    print("deaf", flush=True)
+    time.sleep(600)
+if task == "tidy":
+    def end(*_):
+        print("put in order", flush=True)
+        sys.exit(1)
+    signal.signal(signal.SIGTERM, end)
+    print("ready", flush=True)
+    time.sleep(600)
+if task == "child":
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(child.pid, flush=True)
+    time.sleep(600)
+if task == "fail":
+    sys.exit(print("ser: The corpus has 3 speakers, 5 folds need 5.\\n", file=sys.stderr) or 1)
+if task == "crash":
+    1 / 0
+print("done", *sys.argv[2:])
+"""
+
+
+@pytest.fixture
+def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for jobs; `python -m ser` there is the toy, and no job is left over."""
+    package = tmp_path / "path" / "ser"
+    package.mkdir(parents=True)
+    (package / "__main__.py").write_text(TOY)
+    (package / "__init__.py").write_text(f"__path__.append({str(Path(ser.__file__).parent)!r})")
+    monkeypatch.chdir(package.parent)
+    monkeypatch.setattr(jobs, "PACKAGE_PARENT", package.parent)
+    runs = tmp_path / "runs"
+    yield runs
+    for job in runs.glob("*/job.json"):
+        jobs.stop(job.parent, grace_s=0)
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def ended(folder: Path) -> jobs.JobStatus:
+    wait_for(lambda: not jobs.is_running(folder))
+    return jobs.look(folder)
+
+
+def says(folder: Path, word: str) -> Callable[[], bool]:
+    return lambda: word in (folder / "log.txt").read_text()
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def test_a_folder_without_a_job_says_so(toy: Path) -> None:
+    assert jobs.look(toy / "none").state == "never"
+    assert not jobs.ask_to_stop(toy / "none")
+    assert jobs.stop(toy / "none").state == "never"
+
+
+def test_a_job_runs_to_its_end_and_keeps_its_words(toy: Path) -> None:
+    pid = jobs.start(["go", "--out", "a b"], toy / "a")
+    status = ended(toy / "a")
+    assert status == jobs.JobStatus(
+        "finished", 0, "done --out a b", pid, ("go", "--out", "a b"), status.started
+    )
+
+
+def test_a_failed_job_gives_the_reason_in_its_own_words(toy: Path) -> None:
+    jobs.start(["fail"], toy / "a")
+    status = ended(toy / "a")
+    assert (status.state, status.exit_code) == ("failed", 1)
+    assert status.reason == "The corpus has 3 speakers, 5 folds need 5."
+
+
+def test_a_crash_is_a_failure_with_the_name_of_the_error(toy: Path) -> None:
+    jobs.start(["crash"], toy / "a")
+    status = ended(toy / "a")
+    assert (status.state, status.exit_code) == ("failed", 1)
+    assert "ZeroDivisionError" in status.reason
+
+
+def test_a_job_that_is_stopped_may_put_its_things_in_order(toy: Path) -> None:
+    jobs.start(["tidy"], toy / "a")
+    wait_for(says(toy / "a", "ready"))
+    status = jobs.stop(toy / "a")
+    assert (status.state, status.exit_code, status.reason) == ("stopped", 1, "put in order")
+
+
+def test_a_job_that_does_not_listen_is_killed(toy: Path) -> None:
+    pid = jobs.start(["deaf"], toy / "a")
+    wait_for(says(toy / "a", "deaf"))
+    status = jobs.stop(toy / "a", grace_s=0.1)
+    assert status.state == "stopped"
+    assert status.exit_code is None
+    wait_for(lambda: not is_alive(pid))
+
+
+def test_stopping_at_the_very_start_works(toy: Path) -> None:
+    jobs.start(["sleep"], toy / "a")
+    assert jobs.stop(toy / "a").state == "stopped"
+
+
+def test_the_children_of_a_job_are_stopped_with_it(toy: Path) -> None:
+    jobs.start(["child"], toy / "a")
+    wait_for(lambda: jobs.last_line(toy / "a" / "log.txt").isdigit())
+    child = int(jobs.last_line(toy / "a" / "log.txt"))
+    jobs.stop(toy / "a")
+    wait_for(lambda: not is_alive(child))
+
+
+def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy: Path) -> None:
+    pid = jobs.start(["sleep"], toy / "a")
+    wait_for(says(toy / "a", "toy begins"))
+    os.kill(pid, signal.SIGKILL)
+    status = ended(toy / "a")
+    assert (status.state, status.exit_code) == ("failed", None)
+    assert "killed" in status.reason
+    assert "toy begins" in status.reason
+
+
+def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy: Path) -> None:
+    pid = jobs.start(["sleep"], toy / "a")
+    wait_for(says(toy / "a", "toy begins"))
+    os.kill(pid, signal.SIGKILL)
+    ended(toy / "a")
+    jobs.start(["go"], toy / "a")
+    assert ended(toy / "a").state == "finished"
+    assert (toy / "a" / "log.txt").read_text().count("toy begins") == 2
+
+
+def test_no_zombie_is_left(toy: Path) -> None:
+    pid = jobs.start(["go"], toy / "a")
+    ended(toy / "a")
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert not any(thread.name == f"job {pid}" and thread.is_alive() for thread in threading.enumerate())
+
+
+def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
+    started: list[int] = []
+    refused: list[str] = []
+
+    def press() -> None:
+        try:
+            started.append(jobs.start(["sleep"], toy / "a"))
+        except JobError as error:
+            refused.append(str(error))
+
+    threads = [threading.Thread(target=press) for _ in range(8)]
+    watchers = [threading.Thread(target=lambda: [jobs.look(toy / "a") for _ in range(200)]) for _ in range(2)]
+    for thread in [*watchers, *threads]:
+        thread.start()
+    for thread in [*watchers, *threads]:
+        thread.join()
+    assert len(started) == 1
+    assert len(refused) == 7
+    assert all("already running" in message for message in refused)
+
+
+def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
+    jobs.start(["sleep"], toy / "a")
+    again = f"from ser import jobs; jobs.start(['sleep'], {str(toy / 'a')!r})"
+    other = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
+    assert "already running" in other.stderr
+
+
+def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path) -> None:
+    script = (
+        "import os, signal; from ser import jobs\n"
+        f"jobs.start(['sleep'], {str(toy / 'a')!r}, {str(toy)!r})\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    server = subprocess.run([sys.executable, "-c", script], check=False)
+    assert server.returncode == -signal.SIGKILL
+    wait_for(says(toy / "a", "toy begins"))
+    status = jobs.look(toy / "a")
+    assert status.state == "running"
+    with pytest.raises(JobError, match="one at a time"):
+        jobs.start(["sleep"], toy / "b", one_at_a_time=toy)
+    assert jobs.stop(toy / "a").state == "stopped"
+    assert status.pid is not None
+    wait_for(lambda: not is_alive(status.pid or 0))
+
+
+def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy: Path) -> None:
+    jobs.start(["sleep"], toy / "a", one_at_a_time=toy)
+    assert jobs.is_running(toy)
+    with pytest.raises(JobError, match="one at a time"):
+        jobs.start(["go"], toy / "b", one_at_a_time=toy)
+    assert jobs.look(toy / "b").state == "never"
+    jobs.stop(toy / "a")
+    jobs.start(["go"], toy / "b", one_at_a_time=toy)
+    assert ended(toy / "b").state == "finished"
+
+
+def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy: Path) -> None:
+    bystander = subprocess.Popen(
+        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
+    )
+    try:
+        pid = jobs.start(["sleep"], toy / "a")
+        wait_for(says(toy / "a", "toy begins"))
+        os.kill(pid, signal.SIGKILL)
+        ended(toy / "a")
+        job = toy / "a" / "job.json"
+        job.write_text(json.dumps(json.loads(job.read_text()) | {"pid": bystander.pid}))
+        assert jobs.look(toy / "a").state == "failed"
+        assert jobs.stop(toy / "a", grace_s=0).state == "failed"
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+def test_a_damaged_job_file_is_not_a_crash(toy: Path) -> None:
+    (toy / "a").mkdir(parents=True)
+    (toy / "a" / "job.json").write_text('{"pid": ')
+    assert jobs.look(toy / "a").state == "never"
+    jobs.start(["go"], toy / "a")
+    assert ended(toy / "a").state == "finished"
+
+
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(JobError, match="cannot be started"):
+        jobs.start(["go"], tmp_path / "file" / "a")
+
+
+def test_the_last_line_of_a_log_is_readable(tmp_path: Path) -> None:
+    log = tmp_path / "log.txt"
+    assert jobs.last_line(log) == ""
+    log.write_bytes(b"first\n" + b"x" * 20_000 + b"\r 50 %\r\x1b[1mlast \xff\x00\n\n")
+    assert jobs.last_line(log) == "[1mlast \ufffd"
