@@ -1,0 +1,37 @@
+"""Start the page: `python app.py`, then open http://127.0.0.1:7860.
+
+Settings come from environment variables, see `ser/ui/settings.py`. Ends cleanly on Ctrl-C and on SIGTERM.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+from ser.errors import SerError, SettingsError
+from ser.ui.gradio_import import import_gradio
+from ser.ui.settings import AppSettings
+
+
+def main() -> int:
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        settings = AppSettings.from_environment(os.environ)
+        import_gradio()
+        from ser.ui.page import serve
+
+        serve(settings)
+    except KeyboardInterrupt:
+        return 0
+    except SerError as error:
+        print(f"ser: {error}", file=sys.stderr)
+        return 2 if isinstance(error, SettingsError) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

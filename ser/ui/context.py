@@ -1,0 +1,78 @@
+"""What every tab is given: the settings, the model that answers, and a place for its own routes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.components import Component
+from gradio.i18n import I18nData
+from starlette.routing import BaseRoute
+
+from ser.ui.limits import RateLimit
+from ser.ui.model import ModelHolder, ModelSource
+from ser.ui.recordings import Recordings, private_folder
+from ser.ui.settings import AppSettings
+
+LANGUAGE_JS = "() => document.documentElement.lang"
+
+
+@dataclass
+class Context:
+    """Handed to `build(context)` of each tab.
+
+    Attributes:
+        settings: what the operator set.
+        model: the model that answers; `model.replace(folder)` lets another one answer.
+        recordings: deletes what visitors uploaded.
+        limit: how many recordings a client may send.
+        language: a hidden component that holds "en" or "fa"; give it to an event as an input to answer in it.
+        loads: functions of the language whose result is shown in a component when the page is opened.
+        routes: further routes of the server, such as a dashboard; a tab appends to it while it is built.
+            Gradio's own sign-in does not guard them.
+        on_close: called when the server stops.
+    """
+
+    settings: AppSettings
+    model: ModelHolder
+    recordings: Recordings
+    limit: RateLimit
+    language: gr.Textbox | None = None
+    loads: list[tuple[Callable[[str], Any], Component]] = field(default_factory=list)
+    routes: list[BaseRoute] = field(default_factory=list)
+    on_close: list[Callable[[], Any]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, settings: AppSettings) -> Context:
+        """The parts for one server; makes the private folder for uploads and points gradio to it."""
+        uploads = private_folder()
+        os.environ["GRADIO_TEMP_DIR"] = str(uploads)
+        source = ModelSource(settings.checkpoint, settings.encoder)
+        return cls(
+            settings, ModelHolder(source), Recordings(uploads), RateLimit(settings.requests_per_minute)
+        )
+
+    @property
+    def uploads(self) -> Path:
+        """Where gradio keeps what visitors upload."""
+        return self.recordings.folder
+
+    def on_load(self, function: Callable[[str], Any], output: Component) -> None:
+        """Show the result of `function(language)` in `output` whenever a page is opened."""
+        self.loads.append((function, output))
+
+    def client(self, request: gr.Request | None) -> str:
+        """Who asks. On a Space every request comes through its proxy, which names the visitor in a header."""
+        if request is None or request.client is None:
+            return ""
+        forwarded = request.headers.get("x-forwarded-for", "") if self.settings.on_space else ""
+        return forwarded.split(",")[0].strip() or str(request.client.host)
+
+
+def translated(key: str) -> I18nData:
+    """A fixed text of the page, looked up by the browser in the visitor's language."""
+    return I18nData(key)

@@ -1,0 +1,130 @@
+"""How the page looks, and which language it speaks: theme, style sheet, and a script before anything else.
+
+Gradio picks its language from the browser alone and knows nothing of right-to-left. The script, put first
+into the page by `LanguageScript`, takes `?lang=fa` or `?lang=en` from the address, else the browser's
+language, tells gradio, and sets the direction of the document before it is drawn. Nothing here comes from
+another server.
+"""
+
+from __future__ import annotations
+
+import gradio as gr
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ser.ui.texts import TEXTS
+
+LANGUAGE_SCRIPT = b"""<script>
+(() => {
+  const asked = new URLSearchParams(location.search).get("lang") || navigator.language || "en";
+  const language = asked.toLowerCase().startsWith("fa") ? "fa" : "en";
+  Object.defineProperty(navigator, "language", { get: () => language, configurable: true });
+  document.documentElement.lang = language;
+  document.documentElement.dir = language === "fa" ? "rtl" : "ltr";
+})();
+</script><style>#js-plotly-tester { direction: ltr; }</style>"""
+
+LANGUAGE_LINKS = """<nav class="languages" aria-label="Language">
+  <a href="?lang=en" lang="en" hreflang="en">English</a>
+  <a href="?lang=fa" lang="fa" hreflang="fa" dir="rtl">فارسی</a>
+</nav>"""
+
+CSS = """
+:root { --quiet: #475569; --upload: "UPLOAD_EN"; --record: "RECORD_EN"; }
+html[dir="rtl"] { --upload: "UPLOAD_FA"; --record: "RECORD_FA"; }
+.dark { --quiet: #cbd5e1; }
+.gradio-container { max-width: 1080px !important; margin-inline: auto !important; }
+.gradio-container .html-container { padding: 0 !important; }
+.languages { display: flex; gap: 1rem; justify-content: flex-end; font-size: 0.95rem; }
+.languages a { color: var(--link-text-color); padding: 0.35rem 0; }
+html[lang="en"] .languages a[lang="en"], html[lang="fa"] .languages a[lang="fa"] {
+  color: var(--body-text-color) !important; font-weight: 600; text-decoration: none;
+}
+#languages { margin-bottom: calc(-1 * var(--layout-gap)); }
+#heading { margin-bottom: calc(-0.5 * var(--layout-gap)); }
+#heading h1 { margin: 0; font-size: 1.7rem; line-height: 1.3; }
+#intro p { margin: 0; max-width: 75ch; color: var(--quiet); }
+#privacy p, #model-note p, #elapsed { margin: 0; font-size: 0.9rem; color: var(--quiet); }
+#elapsed { margin-top: -0.5rem; }
+#examples { gap: 0.5rem; flex-wrap: wrap; align-items: center; }
+#examples button { flex: 0 1 auto; min-width: 5rem; }
+#label .confidence-set, #label .label { font-family: var(--font); }
+footer .divider { display: none; }
+
+/* The two sources of a recording, named and not only drawn. */
+#recording .source-selection { gap: 0.75rem; height: auto; padding-block: 0.4rem; }
+#recording .source-selection button {
+  display: inline-flex; align-items: center; gap: 0.4rem; width: auto; height: auto; padding: 0.35rem 0.7rem;
+  color: var(--quiet);
+}
+#recording .source-selection button.selected { color: var(--color-accent); }
+#recording .source-selection button svg { width: 1.1rem; height: 1.1rem; }
+#recording .source-selection button::after { font-size: 0.9rem; }
+#recording .source-selection button:first-of-type::after { content: var(--upload); }
+#recording .source-selection button:last-of-type::after { content: var(--record); }
+/* Gradio shows its Share button, which uploads to huggingface.co, whatever `buttons` says. */
+#recording .top-panel > button:not(:last-child) { display: none; }
+
+.box {
+  border: 1px solid var(--border-color-primary); border-radius: var(--radius-lg); padding: 1rem 1.25rem;
+}
+.box h2 { margin: 0; font-size: 1.6rem; line-height: 1.3; }
+.box p { margin: 0.3rem 0 0; }
+.box .facts { color: var(--quiet); }
+.box.waiting { color: var(--quiet); border-style: dashed; }
+.box.sure { border-inline-start: 5px solid #009e73; }
+.box.unsure { border-inline-start: 5px solid #e69f00; }
+.box.problem { border-inline-start: 5px solid #d55e00; }
+
+/* Gradio marks every block as left-to-right. */
+html[dir="rtl"] .gradio-container, html[dir="rtl"] .gradio-container [dir="ltr"] {
+  direction: rtl; text-align: start;
+}
+html[dir="rtl"] .gradio-container :is(code, pre, #timeline, #recording .component-wrapper) {
+  direction: ltr; unicode-bidi: isolate;
+}
+html[dir="rtl"] :is(#recording, #label, #timeline) > label { left: auto; right: 0; }
+html[dir="rtl"] #recording .top-panel { right: auto; left: 0; }
+html[dir="rtl"] label[data-testid="block-label"] > span { margin-right: 0; margin-left: var(--size-2); }
+#card :is(p, li, h1, h2, h3) { unicode-bidi: plaintext; text-align: start; }
+:focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
+"""
+for name in ("upload", "record"):
+    CSS = CSS.replace(f"{name.upper()}_EN", TEXTS[name].en).replace(f"{name.upper()}_FA", TEXTS[name].fa)
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's default theme with the fonts that the visitor's machine has."""
+    fonts = ["system-ui", "Segoe UI", "Tahoma", "sans-serif"]
+    return gr.themes.Default(
+        primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
+    )
+
+
+class LanguageScript:
+    """Puts the language script first into every HTML page that the server sends."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "GET" or scope["path"].rstrip("/") != "":
+            await self.app(scope, receive, send)
+            return
+        start: Message = {}
+        body = b""
+
+        async def collect(message: Message) -> None:
+            nonlocal start, body
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            body += message.get("body", b"")
+            if message.get("more_body"):
+                return
+            page = body.replace(b"<head>", b"<head>" + LANGUAGE_SCRIPT, 1)
+            headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            start["headers"] = [*headers, (b"content-length", str(len(page)).encode())]
+            await send(start)
+            await send({"type": "http.response.body", "body": page})
+
+        await self.app(scope, receive, collect)

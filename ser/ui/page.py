@@ -1,0 +1,109 @@
+"""The page: its tabs, and the server that shows it.
+
+`build_page` puts the tabs together. Each tab is a module with `build(context) -> None`, called inside its
+`gr.Tab`, and if it likes a table `TEXTS` of its fixed texts; add a tab by adding a row to `TABS`. `serve`
+runs the page until the process is told to stop.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import shutil
+import threading
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from ser.errors import SettingsError
+from ser.ui.context import LANGUAGE_JS, Context, translated
+from ser.ui.look import CSS, LANGUAGE_LINKS, LanguageScript, theme
+from ser.ui.recordings import UNASKED_S
+from ser.ui.settings import AppSettings
+from ser.ui.texts import TEXTS, fixed_texts
+
+# The key of a tab's title in TEXTS, and its module.
+TABS: tuple[tuple[str, str], ...] = (("ser_tab_recognise", "ser.ui.recognise"),)
+
+log = logging.getLogger(__name__)
+
+TITLE = "Emotion in speech · احساس در گفتار"
+
+
+def build_page(settings: AppSettings, context: Context | None = None) -> gr.Blocks:
+    """The whole page. The model is not loaded here: see `Context.model`.
+
+    Args:
+        settings: what the operator set.
+        context: the parts that the tabs share, if the caller needs them too.
+    """
+    context = context or Context.of(settings)
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(60, UNASKED_S)) as page:
+        context.language = gr.Textbox("en", visible="hidden", label="language")
+        gr.HTML(LANGUAGE_LINKS, elem_id="languages")
+        gr.HTML(f"<h1>{translated('ser_heading')}</h1>", elem_id="heading")
+        gr.HTML(f"<p>{translated('ser_intro')}</p>", elem_id="intro")
+        with gr.Tabs():
+            for title, module in TABS:
+                with gr.Tab(translated(title)):
+                    importlib.import_module(module).build(context)
+        opened = page.load(None, None, context.language, js=LANGUAGE_JS)
+        for function, output in context.loads:
+            opened.then(function, context.language, output, api_visibility="private", show_progress="hidden")
+    page.queue(max_size=settings.queue_length)
+    return page
+
+
+def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
+    """Start the server, then begin to load the model; returns as soon as the page can be opened.
+
+    Raises:
+        SettingsError: the port is taken.
+    """
+    settings = context.settings
+    tables = [TEXTS, *(getattr(importlib.import_module(module), "TEXTS", {}) for _, module in TABS)]
+    routes = [_health(context), *context.routes]
+    app_kwargs = {"middleware": [Middleware(LanguageScript)], "routes": routes}
+    try:
+        page.launch(
+            server_name=settings.host, server_port=settings.port, prevent_thread_lock=True, share=False,
+            quiet=True, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
+            run_history=False, footer_links=["api"], max_file_size=f"{settings.max_upload_mb}mb",
+            theme=theme(), css=CSS, i18n=gr.I18n(**fixed_texts(tables)), app_kwargs=app_kwargs, **more,
+        )  # fmt: skip
+    except OSError as error:
+        raise SettingsError(
+            f"Port {settings.port} on {settings.host} cannot be used ({error}). "
+            "Set GRADIO_SERVER_PORT to another."
+        ) from error
+    log.info("event=ready url=%s", page.local_url)
+    context.recordings.start()
+    context.model.start()
+    return page
+
+
+def serve(settings: AppSettings) -> None:
+    """Show the page until the process is interrupted or terminated."""
+    settings.make_data_folder()
+    context = Context.of(settings)
+    page = build_page(settings, context)
+    try:
+        launch(page, context)
+        threading.Event().wait()
+    finally:
+        for close in context.on_close:
+            close()
+        page.close(verbose=False)
+        shutil.rmtree(context.uploads, ignore_errors=True)
+
+
+def _health(context: Context) -> Route:
+    async def healthz(request: Request) -> JSONResponse:
+        model = "loading" if not context.model.wait(0) else "none" if context.model.is_missing else "ready"
+        return JSONResponse({"status": "ok", "model": model})
+
+    return Route("/healthz", healthz)

@@ -1,0 +1,146 @@
+"""Everything that the operator of the page can set, read once from environment variables.
+
+In: a mapping of environment variables. Out: a frozen `AppSettings`. A value that makes no sense raises
+`SettingsError`, which names the variable. Nothing is created or contacted here.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ser.checkpoint import SHIPPED_ENCODER
+from ser.errors import SettingsError
+
+LOCAL_HOST, EVERY_HOST = "127.0.0.1", "0.0.0.0"
+SPACE_ENCODER = "ntu-spml/distilhubert"
+
+
+def temporary_data_folder() -> Path:
+    """Where runs go when the operator names no folder: one folder for each user of the machine."""
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    return Path(tempfile.gettempdir()) / f"persian-ser-{user}"
+
+
+@dataclass(frozen=True)
+class AppSettings:
+    """Settings of the page, with the variable that each is read from.
+
+    Attributes:
+        host: address that the server listens on (GRADIO_SERVER_NAME); on a Space every address, else this
+            machine.
+        port: its port (GRADIO_SERVER_PORT).
+        checkpoint: folder of the classifier that answers (SER_CHECKPOINT); None is the shipped one.
+        encoder: hub id or folder of the encoder for that checkpoint (SER_ENCODER); None is the one that the
+            checkpoint names.
+        hub_encoder: encoder that the training tabs offer beside the shipped one, fetched from the hub; set
+            on a Space only.
+        data: folder for runs and studies (SER_DATA); without it a temporary one, and the page says so.
+        data_is_temporary: True where SER_DATA is not set.
+        corpora: folders with labelled recordings that the training tabs may read (SER_CORPORA, separated as
+            in PATH).
+        password: what the operator signs in with (SER_PASSWORD); None: nobody can sign in.
+        on_space: True on a Hugging Face Space (SPACE_ID is set).
+        max_upload_mb: largest file that can be uploaded, in megabytes (SER_MAX_UPLOAD_MB).
+        max_audio_s: longest recording that is answered, in seconds (SER_MAX_AUDIO_S).
+        queue_length: requests that may wait; more are told that the page is busy (SER_QUEUE_LENGTH).
+        requests_per_minute: recordings that one client may send in a minute (SER_REQUESTS_PER_MINUTE).
+    """
+
+    host: str = LOCAL_HOST
+    port: int = 7860
+    checkpoint: Path | None = None
+    encoder: str | None = None
+    hub_encoder: str | None = None
+    data: Path = field(default_factory=temporary_data_folder)
+    data_is_temporary: bool = True
+    corpora: tuple[Path, ...] = ()
+    password: str | None = field(default=None, repr=False)
+    on_space: bool = False
+    max_upload_mb: int = 32
+    max_audio_s: float = 600.0
+    queue_length: int = 64
+    requests_per_minute: int = 60
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str]) -> AppSettings:
+        """Read the settings; a variable that is unset or blank leaves the default.
+
+        Raises:
+            SettingsError: a value makes no sense; the message names the variable.
+        """
+        given = {name: value.strip() for name, value in environment.items() if value.strip()}
+        on_space = "SPACE_ID" in given
+        return cls(
+            host=given.get("GRADIO_SERVER_NAME", EVERY_HOST if on_space else LOCAL_HOST),
+            port=int(_number(given, "GRADIO_SERVER_PORT", cls.port, 1, 65_535, whole=True)),
+            checkpoint=_folder(given, "SER_CHECKPOINT"),
+            encoder=_encoder(given),
+            hub_encoder=SPACE_ENCODER if on_space else None,
+            data=Path(given["SER_DATA"]).expanduser() if "SER_DATA" in given else temporary_data_folder(),
+            data_is_temporary="SER_DATA" not in given,
+            corpora=_corpora(given),
+            password=given.get("SER_PASSWORD"),
+            on_space=on_space,
+            max_upload_mb=int(_number(given, "SER_MAX_UPLOAD_MB", cls.max_upload_mb, 1, 4_096, whole=True)),
+            max_audio_s=_number(given, "SER_MAX_AUDIO_S", cls.max_audio_s, 1, 36_000),
+            queue_length=int(_number(given, "SER_QUEUE_LENGTH", cls.queue_length, 1, 100_000, whole=True)),
+            requests_per_minute=int(
+                _number(given, "SER_REQUESTS_PER_MINUTE", cls.requests_per_minute, 1, 100_000, whole=True)
+            ),
+        )
+
+    def make_data_folder(self) -> Path:
+        """Create the data folder where it is missing, readable by this user only.
+
+        Raises:
+            SettingsError: it cannot be written to.
+        """
+        try:
+            self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.data):
+                return self.data
+        except OSError as error:
+            raise SettingsError(
+                f"The data folder {self.data} cannot be written to ({error.strerror}). "
+                "Set SER_DATA to a folder that this user may write to."
+            ) from error
+
+
+def _number(
+    given: Mapping[str, str], name: str, default: float, least: float, most: float, whole: bool = False
+) -> float:
+    if name not in given:
+        return default
+    try:
+        value = float(int(given[name])) if whole else float(given[name])
+    except ValueError:
+        value = math.nan
+    if not least <= value <= most:
+        kind = "whole number" if whole else "number"
+        raise SettingsError(f"{name} must be a {kind} from {least:g} to {most:g}, got {given[name]!r}.")
+    return value
+
+
+def _folder(given: Mapping[str, str], name: str) -> Path | None:
+    return Path(given[name]).expanduser() if name in given else None
+
+
+def _encoder(given: Mapping[str, str]) -> str | None:
+    encoder = given.get("SER_ENCODER")
+    return None if encoder == SHIPPED_ENCODER else encoder
+
+
+def _corpora(given: Mapping[str, str]) -> tuple[Path, ...]:
+    parts = given.get("SER_CORPORA", "").split(os.pathsep)
+    folders = tuple(Path(part).expanduser() for part in parts if part)
+    for folder in folders:
+        if not folder.is_dir():
+            raise SettingsError(
+                f"SER_CORPORA names {folder}, which is not a folder. Separate folders by {os.pathsep!r}."
+            )
+    return folders

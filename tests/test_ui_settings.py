@@ -1,0 +1,98 @@
+"""The settings of the page: what the environment says, or a message that names the variable."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from ser.errors import SettingsError
+from ser.ui.settings import AppSettings
+
+
+def test_without_variables_the_page_is_local_and_its_data_temporary() -> None:
+    settings = AppSettings.from_environment({})
+    assert (settings.host, settings.port) == ("127.0.0.1", 7860)
+    assert settings.checkpoint is None
+    assert settings.encoder is None
+    assert settings.password is None
+    assert settings.data_is_temporary
+    assert (settings.max_upload_mb, settings.max_audio_s) == (32, 600)
+
+
+def test_a_space_listens_on_every_address_and_offers_the_hub_encoder() -> None:
+    settings = AppSettings.from_environment({"SPACE_ID": "someone/space"})
+    assert settings.host == "0.0.0.0"
+    assert settings.hub_encoder == "ntu-spml/distilhubert"
+
+
+def test_the_server_name_wins_over_the_space() -> None:
+    environment = {"SPACE_ID": "someone/space", "GRADIO_SERVER_NAME": "127.0.0.2", "GRADIO_SERVER_PORT": "80"}
+    settings = AppSettings.from_environment(environment)
+    assert (settings.host, settings.port) == ("127.0.0.2", 80)
+
+
+def test_every_variable_is_read(tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    settings = AppSettings.from_environment(
+        {
+            "SER_CHECKPOINT": "/models/mine",
+            "SER_ENCODER": "ntu-spml/distilhubert",
+            "SER_DATA": str(tmp_path),
+            "SER_CORPORA": os.pathsep.join([str(tmp_path / "one"), str(tmp_path / "two")]),
+            "SER_PASSWORD": "secret",
+            "SER_MAX_UPLOAD_MB": "8",
+            "SER_MAX_AUDIO_S": "12.5",
+            "SER_QUEUE_LENGTH": "5",
+            "SER_REQUESTS_PER_MINUTE": "7",
+        }
+    )
+    assert settings.checkpoint == Path("/models/mine")
+    assert settings.encoder == "ntu-spml/distilhubert"
+    assert (settings.data, settings.data_is_temporary) == (tmp_path, False)
+    assert settings.corpora == (tmp_path / "one", tmp_path / "two")
+    assert settings.password == "secret"
+    assert (settings.max_upload_mb, settings.max_audio_s) == (8, 12.5)
+    assert (settings.queue_length, settings.requests_per_minute) == (5, 7)
+
+
+def test_a_blank_variable_counts_as_unset() -> None:
+    assert AppSettings.from_environment({"SER_PASSWORD": " ", "SER_ENCODER": "shipped"}) == AppSettings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("GRADIO_SERVER_PORT", "http"),
+        ("GRADIO_SERVER_PORT", "70000"),
+        ("SER_MAX_UPLOAD_MB", "0"),
+        ("SER_MAX_UPLOAD_MB", "1.5"),
+        ("SER_MAX_AUDIO_S", "nan"),
+        ("SER_MAX_AUDIO_S", "-3"),
+        ("SER_QUEUE_LENGTH", "many"),
+        ("SER_REQUESTS_PER_MINUTE", "inf"),
+        ("SER_CORPORA", "/no/such/folder"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_named_with_its_variable(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name) as raised:
+        AppSettings.from_environment({name: value})
+    assert value in str(raised.value)
+
+
+def test_the_password_is_never_printed() -> None:
+    assert "secret" not in repr(AppSettings.from_environment({"SER_PASSWORD": "secret"}))
+
+
+def test_the_data_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
+    folder = AppSettings.from_environment({"SER_DATA": str(tmp_path / "deep" / "data")}).make_data_folder()
+    assert folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0
+
+
+def test_a_data_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="SER_DATA"):
+        AppSettings.from_environment({"SER_DATA": str(tmp_path / "file")}).make_data_folder()
