@@ -34,6 +34,7 @@ LOG_TAIL_BYTES, REASON_CHARACTERS = 8_192, 600
 POLL_S, START_S, KILL_S = 0.02, 10.0, 10.0
 NICENESS = 5  # the page answers before a training does
 PACKAGE_PARENT = Path(__file__).parent.parent
+BUSY = "Another training is running, and there is one at a time. Wait until it ends, or stop it."
 
 State = Literal["never", "running", "finished", "stopped", "failed"]
 

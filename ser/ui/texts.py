@@ -22,6 +22,18 @@ class Text(NamedTuple):
     en: str
     fa: str
 
+    def say(self, language: str, **values: object) -> str:
+        """The sentence in a language, its names filled in; Persian sentences get Persian digits."""
+        if language != "fa":
+            return self.en.format(**values)
+        numbers = {
+            name: str(value).translate(PERSIAN_DIGITS).replace(".", "٫")
+            if isinstance(value, int | float)
+            else value
+            for name, value in values.items()
+        }
+        return self.fa.format(**numbers)
+
 
 EMOTION_TEXTS: dict[str, Text] = {
     "anger": Text("anger", "خشم"),
@@ -138,17 +150,8 @@ TEXTS: dict[str, Text] = {
 
 
 def say(key: str, language: str, **values: object) -> str:
-    """A sentence in a language, its names filled in; Persian sentences get Persian digits."""
-    text = TEXTS[key]
-    if language != "fa":
-        return text.en.format(**values)
-    numbers = {
-        name: str(value).translate(PERSIAN_DIGITS).replace(".", "٫")
-        if isinstance(value, int | float)
-        else value
-        for name, value in values.items()
-    }
-    return text.fa.format(**numbers)
+    """A sentence of the table in a language, its names filled in."""
+    return TEXTS[key].say(language, **values)
 
 
 def emotion_name(label: str, language: str) -> str:
