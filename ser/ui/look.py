@@ -75,6 +75,9 @@ footer .divider { display: none; }
 .box.unsure { border-inline-start: 5px solid #e69f00; }
 .box.problem { border-inline-start: 5px solid #d55e00; }
 
+/* An earlier answer stays when a later recording is refused, but steps back. */
+.gradio-container:has(#answer .problem) :is(#label, #timeline) { opacity: 0.4; }
+
 /* Gradio marks every block as left-to-right. */
 html[dir="rtl"] .gradio-container, html[dir="rtl"] .gradio-container [dir="ltr"] {
   direction: rtl; text-align: start;

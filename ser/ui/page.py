@@ -27,10 +27,15 @@ from ser.ui.settings import AppSettings
 from ser.ui.texts import TEXTS, fixed_texts
 
 # The key of a tab's title in TEXTS, and its module.
-TABS: tuple[tuple[str, str], ...] = (("ser_tab_recognise", "ser.ui.recognise"),)
+TABS: tuple[tuple[str, str], ...] = (
+    ("ser_tab_recognise", "ser.ui.recognise"),
+    ("ser_tab_crossvalidate", "ser.ui.crossvalidate"),
+)
 
 log = logging.getLogger(__name__)
 
+# Gradio keeps about 90 kB for every visitor and every API call until this many came after it.
+SESSIONS = 500
 TITLE = "Emotion in speech · احساس در گفتار"
 
 
@@ -73,11 +78,12 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
             server_name=settings.host, server_port=settings.port, prevent_thread_lock=True, share=False,
             quiet=True, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
             run_history=False, footer_links=["api"], max_file_size=f"{settings.max_upload_mb}mb",
-            theme=theme(), css=CSS, i18n=gr.I18n(**fixed_texts(tables)), app_kwargs=app_kwargs, **more,
+            state_session_capacity=SESSIONS, theme=theme(), css=CSS, i18n=gr.I18n(**fixed_texts(tables)),
+            app_kwargs=app_kwargs, **more,
         )  # fmt: skip
     except OSError as error:
         raise SettingsError(
-            f"Port {settings.port} on {settings.host} cannot be used ({error}). "
+            f"Port {settings.port} on {settings.host} is taken or may not be used. "
             "Set GRADIO_SERVER_PORT to another."
         ) from error
     log.info("event=ready url=%s", page.local_url)

@@ -65,7 +65,13 @@ def build(context: Context) -> None:
     """Fill the tab."""
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
-            recording = _recording_input()
+            recording = gr.Audio(
+                sources=["microphone", "upload"],
+                type="filepath",
+                label=translated("ser_recording"),
+                elem_id="recording",
+            )
+            _fetch_nothing(recording)
             ask = gr.Button(translated("ser_recognise"), variant="primary", elem_id="recognise")
             examples = _example_buttons(context)
             gr.Markdown(translated("ser_privacy"), elem_id="privacy")
@@ -93,7 +99,7 @@ def build(context: Context) -> None:
         event.then(None, shown, elapsed, js=ANSWERED_JS)
     fold.expand(desk.card, context.language, described, api_visibility="private")
     context.on_load(desk.note_once_loaded, note)
-    _endpoint(desk, recording)
+    _endpoint(desk)
 
 
 class Desk:
@@ -156,10 +162,13 @@ class Desk:
 
     def _predicted(self, recording: str) -> Answer:
         predictor = self.context.model.get(MODEL_TIMEOUT_S)
+        begun = time.perf_counter()
         samples = load_audio(recording, self.context.settings.max_audio_s)
+        decoded = time.perf_counter() - begun
         prediction = predictor((SAMPLE_RATE_HZ, samples))
-        named = replace(prediction, file=Path(recording).name)
-        return Answer(named, samples, predictor.checkpoint.calibration)
+        seconds = prediction.seconds | {"decode": decoded + prediction.seconds["decode"]}
+        prediction = replace(prediction, file=Path(recording).name, seconds=seconds)
+        return Answer(prediction, samples, predictor.checkpoint.calibration)
 
     def note(self, language: str) -> str:
         """Which model answers."""
@@ -219,23 +228,16 @@ def timeline_chart(answer: Answer, language: str) -> Figure | None:
     return timeline_figure(envelope, middles, moves.probabilities, labels, words)
 
 
-def _recording_input() -> gr.Audio:
-    recording = gr.Audio(
-        sources=["microphone", "upload"],
-        type="filepath",
-        label=translated("ser_recording"),
-        elem_id="recording",
-    )
-    fetch = recording.async_move_resource_to_block_cache
+def _fetch_nothing(recording: gr.Audio) -> None:
+    """Refuse addresses: gradio would download what a client names as a path, of any size."""
+    take = recording.async_move_resource_to_block_cache
 
-    async def refuse_addresses(path: str | Path | None) -> str | None:
-        """Gradio would download an address that a client gives as a path, of any size."""
+    async def take_uploads(path: str | Path | None) -> str | None:
         if path is not None and "://" in str(path):
             raise gr.Error("Upload the recording itself; addresses are not fetched.", print_exception=False)
-        return await fetch(path)
+        return await take(path)
 
-    recording.async_move_resource_to_block_cache = refuse_addresses
-    return recording
+    recording.async_move_resource_to_block_cache = take_uploads
 
 
 def _example_buttons(context: Context) -> list[tuple[gr.Button, Path]]:
@@ -263,7 +265,7 @@ def _example(context: Context, path: Path) -> Callable[[], str]:
     return chosen
 
 
-def _endpoint(desk: Desk, recording: gr.Audio) -> None:
+def _endpoint(desk: Desk) -> None:
     """`/recognise` for gradio_client and curl."""
 
     def recognise(recording: str | None, request: gr.Request) -> dict[str, Any]:
@@ -272,10 +274,16 @@ def _endpoint(desk: Desk, recording: gr.Audio) -> None:
         except Refusal as refusal:
             raise gr.Error(str(refusal), print_exception=False) from refusal
 
+    upload = gr.Audio(type="filepath", label="recording", visible=False)
+    _fetch_nothing(upload)
     gr.Button(visible=False).click(
-        recognise, recording, gr.JSON(visible=False), api_name="recognise", concurrency_id="recognise",
+        recognise,
+        upload,
+        gr.JSON(label="answer", visible=False),
+        api_name="recognise",
         api_description="The emotion of a recording, its probabilities, and how they move over time.",
-    )  # fmt: skip
+        concurrency_id="recognise",
+    )
 
 
 def _in_words(error: AudioError, language: str) -> str:
