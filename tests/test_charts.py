@@ -1,0 +1,228 @@
+"""Charts show the numbers that they are given, in words and colours that can be told apart."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from ser.chart_style import EMOTION_COLOURS, INK, emotion_colours
+from ser.charts import (
+    ComparisonRow,
+    class_shares_figure,
+    comparison_figure,
+    confusion_figure,
+    fold_matrices_figure,
+    learning_curves_figure,
+    probability_bars_figure,
+    reliability_figure,
+    speaker_strip_figure,
+    timeline_figure,
+    waveform_envelope,
+)
+from ser.labels import EMOTIONS
+from ser.metrics import Reliability
+
+MATRIX = np.diag([30, 3, 10, 40, 20, 8]) + np.eye(6, k=1, dtype=int) * 10
+
+
+def luminance(colour: str) -> float:
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def history(*lengths: int) -> list[dict]:
+    return [
+        {
+            "best_epoch": length - 1,
+            "epochs": [
+                {"epoch": epoch, "train_loss": fold + 10 / epoch, "validation_loss": fold + 20 / epoch}
+                for epoch in range(1, length + 1)
+            ],
+        }
+        for fold, length in enumerate(lengths)
+    ]
+
+
+def test_a_matrix_shows_counts_and_shares_of_the_true_class():
+    heatmap, written = confusion_figure(MATRIX, EMOTIONS).data
+    assert heatmap.z[0][0] == pytest.approx(30 / 40)
+    assert written.text[0] == "30<br>75%"
+    assert heatmap.hovertext[0][1] == "true: anger<br>answered: fear<br>10 of 40 (25.0%)"
+
+
+def test_a_class_without_clips_is_an_empty_row_not_an_error():
+    heatmap, written = confusion_figure(np.zeros((6, 6), dtype=int), EMOTIONS, normalise=False).data
+    assert written.text[0] == "0<br>0%"
+    assert np.isfinite(heatmap.z).all()
+
+
+def test_what_is_written_in_a_cell_stands_out_from_its_colour():
+    from plotly.colors import sample_colorscale
+
+    matrix = np.array([[value, 1000 - value] for value in range(0, 1001, 20)])
+    square = np.pad(matrix, ((0, 0), (0, len(matrix) - 2)))
+    written = confusion_figure(square, [f"class {number}" for number in range(len(matrix))]).data[1]
+    for row, value in enumerate(matrix[:, 0]):
+        shade = sample_colorscale("Cividis", [value / 1000], colortype="tuple")[0]
+        cell = "#" + "".join(f"{round(255 * part):02x}" for part in shade)
+        ink = {"black": "#000000", "white": "#ffffff"}[written.textfont.color[row * len(square)]]
+        assert contrast(cell, ink) >= 4.2
+
+
+def test_the_ink_reads_on_a_light_and_on_a_dark_page():
+    assert contrast(INK, "#ffffff") > 4.3
+    assert contrast(INK, "#0b0f19") > 4.2
+
+
+def test_every_emotion_has_a_colour_of_its_own_in_any_corpus():
+    labels = [*EMOTIONS, "disgust", "boredom", "calm"]
+    colours = emotion_colours(labels)
+    assert len(set(colours.values())) == len(labels)
+    assert {label: colours[label] for label in EMOTIONS} == EMOTION_COLOURS
+
+
+def test_the_grid_holds_each_fold_and_their_sum():
+    figure = fold_matrices_figure([MATRIX] * 5, EMOTIONS)
+    assert [note.text for note in figure.layout.annotations] == [
+        *(f"fold {number}" for number in range(1, 6)),
+        "all folds",
+    ]
+    assert figure.data[-1].text[0] == "150<br>75%"
+
+
+def test_learning_curves_average_the_folds_and_dash_what_is_an_average_of_some():
+    figure = learning_curves_figure(history(4, 6))
+    means = [trace for trace in figure.data if "mean" in (trace.name or "") and trace.line.color == "#0072B2"]
+    whole, partial = means
+    assert list(whole.x) == [1, 2, 3, 4]
+    assert whole.y[1] == pytest.approx(np.mean([5, 6]))
+    assert list(partial.x) == [4, 5, 6]
+    assert partial.line.dash == "dash"
+    assert partial.y[1] == pytest.approx(1 + 10 / 5)
+
+
+def test_learning_curves_mark_the_best_epoch_and_when_each_fold_stopped():
+    marks = learning_curves_figure(history(4, 6)).data[-1]
+    assert list(marks.x) == [3, 5]
+    assert [tuple(row) for row in marks.customdata] == [(1, 4), (2, 6)]
+
+
+@pytest.mark.parametrize("folds", [[], [{"epochs": []}], [{"epochs": [], "best_epoch": None}] * 5])
+def test_learning_curves_say_so_before_the_first_epoch(folds):
+    assert learning_curves_figure(folds).layout.annotations[0].text == "no epoch has ended yet"
+
+
+def test_learning_curves_leave_out_missing_losses():
+    epochs = [
+        {"epoch": 1, "train_loss": 1.0, "validation_loss": None},
+        {"epoch": 2, "train_loss": math.nan, "validation_loss": None},
+    ]
+    figure = learning_curves_figure([{"epochs": epochs, "best_epoch": 0}])
+    assert [list(trace.x) for trace in figure.data] == [[1], [1], [], [], []]
+
+
+def test_the_comparison_keeps_published_figures_apart_with_their_protocol():
+    rows = [
+        ComparisonRow("ours", 0.78, 0.75, 0.80, protocol="speaker-disjoint"),
+        ComparisonRow("theirs", 0.84, published=True, protocol="random 80/20"),
+    ]
+    measured, published = comparison_figure(rows).data
+    assert (measured.error_x.array[0], measured.error_x.arrayminus[0]) == pytest.approx((0.02, 0.03))
+    assert published.error_x.array is None
+    assert published.marker.pattern.shape == "/"
+    assert published.hovertext[0] == "theirs<br>84.0%<br>random 80/20"
+    assert measured.yaxis != published.yaxis
+
+
+def test_the_comparison_can_be_all_measured_or_empty():
+    assert len(comparison_figure([ComparisonRow("ours", 0.7)]).data) == 1
+    assert not comparison_figure([]).data
+
+
+def test_every_speaker_is_a_point_on_the_strip_of_its_gender():
+    by_speaker = {
+        "M01": {"wa": 0.5, "gender": "male", "n_utterances": 10},
+        "F01": {"wa": 0.75, "gender": "female", "n_utterances": 40},
+        "F02": {"wa": 0.25, "gender": "female", "n_utterances": 10},
+        "X": {"wa": 1.0, "gender": None, "n_utterances": 1},
+    }
+    figure = speaker_strip_figure(by_speaker)
+    assert list(figure.layout.yaxis.ticktext) == ["female", "gender unknown", "male"]
+    assert list(figure.data[0].x) == [0.75, 0.25]
+    assert figure.layout.shapes[0].x0 == 0.5
+
+
+def test_reliability_leaves_out_empty_bins():
+    points = reliability_figure(Reliability((math.nan, 0.7), (math.nan, 0.6), (0, 12))).data[0]
+    assert (list(points.x), list(points.y), list(points.customdata)) == ([0.7], [0.6], [12])
+
+
+def test_class_shares_are_means_with_the_extremes_of_the_folds():
+    bar = class_shares_figure({"test": {"anger": [0.3, 0.4, 0.35]}}).data[0]
+    assert bar.y[0] == pytest.approx(0.35)
+    assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == pytest.approx((0.05, 0.05))
+
+
+def test_probability_bars_speak_the_language_of_the_page():
+    bars = probability_bars_figure({"anger": 0.9, "fear": 0.1}, {"anger": "خشم"}).data[0]
+    assert list(bars.y) == ["خشم", "fear"]
+    assert list(bars.marker.color) == [EMOTION_COLOURS["anger"], EMOTION_COLOURS["fear"]]
+
+
+def test_the_timeline_shares_its_seconds_with_the_waveform_and_reaches_both_ends():
+    envelope = waveform_envelope(np.sin(np.arange(48_000)), 16_000)
+    figure = timeline_figure(envelope, [1.0, 1.5, 2.0], np.full((3, 6), 1 / 6), EMOTIONS)
+    area = figure.data[-1]
+    assert list(area.x) == [0.0, 1.0, 1.5, 2.0, 3.0]
+    assert len(area.y) == 5
+    assert figure.layout.xaxis.matches == "x2"
+    assert list(figure.layout.xaxis.range) == [0.0, 3.0]
+
+
+def test_a_recording_of_one_window_has_a_timeline():
+    envelope = waveform_envelope(np.ones(1_600), 16_000)
+    figure = timeline_figure(envelope, [0.05], [[0.5, 0.5]], ["anger", "fear"])
+    assert list(figure.data[-1].x) == [0.0, 0.05, 0.1]
+
+
+def test_the_envelope_keeps_every_peak_and_is_small():
+    samples = np.zeros(1_000_000, dtype=np.float32)
+    samples[123_456], samples[654_321] = 0.9, -0.8
+    envelope = waveform_envelope(samples, 16_000)
+    assert (envelope.high.max(), envelope.low.min()) == (np.float32(0.9), np.float32(-0.8))
+    assert len(envelope.times_s) == 600
+    assert envelope.duration_s == 62.5
+
+
+def test_the_envelope_of_a_handful_of_samples_or_none():
+    assert len(waveform_envelope([0.1, 0.2], 16_000).times_s) == 2
+    assert waveform_envelope([], 16_000).duration_s == 0
+
+
+def test_names_are_shown_as_text_not_as_markup():
+    evil = "<img src=x>&</script>"
+    by_speaker = {evil: {"wa": 0.5, "gender": evil, "n_utterances": 1}}
+    figures = [
+        confusion_figure([[1]], [evil], title=evil),
+        comparison_figure([ComparisonRow(evil, 0.5, protocol=evil)]),
+        speaker_strip_figure(by_speaker),
+        probability_bars_figure({evil: 1.0}),
+        class_shares_figure({evil: {evil: [1.0]}}),
+    ]
+    for figure in figures:
+        assert "<img" not in json.dumps(figure.to_dict(), default=str)
+
+
+def test_charts_are_plain_json_and_ask_nothing_of_the_network():
+    text = confusion_figure(MATRIX, EMOTIONS).to_json() + learning_curves_figure(history(3)).to_json()
+    assert "http" not in text
+    assert "NaN" not in text
