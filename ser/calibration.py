@@ -54,15 +54,15 @@ def choose_threshold(probabilities: NDArray[np.floating], true: NDArray[np.int64
     return float(top[order][chosen])
 
 
-def calibrate(
-    logits: NDArray[np.floating], true: NDArray[np.int64]
-) -> Calibration:
+def calibrate(logits: NDArray[np.floating], true: NDArray[np.int64]) -> Calibration:
     """Temperature and threshold from validation logits `(utterances, labels)`."""
     temperature = fit_temperature(logits, true)
     return Calibration(temperature, choose_threshold(softmax(logits, temperature), true))
 
 
-def measured(calibration: Calibration, probabilities: NDArray[np.floating], true: NDArray[np.int64]) -> Calibration:
+def measured(
+    calibration: Calibration, probabilities: NDArray[np.floating], true: NDArray[np.int64]
+) -> Calibration:
     """The same calibration with its precision and coverage on utterances of other speakers."""
     sure = probabilities.max(axis=1) >= calibration.threshold
     right = probabilities.argmax(axis=1) == true

@@ -93,7 +93,12 @@ class Crossval:
     """One cross-validation in its run folder."""
 
     def __init__(
-        self, corpus: Corpus, features: FrameSource, encoder: EncoderReference, settings: CrossvalSettings, folder: Path
+        self,
+        corpus: Corpus,
+        features: FrameSource,
+        encoder: EncoderReference,
+        settings: CrossvalSettings,
+        folder: Path,
     ) -> None:
         """Prepare, or take up what an earlier process left in the folder.
 
@@ -109,7 +114,13 @@ class Crossval:
         self.identity = identity(corpus, encoder, settings)
         self._claim_folder()
         self.lockstep = Lockstep(
-            features, self.targets, self.folds, len(self.labels), encoder.dim, settings.classifier, settings.training
+            features,
+            self.targets,
+            self.folds,
+            len(self.labels),
+            encoder.dim,
+            settings.classifier,
+            settings.training,
         )
         self.resumed = self.lockstep.restore(self.states)
         self.started = time.monotonic()
@@ -223,7 +234,9 @@ class Crossval:
         genders = [utterance.gender or "unknown" for utterance in self.corpus.utterances]
         folds = [self._fold_result(number, outcome, speakers) for number in range(len(self.folds))]
         by_gender = scores_by(genders, self.targets, outcome.probabilities, speakers, self.labels)
-        by_speaker = scores_by(speakers, self.targets, outcome.probabilities, speakers, self.labels, n_bootstrap=0)
+        by_speaker = scores_by(
+            speakers, self.targets, outcome.probabilities, speakers, self.labels, n_bootstrap=0
+        )
         return {
             "kind": "crossval",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -237,7 +250,8 @@ class Crossval:
             "mean_over_folds": _mean_scores([fold["test_scores"] for fold in folds]),
             "by_gender": {key: value.to_dict() for key, value in by_gender.items()},
             "by_speaker": {
-                key: value.to_dict() | {"gender": genders[speakers.index(key)]} for key, value in by_speaker.items()
+                key: value.to_dict() | {"gender": genders[speakers.index(key)]}
+                for key, value in by_speaker.items()
             },
             "pooled_confusion": confusion(self.targets, predicted, len(self.labels)).tolist(),
             "majority_share": float(np.bincount(self.targets).max() / len(self.targets)),
@@ -249,10 +263,15 @@ class Crossval:
         probabilities = outcome.probabilities[test]
         scores = score(self.targets[test], probabilities, [speakers[i] for i in test], self.labels)
         return {
-            **{part: [self.file_of(i) for i in getattr(fold, part)] for part in ("train", "validation", "test")},
+            **{
+                part: [self.file_of(i) for i in getattr(fold, part)]
+                for part in ("train", "validation", "test")
+            },
             "best_epoch": training.best_epoch,
             "epochs": [report.to_dict() for report in training.epochs],
-            "test_confusion": confusion(self.targets[test], probabilities.argmax(axis=1), len(self.labels)).tolist(),
+            "test_confusion": confusion(
+                self.targets[test], probabilities.argmax(axis=1), len(self.labels)
+            ).tolist(),
             "test_scores": scores.to_dict(),
         }
 
@@ -276,7 +295,9 @@ class Crossval:
     def _train_final(self, outcome: Outcome) -> None:
         epochs = max(1, round(statistics.median(self.lockstep.best_epochs())))
         speakers = [utterance.speaker for utterance in self.corpus.utterances]
-        model = train_on_all(self.features, self.targets, len(self.labels), self.encoder.dim, self.settings, epochs)
+        model = train_on_all(
+            self.features, self.targets, len(self.labels), self.encoder.dim, self.settings, epochs
+        )
         calibration = calibrate(outcome.validation_logits, outcome.validation_true)
         probabilities = softmax(outcome.logits, calibration.temperature)
         calibration = measured(calibration, probabilities, self.targets)
@@ -319,7 +340,12 @@ class Outcome:
 
 
 def train_on_all(
-    features: FrameSource, targets: NDArray[np.int64], n_labels: int, dim: int, settings: CrossvalSettings, epochs: int
+    features: FrameSource,
+    targets: NDArray[np.int64],
+    n_labels: int,
+    dim: int,
+    settings: CrossvalSettings,
+    epochs: int,
 ) -> Any:
     """A classifier trained on every utterance for a fixed number of epochs."""
     schedule = replace(settings.training, max_epochs=epochs, patience=0)
@@ -355,6 +381,8 @@ def write_json(path: Path, content: Any) -> None:
 
 def _mean_scores(scores: Sequence[dict[str, Any]]) -> dict[str, float]:
     return {
-        name: float(np.nanmean([np.nan if one[name]["value"] is None else one[name]["value"] for one in scores]))
+        name: float(
+            np.nanmean([np.nan if one[name]["value"] is None else one[name]["value"] for one in scores])
+        )
         for name in ("wa", "uar", "macro_f1")
     }

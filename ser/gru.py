@@ -103,7 +103,9 @@ class _Recurrence(torch.autograd.Function):
         for step in range(steps):
             before = states[step]
             hidden = torch.baddbmm(offset, before, transposed)
-            both = torch.add(gates[step, :, :, : 2 * units], hidden[:, :, : 2 * units], out=reset_update[step])
+            both = torch.add(
+                gates[step, :, :, : 2 * units], hidden[:, :, : 2 * units], out=reset_update[step]
+            )
             both.sigmoid_()
             candidate[step] = hidden[:, :, 2 * units :]
             fresh = torch.addcmul(
@@ -173,7 +175,9 @@ class BiGRULayer(nn.Module):
         gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1))
         cells = _Rows.apply(gates.reshape(-1, width), index.padded, index.packed)
         batch = len(index.lengths)
-        states: torch.Tensor = _Recurrence.apply(cells.reshape(-1, 2, batch, width), self.weight_hh, self.bias_hh)
+        states: torch.Tensor = _Recurrence.apply(
+            cells.reshape(-1, 2, batch, width), self.weight_hh, self.bias_hh
+        )
         return states
 
     def packed(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:

@@ -26,7 +26,17 @@ class Lockstep:
     ) -> None:  # fmt: skip
         self.folds = tuple(folds)
         self.trainings = [
-            Training(features, targets, n_labels, dim, fold.train, fold.validation, classifier, settings, name=number)
+            Training(
+                features,
+                targets,
+                n_labels,
+                dim,
+                fold.train,
+                fold.validation,
+                classifier,
+                settings,
+                name=number,
+            )
             for number, fold in enumerate(folds)
         ]
 

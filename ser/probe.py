@@ -35,7 +35,9 @@ class Probe:
     speakers: tuple[str, ...]
 
 
-def probe(features: NDArray[np.floating], emotions: Sequence[str], speakers: Sequence[str], c: float = C) -> Probe:
+def probe(
+    features: NDArray[np.floating], emotions: Sequence[str], speakers: Sequence[str], c: float = C
+) -> Probe:
     """Leave one speaker out, for each speaker.
 
     Args:
@@ -54,7 +56,9 @@ def probe(features: NDArray[np.floating], emotions: Sequence[str], speakers: Seq
     labels = tuple(sorted(set(emotions)))
     names = sorted(set(speakers))
     if len(names) < 2 or len(labels) < 2:
-        raise CorpusError(f"The probe needs two speakers and two emotions; the corpus has {len(names)} and {len(labels)}.")
+        raise CorpusError(
+            f"The probe needs two speakers and two emotions; the corpus has {len(names)} and {len(labels)}."
+        )
     true = np.array([labels.index(emotion) for emotion in emotions])
     who = np.array(speakers)
     probabilities = np.zeros((len(true), len(labels)))

@@ -6,7 +6,7 @@ phases a band) and halves the rate once; on a CPU it costs a quarter of the seve
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,9 @@ class StudentSettings:
         if not len(self.conv_dim) == len(self.conv_kernel) == len(self.conv_stride):
             raise SettingsError("conv_dim, conv_kernel and conv_stride must have one number a layer each.")
         if self.hidden_size % self.heads or self.hidden_size % 16:
-            raise SettingsError(f"hidden_size {self.hidden_size} must be divisible by heads ({self.heads}) and by 16.")
+            raise SettingsError(
+                f"hidden_size {self.hidden_size} must be divisible by heads ({self.heads}) and by 16."
+            )
 
     @property
     def receptive_samples(self) -> int:
@@ -127,13 +129,11 @@ class Distiller(nn.Module):
     def __init__(self, settings: StudentSettings, n_teacher_layers: int, teacher_dim: int) -> None:
         super().__init__()
         self.student = build_student(settings)
-        self.heads = nn.ModuleList(nn.Linear(settings.hidden_size, teacher_dim) for _ in range(n_teacher_layers))
+        self.heads = nn.ModuleList(
+            nn.Linear(settings.hidden_size, teacher_dim) for _ in range(n_teacher_layers)
+        )
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """`(batch, samples)` to predictions `(layers, batch, frames, teacher dim)`."""
         hidden = self.student(waveforms).last_hidden_state
         return torch.stack([head(hidden) for head in self.heads])
-
-
-def settings_dict(settings: StudentSettings) -> dict[str, Any]:
-    return asdict(settings)

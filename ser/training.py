@@ -34,7 +34,9 @@ MASKED_STEPS, MASKED_DIMENSIONS = 0.1, 0.1  # widest span that frame masking tak
 class FrameSource(Protocol):
     """Frames of a corpus' utterances, wherever they are kept."""
 
-    def gather(self, indices: Sequence[int], max_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def gather(
+        self, indices: Sequence[int], max_frames: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """`(total frames, dim)` float32, utterance after utterance, each cut to `max_frames`; and their lengths."""
         ...
 
@@ -206,7 +208,9 @@ class Training:
             counts = confusion(true, logits.argmax(axis=1), self.n_labels)
             scores = accuracy_and_uar(counts)
             wa, uar, matrix = float(scores.wa), float(scores.uar), counts.tolist()
-        return EpochReport(epoch, train_loss, float(train.wa), float(train.uar), loss, wa, uar, matrix, penalty)
+        return EpochReport(
+            epoch, train_loss, float(train.wa), float(train.uar), loss, wa, uar, matrix, penalty
+        )
 
     def _watch(self, report: EpochReport) -> None:
         monitored = report.train_loss if report.validation_loss is None else report.validation_loss
@@ -266,7 +270,9 @@ class Training:
                 state["state"].setdefault(int(index), {})[entry] = value
             self.optimizer.load_state_dict(state)
         except Exception as error:
-            raise SettingsError(f"The saved state {path} cannot be used ({error}). Delete it to begin anew.") from error
+            raise SettingsError(
+                f"The saved state {path} cannot be used ({error}). Delete it to begin anew."
+            ) from error
         self.epochs = [EpochReport(**report) for report in progress["epochs"]]
         best = progress["best_monitored"]
         self.best_epoch, self.best_monitored = progress["best_epoch"], math.inf if best is None else best
@@ -308,7 +314,9 @@ def settings_from(content: Mapping[str, Any]) -> tuple[ClassifierSettings, Train
     training_names = TrainingSettings.__dataclass_fields__.keys()
     unknown = content.keys() - classifier_names - training_names
     if unknown:
-        raise SettingsError(f"Unknown settings {sorted(unknown)}; known are {sorted(classifier_names | training_names)}.")
+        raise SettingsError(
+            f"Unknown settings {sorted(unknown)}; known are {sorted(classifier_names | training_names)}."
+        )
     return (
         ClassifierSettings(**{key: content[key] for key in classifier_names & content.keys()}),
         TrainingSettings(**{key: content[key] for key in training_names & content.keys()}),

@@ -39,7 +39,9 @@ def source() -> Separable:
     return Separable()
 
 
-def training(source: Separable, settings: TrainingSettings = QUICK, validation=range(36, N), name: int = 0) -> Training:
+def training(
+    source: Separable, settings: TrainingSettings = QUICK, validation=range(36, N), name: int = 0
+) -> Training:
     return Training(source, source.targets, LABELS, DIM, range(36), validation, SMALL, settings, name)
 
 
@@ -151,7 +153,12 @@ def test_masking_zeroes_spans_of_each_utterance_and_leaves_the_source_alone(sour
 def test_the_defaults_are_the_papers_best_configuration():
     settings = TrainingSettings()
     assert (settings.learning_rate, settings.l2, settings.optimizer) == (0.003, 0.016, "sgd")
-    assert (settings.batch_size, settings.max_epochs, settings.patience, settings.max_frames) == (16, 150, 3, 300)
+    assert (settings.batch_size, settings.max_epochs, settings.patience, settings.max_frames) == (
+        16,
+        150,
+        3,
+        300,
+    )
     assert settings.seed == 40
 
 
@@ -162,7 +169,9 @@ def test_settings_come_from_flat_parameters_and_unknown_ones_are_refused():
         settings_from({"weight_decay": 0.1})
 
 
-@pytest.mark.parametrize("wrong", [{"learning_rate": 0}, {"optimizer": "lion"}, {"patience": -1}, {"momentum": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"learning_rate": 0}, {"optimizer": "lion"}, {"patience": -1}, {"momentum": 1.0}]
+)
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         TrainingSettings(**wrong)

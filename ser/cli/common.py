@@ -22,10 +22,16 @@ DEFAULT_ENCODER = "ntu-spml/distilhubert"
 
 def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """`--corpus` and how to read it."""
-    parser.add_argument("--corpus", nargs="+", type=Path, required=required, metavar="DIR", help="corpus folders or CSV")
-    parser.add_argument("--labels", choices=("original", "corrected"), default="original", help="which ShEMO labels")
+    parser.add_argument(
+        "--corpus", nargs="+", type=Path, required=required, metavar="DIR", help="corpus folders or CSV"
+    )
+    parser.add_argument(
+        "--labels", choices=("original", "corrected"), default="original", help="which ShEMO labels"
+    )
     parser.add_argument("--metadata", type=Path, metavar="CSV", help="table with the corrected labels")
-    parser.add_argument("--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six")
+    parser.add_argument(
+        "--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six"
+    )
 
 
 def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +70,11 @@ def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
     from ser.labels import EMOTIONS
 
     options: dict[str, Any] = {"labels": args.labels, "metadata": args.metadata}
-    corpus = read_corpora(args.corpus, **options) if len(args.corpus) > 1 else read_corpus(args.corpus[0], **options)
+    corpus = (
+        read_corpora(args.corpus, **options)
+        if len(args.corpus) > 1
+        else read_corpus(args.corpus[0], **options)
+    )
     if args.emotions:
         wanted = EMOTIONS if args.emotions == "six" else tuple(args.emotions.split(","))
         corpus, _ = keep_emotions(corpus, wanted)

@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add_corpus_arguments(parser)
     add_encoder_arguments(parser)
-    parser.add_argument("--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run goes on")
+    parser.add_argument(
+        "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run goes on"
+    )
     parser.add_argument("--split", choices=("speakers", "loso", "random"), default="speakers")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-share", type=float, default=0.10)
@@ -59,12 +61,16 @@ def run(args: argparse.Namespace) -> int:
         leaky = replace(settings, split="random")
         beside = Crossval(corpus, features, encoder, leaky, folder / "random_split")
         random_result = beside.run(print_epoch, should_stop, final=False)
-        result["random_split"] = {key: random_result[key] for key in ("protocol", "pooled", "mean_over_folds")}
+        result["random_split"] = {
+            key: random_result[key] for key in ("protocol", "pooled", "mean_over_folds")
+        }
         write_json(folder / "result.json", result)
         crossval.write_report(result)
         print_scores(random_result)
         premium = 100 * (random_result["pooled"]["wa"]["value"] - result["pooled"]["wa"]["value"])
-        print(f"Leak premium: {premium:+.2f} points of accuracy come from hearing the test speakers in training.")
+        print(
+            f"Leak premium: {premium:+.2f} points of accuracy come from hearing the test speakers in training."
+        )
     print(f"Report: {folder / 'report.html'}")
     return 0
 
@@ -83,7 +89,12 @@ def print_epoch(number: int, report: EpochReport) -> None:
 def print_scores(result: dict[str, Any]) -> None:
     """The pooled scores with their protocol, and the mean over folds."""
     print(f"\n{result['protocol']}")
-    for name, key in (("WA (accuracy)", "wa"), ("UAR", "uar"), ("macro F1", "macro_f1"), ("calibration error", "ece")):
+    for name, key in (
+        ("WA (accuracy)", "wa"),
+        ("UAR", "uar"),
+        ("macro F1", "macro_f1"),
+        ("calibration error", "ece"),
+    ):
         print(f"  {name:18s} {interval_text(result['pooled'][key])}")
     for emotion in result["labels"]:
         print(f"  recall {emotion:11s} {interval_text(result['pooled']['recall'][emotion])}")
