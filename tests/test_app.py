@@ -84,7 +84,7 @@ def test_the_endpoint_answers_with_the_prediction(client: Client, tmp_path: Path
 
 def test_the_endpoint_says_what_is_wrong_with_a_file(client: Client, tmp_path: Path) -> None:
     (tmp_path / "notes.wav").write_text("this is no recording, it is a text that goes on for a while " * 9)
-    with pytest.raises(AppError, match=r"notes\.wav cannot be read as audio"):
+    with pytest.raises(AppError, match=r"notes\.wav .*WAV, FLAC"):
         client.predict(handle_file(str(tmp_path / "notes.wav")), api_name="/recognise")
 
 
