@@ -1,0 +1,32 @@
+"""`ser cache`: what the feature cache holds, and clearing it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache", type=Path, help="folder of kept features (default: SER_CACHE or ~/.cache)")
+    parser.add_argument("--clear", action="store_true", help="delete what is kept")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ser.feature_cache import FeatureCache
+
+    cache = FeatureCache(args.cache)
+    if args.clear:
+        print(f"{cache.folder}: {_size_text(cache.clear())} freed")
+        return 0
+    kept = cache.contents()
+    print(f"{cache.folder}: {_size_text(sum(one.n_bytes for one in kept))}, {len(kept)} encoders")
+    for one in kept:
+        print(
+            f"  {one.name}  layer {one.layer}  fingerprint {one.fingerprint}: "
+            f"{one.n_clips} clips, {_size_text(one.n_bytes)}"
+        )
+    return 0
+
+
+def _size_text(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.2f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"

@@ -1,0 +1,456 @@
+"""The feature cache: computed once, never wrong, whatever happens to the processes and the files."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from ser import feature_cache
+from ser.audio import load_audio
+from ser.cli import main
+from ser.errors import CacheError, CorpusError, SettingsError
+from ser.feature_cache import FeatureCache
+from ser.features import FeatureSet, extract, shard, usable_features
+from ser.shards import DamagedShardError, Shard, write_shard
+
+HERE = Path(__file__)
+
+
+class FakeEncoder:
+    """Frames that depend on the samples alone, and a count of the clips that it was asked for."""
+
+    name, layer = "fake", 2
+
+    def __init__(
+        self, dim: int = 8, fingerprint: str = "fake-2", delay_s: float = 0.0, n_frames: int = 0
+    ) -> None:
+        self.dim, self.fingerprint, self.delay_s, self.n_frames = dim, fingerprint, delay_s, n_frames
+        self.n_encoded = 0
+
+    def __call__(self, utterances):
+        self.n_encoded += len(utterances)
+        time.sleep(self.delay_s)
+        return [self._frames(samples) for samples in utterances]
+
+    def _frames(self, samples):
+        n_frames = self.n_frames or len(samples) // 320
+        means = np.resize(samples, (n_frames, 16)).mean(axis=1, keepdims=True)
+        return (means * np.arange(1, self.dim + 1)).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class FakeUtterance:
+    path: Path
+
+
+@dataclass(frozen=True)
+class FakeCorpus:
+    utterances: tuple[FakeUtterance, ...]
+
+
+def write_clips(folder: Path, n: int, seconds: float = 0.2) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(n):
+        paths.append(folder / f"clip{number:03d}.wav")
+        samples = rng.uniform(-0.5, 0.5, int(16_000 * (seconds + 0.02 * (number % 5))))
+        soundfile.write(paths[-1], samples, 16_000)
+    return paths
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    return write_clips(tmp_path / "clips", 12)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> FeatureCache:
+    return FeatureCache(tmp_path / "cache")
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 500)
+
+
+def shards_of(cache: FeatureCache) -> list[Path]:
+    return sorted(cache.folder.rglob("*.shard"))
+
+
+def assert_right(features: FeatureSet, paths: list[Path], encoder: FakeEncoder | None = None) -> None:
+    encoder = encoder or FakeEncoder()
+    assert len(features) == len(paths)
+    for index, path in enumerate(paths):
+        (expected,) = encoder([load_audio(path)])
+        assert features.lengths[index] == len(expected)
+        np.testing.assert_array_equal(features[index], expected.astype(np.float16))
+
+
+def test_features_are_computed_once_and_come_back_in_the_order_of_the_clips(clips, cache, small_shards):
+    encoder = FakeEncoder()
+    first = extract(clips, encoder, cache)
+    assert (encoder.n_encoded, first.n_computed) == (12, 12)
+    assert_right(first, clips)
+    again = extract(clips[::-1], encoder, cache)
+    assert (encoder.n_encoded, again.n_computed) == (12, 0)
+    assert_right(again, clips[::-1])
+    assert len(shards_of(cache)) > 3
+
+
+def test_a_corpus_and_its_paths_are_the_same_to_the_cache(clips, cache):
+    encoder = FakeEncoder()
+    extract(FakeCorpus(tuple(FakeUtterance(path) for path in clips)), encoder, cache)
+    extract([str(path) for path in clips], encoder, cache)
+    assert encoder.n_encoded == len(clips)
+
+
+def test_a_renamed_clip_keeps_its_features_and_a_changed_one_gets_new_ones(clips, cache):
+    encoder = FakeEncoder()
+    extract(clips, encoder, cache)
+    renamed = clips[0].rename(clips[0].with_name("other.wav"))
+    soundfile.write(clips[1], np.linspace(-0.5, 0.5, 4_000), 16_000)
+    assert_right(extract([renamed, *clips[1:]], encoder, cache), [renamed, *clips[1:]])
+    assert encoder.n_encoded == len(clips) + 1
+
+
+def test_another_encoder_layer_or_setting_has_features_of_its_own(clips, cache):
+    extract(clips, FakeEncoder(), cache)
+    other, deeper = FakeEncoder(dim=4, fingerprint="other"), FakeEncoder()
+    deeper.layer = 3
+    assert extract(clips, other, cache).dim == 4
+    extract(clips, deeper, cache)
+    shorter = FakeEncoder()
+    extract(clips, shorter, cache, max_duration_s=9.0)
+    assert other.n_encoded == deeper.n_encoded == shorter.n_encoded == len(clips)
+
+
+def test_clips_of_equal_content_share_their_features(clips, cache):
+    twin = clips[0].with_name("twin.wav")
+    twin.write_bytes(clips[0].read_bytes())
+    encoder = FakeEncoder()
+    assert_right(extract([clips[0], twin], encoder, cache), [clips[0], twin])
+    assert encoder.n_encoded == 1
+
+
+def test_gather_packs_clips_one_after_the_other_and_cuts_long_ones(clips, cache):
+    features = extract(clips, FakeEncoder(), cache)
+    frames, lengths = features.gather([4, 0, 4], max_frames=11)
+    assert lengths.tolist() == [11, 10, 11]
+    assert (frames.dtype, lengths.dtype) == (np.float32, np.int64)
+    expected = [features[4][:11], features[0], features[4][:11]]
+    np.testing.assert_array_equal(frames, np.concatenate(expected).astype(np.float32))
+    whole, lengths = features.gather([])
+    assert whole.shape == (0, 8)
+    assert lengths.shape == (0,)
+
+
+def test_several_layers_a_frame_are_kept_as_they_are(clips, cache):
+    class TwoLayers(FakeEncoder):
+        def _frames(self, samples):
+            one = super()._frames(samples)
+            return np.stack([one, -one], axis=1)
+
+    features = extract(clips, TwoLayers(), cache)
+    assert features.frame_shape == (2, 8)
+    assert features.gather([0, 1])[0].shape[1:] == (2, 8)
+
+
+def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, tmp_path):
+    text, missing = tmp_path / "text.wav", tmp_path / "missing.wav"
+    text.write_text("not a recording")
+    heard: list[Path] = []
+    paths = [clips[0], text, clips[1], missing, tmp_path]
+    features = extract(paths, FakeEncoder(), cache, on_error=lambda path, message: heard.append(path))
+    assert features.usable.tolist() == [True, False, True, False, False]
+    assert features.lengths[1] == 0
+    assert {path for path, _ in features.failed} == set(heard) == {text, missing, tmp_path}
+    assert all(message for _, message in features.failed)
+    with pytest.raises(CacheError, match=r"text\.wav"):
+        features[1]
+    with pytest.raises(CacheError, match=r"missing\.wav"):
+        features.gather([0, 3])
+    assert_right(features.select([2, 0]), [clips[1], clips[0]])
+
+
+def test_a_corpus_is_reduced_to_the_clips_that_can_be_used(clips, cache, tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("not a recording")
+    corpus = FakeCorpus(tuple(FakeUtterance(path) for path in [text, *clips]))
+    usable, features, left_out = usable_features(corpus, FakeEncoder(), cache.folder)
+    assert [utterance.path for utterance in usable.utterances] == clips
+    assert [path for path, _ in left_out] == [text]
+    assert_right(features, clips)
+    with pytest.raises(CorpusError, match=r"text\.wav"):
+        usable_features(FakeCorpus((FakeUtterance(text),)), FakeEncoder(), cache)
+
+
+@pytest.mark.parametrize("bad", [np.nan, 1e6])
+def test_frames_that_half_precision_cannot_hold_are_reported_and_not_kept(clips, cache, bad):
+    class Overflowing(FakeEncoder):
+        def _frames(self, samples):
+            return np.full((5, 8), bad, dtype=np.float32)
+
+    features = extract(clips[:2], Overflowing(), cache)
+    assert not features.usable.any()
+    assert not shards_of(cache)
+
+
+def test_progress_counts_what_was_there_before(clips, cache):
+    extract(clips[:5], FakeEncoder(), cache)
+    seen: list[tuple[int, int]] = []
+    extract(clips, FakeEncoder(), cache, progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(done, 12) for done in range(5, 13)]
+
+
+def test_an_interruption_keeps_what_was_computed(clips, cache):
+    class Interrupted(FakeEncoder):
+        def __call__(self, utterances):
+            if self.n_encoded == 4:
+                raise KeyboardInterrupt
+            return super().__call__(utterances)
+
+    with pytest.raises(KeyboardInterrupt):
+        extract(clips, Interrupted(), cache)
+    assert extract(clips, FakeEncoder(), cache).n_computed == len(clips) - 4
+
+
+@pytest.mark.parametrize("place", [0, 9, 20, 60, "middle", -1])
+def test_a_flipped_bit_anywhere_is_noticed_and_the_clips_are_computed_again(clips, cache, place):
+    extract(clips, FakeEncoder(), cache)
+    (path,) = shards_of(cache)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2 if place == "middle" else place] ^= 4
+    path.write_bytes(content)
+    encoder = FakeEncoder()
+    assert_right(extract(clips, encoder, cache), clips)
+    assert encoder.n_encoded == len(clips)
+    assert path not in shards_of(cache)
+
+
+@pytest.mark.parametrize("keep", [0, 30, 200, 0.5, 0.999])
+def test_a_shortened_shard_is_noticed_and_the_clips_are_computed_again(clips, cache, keep):
+    extract(clips, FakeEncoder(), cache)
+    (path,) = shards_of(cache)
+    content = path.read_bytes()
+    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
+    encoder = FakeEncoder()
+    assert_right(extract(clips, encoder, cache), clips)
+    assert encoder.n_encoded == len(clips)
+
+
+def test_only_the_clips_of_a_lost_shard_are_computed_again(clips, cache, small_shards):
+    extract(clips, FakeEncoder(), cache)
+    n_lost = len(Shard.read(shards_of(cache)[0]).clips)
+    shards_of(cache)[0].unlink()
+    encoder = FakeEncoder()
+    assert_right(extract(clips, encoder, cache), clips)
+    assert encoder.n_encoded == n_lost < len(clips)
+
+
+def test_a_file_of_something_else_among_the_shards_does_no_harm(clips, cache):
+    extract(clips, FakeEncoder(), cache)
+    (shards_of(cache)[0].parent / "huge.shard").write_bytes(b"SERFEAT1" + b"\xff" * 40)
+    assert extract(clips, FakeEncoder(), cache).n_computed == 0
+
+
+def test_a_shard_is_verified_once_a_process_and_again_after_it_changed(tmp_path, monkeypatch):
+    written = write_shard(tmp_path, [("a", np.ones((3, 4), np.float16))])
+    monkeypatch.setattr("ser.shards._verified", set())
+    Shard.read(written.path).verify()
+    with monkeypatch.context() as patch:
+        patch.setattr("ser.shards.hashlib.file_digest", None)  # a second look at the frames would fail
+        Shard.read(written.path).verify()
+    content = bytearray(written.path.read_bytes())
+    content[-1] ^= 1
+    written.path.write_bytes(content)
+    os.utime(written.path, ns=(1, 1))
+    with pytest.raises(DamagedShardError):
+        Shard.read(written.path).verify()
+
+
+def test_features_outlive_the_clearing_of_the_cache(clips, cache):
+    features = extract(clips, FakeEncoder(), cache)
+    assert cache.clear() > 0
+    assert_right(features, clips)
+    assert cache.contents() == []
+
+
+def test_pages_are_given_back_and_can_be_read_again(clips, cache, monkeypatch):
+    features = extract(clips, FakeEncoder(), cache)
+    monkeypatch.setattr("ser.features.RESIDENT_BYTES", 100)
+    assert_right(features, clips)
+    assert_right(features, clips)
+
+
+def test_a_full_disk_is_a_message_that_leaves_no_half_written_file(clips, cache, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ser.shards.os.fsync", full)
+        with pytest.raises(CacheError, match="No space left"):
+            extract(clips, FakeEncoder(), cache)
+    assert not [path for path in cache.folder.rglob("*") if path.suffix in (".shard", ".tmp")]
+    assert extract(clips, FakeEncoder(), cache).n_computed == len(clips)
+
+
+def test_a_file_size_limit_of_the_system_is_a_message(tmp_path, clips):
+    limit = 2_000
+    run = child(tmp_path / "cache", clips, limit=limit)
+    assert run.wait(60) == 3
+    assert "cannot be written" in run.communicate()[0]
+
+
+def test_a_cache_folder_that_is_a_file_is_a_message(clips, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CacheError, match="--cache"):
+        extract(clips, FakeEncoder(), FeatureCache(tmp_path / "file"))
+
+
+def test_two_processes_at_once_end_with_right_features(tmp_path, clips, cache):
+    runs = [child(cache.folder, clips, delay_s=0.005) for _ in range(2)]
+    assert [run.wait(60) for run in runs] == [0, 0]
+    features = extract(clips, FakeEncoder(), cache)
+    assert features.n_computed == 0
+    assert_right(features, clips)
+
+
+def test_a_killed_process_loses_only_what_it_had_not_written(tmp_path, cache):
+    clips = write_clips(tmp_path / "many", 60)
+    for n_shards in (1, 5):
+        run = child(cache.folder, clips, delay_s=0.01)
+        wait_for(lambda wanted=n_shards: len(shards_of(cache)) >= wanted)
+        run.send_signal(signal.SIGKILL)
+        run.wait(60)
+    encoder = FakeEncoder()
+    assert_right(extract(clips, encoder, cache), clips)
+    assert 0 < encoder.n_encoded < len(clips)
+
+
+def test_a_process_killed_while_it_writes_leaves_nothing_that_is_used(clips, cache):
+    run = child(cache.folder, clips, hang_in_write=True)
+    wait_for(lambda: list(cache.folder.rglob("*.tmp")))
+    run.send_signal(signal.SIGKILL)
+    run.wait(60)
+    (unfinished,) = cache.folder.rglob(".*.tmp")
+    assert not shards_of(cache)
+    assert_right(extract(clips, FakeEncoder(), cache), clips)
+    os.utime(unfinished, (0, 0))  # an hour later it is taken away
+    extract(write_clips(clips[0].parent / "more", 1, 0.4), FakeEncoder(), cache)
+    assert not unfinished.exists()
+
+
+def test_shares_of_n_processes_are_disjoint_and_complete():
+    items = list(range(11))
+    shares = [shard(items, i, 3) for i in (1, 2, 3)]
+    assert sorted(item for share in shares for item in share) == items
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+    for i, n in ((0, 3), (4, 3), (1, 0)):
+        with pytest.raises(SettingsError, match=f"{i}/{n}"):
+            shard(items, i, n)
+
+
+def test_the_folder_comes_from_the_argument_else_the_environment_else_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "set"))
+    assert FeatureCache(tmp_path / "given").folder == tmp_path / "given"
+    assert FeatureCache().folder == tmp_path / "set"
+    monkeypatch.delenv("SER_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert FeatureCache().folder == tmp_path / ".cache" / "persian-ser"
+
+
+def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, capsys):
+    extract(clips, FakeEncoder(), cache)
+    foreign = shards_of(cache)[0].parent / "notes.txt"
+    foreign.write_text("mine")
+    (cache.folder / "top.txt").write_text("mine too")
+    assert main(["cache", "--cache", str(cache.folder)]) == 0
+    shown = capsys.readouterr().out
+    assert "fake" in shown
+    assert "12 clips" in shown
+    assert main(["cache", "--cache", str(cache.folder), "--clear"]) == 0
+    assert not shards_of(cache)
+    assert foreign.exists()
+    assert (cache.folder / "top.txt").exists()
+    assert main(["cache", "--cache", str(cache.folder / "nowhere")]) == 0
+
+
+def test_the_extract_command_takes_its_share_and_names_bad_files(clips, cache, capsys, monkeypatch, tmp_path):
+    text = tmp_path / "text.wav"
+    text.write_text("not a recording")
+    corpus = FakeCorpus(tuple(FakeUtterance(path) for path in [*clips, text]))
+    monkeypatch.setattr("ser.cli.extract.read_corpus_arguments", lambda args: corpus)
+    monkeypatch.setattr("ser.cli.extract.load_encoder", lambda source, layer: (FakeEncoder(), None))
+    words = ["extract", "--corpus", "anywhere", "--cache", str(cache.folder), "--shard"]
+    assert main([*words, "2/2"]) == 0
+    assert "6 clips: 6 computed, 0 failed" in capsys.readouterr().out
+    assert main([*words, "1/2"]) == 1
+    shown = capsys.readouterr()
+    assert "7 clips: 6 computed, 1 failed" in shown.out
+    assert "text.wav" in shown.err
+    assert main([*words, "two"]) == 2
+    assert main([*words, "3/2"]) == 2
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_corpus(tmp_path):
+    peaks = []
+    for name, n in (("small", 60), ("large", 600)):
+        clips = write_clips(tmp_path / name, n)
+        run = child(tmp_path / f"cache-{name}", clips, dim=768, n_frames=600, shard_bytes=64 << 20)
+        assert run.wait(300) == 0
+        peaks.append(int(run.communicate()[0].split()[-1]))
+    assert peaks[1] - peaks[0] < 100 << 10  # KiB; the features grew by 500 MB
+
+
+def wait_for(condition, timeout_s: float = 60.0) -> None:
+    end = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.002)
+
+
+def child(folder: Path, clips: list[Path], **options) -> subprocess.Popen[str]:
+    """This file as a program: extract `clips` into the cache `folder`, see `extract_as_a_program`."""
+    command = [sys.executable, str(HERE), repr(options), str(folder), *map(str, clips)]
+    environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+
+
+def extract_as_a_program(
+    folder, clips, delay_s=0.0, dim=8, n_frames=0, shard_bytes=500, limit=0, hang_in_write=False
+):
+    feature_cache.SHARD_BYTES = shard_bytes
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        feature_cache.SHARD_BYTES = 1 << 30
+    if hang_in_write:
+        os.fsync = lambda descriptor: time.sleep(600)
+    try:
+        features = extract(clips, FakeEncoder(dim, delay_s=delay_s, n_frames=n_frames), FeatureCache(folder))
+    except CacheError as error:
+        print(error)
+        return 3
+    for _ in range(2):
+        for start in range(0, len(features), 16):
+            features.gather(range(start, min(start + 16, len(features))), max_frames=300)
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return 0
+
+
+if __name__ == "__main__":
+    import ast
+
+    sys.exit(extract_as_a_program(sys.argv[2], sys.argv[3:], **ast.literal_eval(sys.argv[1])))
