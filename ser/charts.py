@@ -1,9 +1,8 @@
 """Charts of scores and training: numbers in, a plotly figure out; nothing is read, written or fetched.
 
 Figures 4, 5 and 6 of the paper (DOI 10.32523/2306-6172-2026-14-1-4-16), confusion matrices, the accuracy of
-each speaker and calibration. The scale of the
-matrices is cividis (Nunez, Anderton, Renslow 2018), which colour-blind readers can order. The charts of one
-recording, in `recording_charts`, can be had from here too.
+each speaker and calibration. The scale of the matrices is cividis (Nunez, Anderton, Renslow 2018), which
+colour-blind readers can order. The charts of one recording are in `recording_charts`.
 """
 
 from __future__ import annotations
@@ -21,10 +20,6 @@ from plotly.subplots import make_subplots
 
 from ser.chart_style import BLUE, GREEN, GREY, INK, ORANGE, plain, styled, wrapped
 from ser.metrics import Reliability
-from ser.recording_charts import Envelope as Envelope
-from ser.recording_charts import probability_bars_figure as probability_bars_figure
-from ser.recording_charts import timeline_figure as timeline_figure
-from ser.recording_charts import waveform_envelope as waveform_envelope
 
 PART_COLOURS: dict[str, str] = {"train": BLUE, "validation": ORANGE, "test": GREEN}
 HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "#DDDDDD", "size": 8}

@@ -16,14 +16,12 @@ from ser.charts import (
     confusion_figure,
     fold_matrices_figure,
     learning_curves_figure,
-    probability_bars_figure,
     reliability_figure,
     speaker_strip_figure,
-    timeline_figure,
-    waveform_envelope,
 )
 from ser.labels import EMOTIONS
 from ser.metrics import Reliability
+from ser.recording_charts import probability_bars_figure, timeline_figure, waveform_envelope
 
 MATRIX = np.diag([30, 3, 10, 40, 20, 8]) + np.eye(6, k=1, dtype=int) * 10
 

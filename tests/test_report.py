@@ -1,0 +1,257 @@
+"""The report shows what the result says, and the predictions alone give the result back."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from ser.errors import JobError
+from ser.labels import EMOTIONS
+from ser.metrics import confusion, score, scores_by
+from ser.report import class_shares, read_predictions, recompute, write_report
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+SPEAKERS = [f"{gender}{number:02d}" for gender in "FM" for number in range(1, 6)]
+
+
+class Page(HTMLParser):
+    """Collects the tags, words and attributes of a page and checks that every tag is closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict]] = []
+        self.words = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words += f" {data}"
+
+
+def a_run(names=("corpus",), n_clips: int = 300, n_folds: int = 5):
+    """A result and its predictions as `crossval` writes them, of random answers."""
+    generator = np.random.default_rng(3)
+    speakers = [SPEAKERS[i % 10] for i in range(n_clips)]
+    true = generator.integers(0, 6, n_clips)
+    logits = generator.normal(size=(n_clips, 6)) + 2 * np.eye(6)[true]
+    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    predicted = probabilities.argmax(axis=1)
+    fold_of = np.array([SPEAKERS.index(speaker) % n_folds for speaker in speakers])
+    files = [f"{speaker}_{i}.wav" for i, speaker in enumerate(speakers)]
+    folds = []
+    for number in range(n_folds):
+        parts = {"test": fold_of == number, "validation": fold_of == (number + 1) % n_folds}
+        parts["train"] = ~(parts["test"] | parts["validation"])
+        rows, length = np.flatnonzero(parts["test"]), 8 + number
+        of_fold = score(true[rows], probabilities[rows], [speakers[i] for i in rows], EMOTIONS)
+        folds.append(
+            {
+                **{part: [files[i] for i in np.flatnonzero(mask)] for part, mask in parts.items()},
+                "best_epoch": length - 3,
+                "epochs": [
+                    {"epoch": e, "train_loss": 5 / e, "validation_loss": 6 / e} for e in range(1, length + 1)
+                ],
+                "test_confusion": confusion(true[rows], predicted[rows], 6).tolist(),
+                "test_scores": of_fold.to_dict(),
+            }
+        )
+    genders = [speaker[0] for speaker in speakers]
+    by_gender = scores_by(genders, true, probabilities, speakers, EMOTIONS)
+    by_speaker = scores_by(speakers, true, probabilities, speakers, EMOTIONS, n_bootstrap=0)
+    result = {
+        "kind": "crossval",
+        "created": "2026-03-01T12:00:00+0000",
+        "protocol": "speaker-disjoint 5-fold cross-validation",
+        "settings": {"training": {"batch_size": 16, "patience": 3}, "split": "speakers"},
+        "labels": list(EMOTIONS),
+        "corpus": {"name": names[0], "fingerprint": "abc", "n_utterances": n_clips, "n_speakers": 10},
+        "encoder": {"source": "ntu-spml/distilhubert", "dim": 768},
+        "seed": 40,
+        "versions": {"torch": "2.13.0"},
+        "folds": folds,
+        "pooled": score(true, probabilities, speakers, EMOTIONS).to_dict(),
+        "mean_over_folds": {
+            name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds]))
+            for name in ("wa", "uar", "macro_f1")
+        },
+        "by_gender": {name: scores.to_dict() for name, scores in by_gender.items()},
+        "by_speaker": {
+            name: scores.to_dict() | {"gender": {"F": "female", "M": "male"}[name[0]]}
+            for name, scores in by_speaker.items()
+        },
+        "pooled_confusion": confusion(true, predicted, 6).tolist(),
+    }
+    predictions = [
+        {
+            "file": files[i],
+            "speaker": speakers[i],
+            "fold": str(fold_of[i] + 1),
+            "emotion": EMOTIONS[true[i]],
+            "predicted": EMOTIONS[predicted[i]],
+            **{label: f"{value:.6f}" for label, value in zip(EMOTIONS, probabilities[i], strict=True)},
+        }
+        for i in range(n_clips)
+    ]
+    return json.loads(json.dumps(result, allow_nan=False)), predictions
+
+
+def write_csv(path, rows):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def close(ours, theirs) -> bool:
+    """Equal but for the rounding of the probabilities in the file."""
+    if isinstance(theirs, dict):
+        return set(ours) == set(theirs) and all(close(ours[key], theirs[key]) for key in theirs)
+    if isinstance(theirs, list):
+        return len(ours) == len(theirs) and all(map(close, ours, theirs))
+    return ours == (pytest.approx(theirs, abs=2e-6) if isinstance(theirs, float) else theirs)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    result, predictions = a_run()
+    path = write_report(result, predictions, tmp_path_factory.mktemp("run") / "report.html")
+    return path.read_text(encoding="utf-8")
+
+
+def test_the_predictions_alone_give_every_score_back(tmp_path):
+    result, predictions = a_run()
+    again = recompute(
+        read_predictions(write_csv(tmp_path / "predictions.csv", predictions)), result["labels"]
+    )
+    for key in ("pooled", "pooled_confusion", "mean_over_folds"):
+        assert close(again[key], result[key])
+    for ours, theirs in zip(again["folds"], result["folds"], strict=True):
+        assert close(ours, {key: theirs[key] for key in ours})
+    for speaker, scores in again["by_speaker"].items():
+        assert close(scores, {key: result["by_speaker"][speaker][key] for key in scores})
+
+
+def test_the_written_answer_counts_where_rounding_made_a_tie():
+    result, predictions = a_run()
+    row = next(row for row in predictions if row["predicted"] == "surprise")
+    row.update(dict.fromkeys(EMOTIONS, "0.166667"))
+    assert recompute(predictions, EMOTIONS)["pooled_confusion"] == result["pooled_confusion"]
+
+
+def test_a_report_of_other_predictions_is_refused(tmp_path):
+    result, predictions = a_run()
+    with pytest.raises(JobError, match="299 rows give another confusion matrix"):
+        write_report(result, predictions[1:], tmp_path / "report.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_without_a_label_or_column_are_refused(tmp_path):
+    _, predictions = a_run(n_clips=30)
+    with pytest.raises(JobError, match="'boredom'"):
+        recompute(predictions, [*EMOTIONS, "boredom"])
+    short = [{"file": "a", "speaker": "b"}]
+    with pytest.raises(JobError, match="lacks the columns fold, emotion, predicted"):
+        read_predictions(write_csv(tmp_path / "predictions.csv", short))
+
+
+def test_an_empty_predictions_file_is_refused(tmp_path):
+    (tmp_path / "predictions.csv").write_text("file,speaker,fold,emotion,predicted\n")
+    with pytest.raises(JobError, match="lacks any row"):
+        read_predictions(tmp_path / "predictions.csv")
+
+
+def test_the_page_is_well_formed_and_says_what_was_measured_how(page):
+    read = Page(page)
+    assert not read.open
+    assert page.startswith("<!DOCTYPE html>")
+    assert read.words.count("Cross-validation on corpus") == 2
+    for words in (
+        "speaker-disjoint 5-fold",
+        "ntu-spml/distilhubert",
+        "settings.training.batch_size",
+        "2.13.0",
+    ):
+        assert words in read.words
+    assert [tag for tag, _ in read.tags].count("h1") == 1
+
+
+def test_the_page_prints_the_numbers_of_the_result(page):
+    result, _ = a_run()
+    words = Page(page).words
+    for name in ("wa", "uar", "macro_f1", "ece"):
+        entry = result["pooled"][name]
+        assert f"{entry['value']:.1%}" in words
+        assert f"{entry['low']:.1%} to {entry['high']:.1%}" in words
+
+
+def test_the_page_loads_nothing_from_elsewhere(page):
+    tags = Page(page).tags
+    assert not [attrs for _, attrs in tags if "src" in attrs or "href" in attrs]
+    policy = next(attrs["content"] for tag, attrs in tags if attrs.get("http-equiv"))
+    assert policy.startswith("default-src 'none'")
+    assert page.count("plotly.js v") == 1
+
+
+def test_every_figure_and_table_is_told_to_a_screen_reader(page):
+    tags = Page(page).tags
+    charts = [attrs for tag, attrs in tags if attrs.get("role") == "img"]
+    names = [tag for tag, _ in tags]
+    assert len(charts) == names.count("figure") == names.count("figcaption") == 10
+    assert all(attrs["aria-label"] for attrs in charts)
+    assert names.count("table") == names.count("caption") == 7
+    assert len(re.findall('id="chart-', page)) == len(set(re.findall('id="(chart-[^"]*)"', page))) == 10
+
+
+def test_names_are_escaped_wherever_they_appear(tmp_path):
+    evil = "<script>alert(1)</script>"
+    result, predictions = a_run(names=(evil,))
+    result["protocol"] = result["encoder"]["source"] = result["versions"][evil] = evil
+    result["by_speaker"] = {evil: result["by_speaker"]["F01"] | {"gender": evil}}
+    result["by_gender"] = {evil: result["by_gender"]["F"]}
+    result["random_split"] = {"protocol": evil, "pooled": result["pooled"]}
+    result["comparison"] = [{"name": evil, "value": 0.5, "protocol": evil}]
+    page = write_report(result, predictions, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert evil not in page
+    assert not Page(page).open
+
+
+def test_a_random_split_is_shown_beside_the_result_with_the_premium(tmp_path):
+    result, predictions = a_run()
+    leaky = json.loads(json.dumps(result["pooled"]))
+    leaky["wa"]["value"] += 0.05
+    result["random_split"] = {"protocol": "RANDOM split that ignores speakers", "pooled": leaky}
+    words = Page(write_report(result, predictions, tmp_path / "r.html").read_text(encoding="utf-8")).words
+    assert "RANDOM split that ignores speakers" in words
+    assert "+5.0 points" in words
+
+
+def test_many_folds_are_shown_as_their_sum_only(tmp_path):
+    result, predictions = a_run()
+    result["folds"] = result["folds"] * 3
+    page = write_report(result, predictions, tmp_path / "r.html").read_text(encoding="utf-8")
+    assert "chart-pooled" in page
+    assert "chart-fold-1" not in page
+
+
+def test_class_shares_are_fractions_of_each_part():
+    folds = [{"train": ["a", "b"], "validation": ["c"], "test": []}]
+    shares = class_shares(folds, {"a": "anger", "b": "fear", "c": "fear"}, ["anger", "fear"])
+    assert shares["train"] == {"anger": [0.5], "fear": [0.5]}
+    assert shares["validation"] == {"anger": [0.0], "fear": [1.0]}
+    assert shares["test"] == {"anger": [0.0], "fear": [0.0]}
