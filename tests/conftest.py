@@ -1,0 +1,82 @@
+"""What the tests share: tiny models with random weights, and real recordings where there are any."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import TINY
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+REPOSITORY = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a HuBERT of a few thousand random weights and a group norm, as DistilHuBERT has."""
+    import torch
+
+    from ser.compat import import_torchaudio
+
+    import_torchaudio()
+    from transformers import HubertConfig, HubertModel
+
+    folder = tmp_path_factory.mktemp("encoder")
+    torch.manual_seed(40)
+    HubertModel(HubertConfig(**TINY)).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a classifier of random weights on `tiny_encoder`."""
+    import torch
+
+    from ser.checkpoint import Calibration, Checkpoint, EncoderReference, save_checkpoint
+    from ser.classifier import BiGRUClassifier, ClassifierSettings
+    from ser.encoder import Encoder
+    from ser.labels import EMOTIONS
+
+    encoder = Encoder.load(tiny_encoder)
+    settings = ClassifierSettings(base_units=8, final_units=4)
+    torch.manual_seed(40)
+    checkpoint = Checkpoint(
+        labels=EMOTIONS,
+        encoder=EncoderReference(str(tiny_encoder), encoder.layer, encoder.fingerprint, encoder.dim),
+        classifier=settings,
+        max_frames=100,
+        calibration=Calibration(temperature=0.5, threshold=0.0, precision=0.8, coverage=1.0),
+        scores={"wa": {"value": 0.5, "low": 0.4, "high": 0.6}, "conditions": "random weights, for tests"},
+    )
+    model = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
+    return save_checkpoint(tmp_path_factory.mktemp("classifier"), checkpoint, model)
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """`shared_data("emodb")`: a folder of real recordings, or skip."""
+    folder = Path(os.environ.get("SER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+
+    def find(name: str) -> Path:
+        if not (folder / name).exists():
+            pytest.skip(f"{folder / name} is not there; set SER_TEST_DATA to the folder that holds {name}")
+        return folder / name
+
+    return find
+
+
+@pytest.fixture
+def ffmpeg() -> Callable[..., Path]:
+    """`ffmpeg(source, target, *options)` converts a recording; skips where ffmpeg is not installed."""
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("ffmpeg is not installed")
+
+    def convert(source: Path, target: Path, *options: str) -> Path:
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
+        return target
+
+    return convert

@@ -1,0 +1,34 @@
+"""Recordings made on the spot, and the measures of the tests' tiny models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from numpy.typing import NDArray
+
+RATE_HZ = 16_000
+TINY: dict[str, Any] = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "conv_dim": (16,) * 7,
+}  # fmt: skip
+
+
+def voice(seconds: float = 1.0, rate_hz: int = RATE_HZ, seed: int = 0) -> NDArray[np.float32]:
+    """`(samples,)`: harmonics of a wandering pitch with a little noise, the same for the same arguments."""
+    rng = np.random.default_rng(seed)
+    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
+    phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * (0.7 + 0.3 * seed) * time_s)) / rate_hz
+    sound = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 12))
+    sound = sound * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time_s)) + 0.02 * rng.standard_normal(time_s.size)
+    return (0.2 * sound).astype(np.float32)
+
+
+def write_voice(
+    path: Path, seconds: float = 1.0, rate_hz: int = RATE_HZ, seed: int = 0, **options: Any
+) -> Path:
+    """A recording of `voice`; options go to `soundfile.write`."""
+    soundfile.write(path, voice(seconds, rate_hz, seed), rate_hz, **options)
+    return path
