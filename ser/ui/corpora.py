@@ -15,7 +15,7 @@ from ser.ui.settings import AppSettings
 from ser.ui.texts import Text
 
 DEMO = "demonstration"
-DEMO_TEXT = Text("Demonstration: synthetic voices, no speech", "نمایشی: صداهای ساختگی، نه گفتار واقعی")
+DEMO_TEXT = Text("Demonstration (synthetic voices)", "نمایشی (صداهای ساختگی)")
 UNKNOWN = "There is no {what} of the name {name!r}; choose one of: {names}."
 
 

@@ -78,16 +78,34 @@ footer .divider { display: none; }
 /* An earlier answer stays when a later recording is refused, but steps back. */
 .gradio-container:has(#answer .problem) :is(#label, #timeline) { opacity: 0.4; }
 
+/* The training tabs. */
+.quiet, .quiet p { margin: 0; font-size: 0.9rem; color: var(--quiet); max-width: 75ch; }
+.box.running { border-inline-start: 5px solid #0072b2; }
+.box progress { width: 100%; height: 0.6rem; margin-top: 0.6rem; accent-color: #0072b2; }
+.downloads { margin: 0; display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; align-items: center; }
+.downloads a { color: var(--link-text-color); padding: 0.35rem 0; text-decoration: underline; }
+.fold-table { overflow-x: auto; contain: inline-size; }
+.fold-table table { width: 100%; font-size: 0.9rem; font-variant-numeric: tabular-nums; }
+.fold-table :is(table, thead, tr, th, td) { border: 0 !important; background: none; }
+.fold-table td { white-space: nowrap; }
+.fold-table :is(th, td) { padding: 0.3rem 0.4rem !important; text-align: end; }
+.fold-table tbody tr { border-top: 1px solid var(--border-color-primary) !important; }
+.fold-table :is(th:first-child) { text-align: start; }
+.fold-table tbody tr:last-child :is(th, td) { font-weight: 600; }
+
 /* Gradio marks every block as left-to-right. */
 html[dir="rtl"] .gradio-container, html[dir="rtl"] .gradio-container [dir="ltr"] {
   direction: rtl; text-align: start;
 }
-html[dir="rtl"] .gradio-container :is(code, pre, #timeline, #recording .component-wrapper) {
+html[dir="rtl"] .gradio-container :is(code, pre, #timeline, .chart, #recording .component-wrapper) {
   direction: ltr; unicode-bidi: isolate;
 }
-html[dir="rtl"] :is(#recording, #label, #timeline) > label { left: auto; right: 0; }
+html[dir="rtl"] :is(#recording, #label, #timeline, .chart) > label { left: auto; right: 0; }
 html[dir="rtl"] #recording .top-panel { right: auto; left: 0; }
 html[dir="rtl"] label[data-testid="block-label"] > span { margin-right: 0; margin-left: var(--size-2); }
+html[dir="rtl"] .slider_input_container { direction: ltr; }
+html[dir="rtl"] .icon-wrap { right: auto !important; left: var(--size-5); }
+html[dir="rtl"] label:has(> input[type="radio"]) { gap: 0.5rem; }
 #card :is(p, li, h1, h2, h3) { unicode-bidi: plaintext; text-align: start; }
 :focus-visible { outline: 2px solid var(--color-accent); outline-offset: 2px; }
 """

@@ -40,8 +40,11 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """What the page calls it: never a server path, only the last part of one."""
-        return "" if self.checkpoint is None else self.checkpoint.resolve().name
+        """What the page calls it: never a server path, only the last part of one; of a run, the run's name."""
+        if self.checkpoint is None:
+            return ""
+        folder = self.checkpoint.resolve()
+        return folder.parent.name if folder.name == "checkpoint" else folder.name
 
     @property
     def is_remote(self) -> bool:

@@ -29,6 +29,7 @@ from ser.ui.texts import TEXTS, fixed_texts
 # The key of a tab's title in TEXTS, and its module.
 TABS: tuple[tuple[str, str], ...] = (
     ("ser_tab_recognise", "ser.ui.recognise"),
+    ("ser_tab_crossvalidate", "ser.ui.crossvalidate"),
 )
 
 log = logging.getLogger(__name__)
