@@ -77,7 +77,8 @@ TEXTS: dict[str, Text] = {
         "گویندگان اعتبارسنجی، {clips} صدا: دقت {wa}٪، میانگین بازخوانی (UAR) {uar}٪",
     ),
     "scores_test": Text(
-        "Test speakers, {clips} clips: accuracy {wa}\u00a0%{wa_range}, mean recall (UAR) {uar}\u00a0%{uar_range}",
+        "Test speakers, {clips} clips: accuracy {wa}\u00a0%{wa_range}, "
+        "mean recall (UAR) {uar}\u00a0%{uar_range}",
         "گویندگان آزمون، {clips} صدا: دقت {wa}٪{wa_range}، میانگین بازخوانی (UAR) {uar}٪{uar_range}",
     ),
     "range": Text(" [{low} – {high}]", " [{low} – {high}]"),

@@ -40,7 +40,7 @@ class ModelSource:
 
     @property
     def name(self) -> str:
-        """What the page calls it: never a server path, only the last part of one; of a run, the run's name."""
+        """What the page calls it: never a server path, only the last part of one, or the name of a run."""
         if self.checkpoint is None:
             return ""
         folder = self.checkpoint.resolve()
