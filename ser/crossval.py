@@ -32,7 +32,7 @@ from ser.checkpoint import (
 from ser.classifier import ClassifierSettings
 from ser.corpora import Corpus
 from ser.errors import JobError, SettingsError
-from ser.folds import Fold, leave_one_speaker_out, make_folds, random_folds
+from ser.folds import Fold, leave_one_corpus_out, leave_one_speaker_out, make_folds, random_folds
 from ser.lockstep import Lockstep
 from ser.metrics import confusion, score, scores_by
 from ser.training import EpochReport, FrameSource, Training, TrainingSettings
@@ -40,6 +40,7 @@ from ser.training import EpochReport, FrameSource, Training, TrainingSettings
 PROTOCOLS = {
     "speakers": "speaker-disjoint, label-stratified {n}-fold cross-validation; model choice on validation speakers only",
     "loso": "leave-one-speaker-out over {n} speakers; model choice on other validation speakers only",
+    "corpora": "leave-one-corpus-out over {n} corpora: the test corpus is not in training at all",
     "random": "RANDOM {n}-fold split that ignores speakers: test speakers are also in training, the scores are inflated",
 }
 
@@ -50,7 +51,8 @@ class CrossvalSettings:
 
     Attributes:
         classifier, training: what is trained and how.
-        split: "speakers" (the paper), "loso" (leave one speaker out) or "random" (to measure what a leak is worth).
+        split: "speakers" (the paper), "loso" (leave one speaker out), "corpora" (leave one of several joined corpora
+            out) or "random" (to measure what a leak is worth).
         n_folds: number of folds.
         validation_share: share of all utterances kept for early stopping and calibration in each fold.
         seed: of the folds.
@@ -58,7 +60,7 @@ class CrossvalSettings:
 
     classifier: ClassifierSettings = ClassifierSettings()
     training: TrainingSettings = TrainingSettings()
-    split: Literal["speakers", "loso", "random"] = "speakers"
+    split: Literal["speakers", "loso", "corpora", "random"] = "speakers"
     n_folds: int = 5
     validation_share: float = 0.10
     seed: int = 40
@@ -78,6 +80,9 @@ class CrossvalSettings:
         emotions = [utterance.emotion for utterance in corpus.utterances]
         if self.split == "loso":
             return leave_one_speaker_out(speakers, emotions, seed=self.seed)
+        if self.split == "corpora":
+            corpora = [utterance.corpus for utterance in corpus.utterances]
+            return leave_one_corpus_out(corpora, speakers, emotions, self.validation_share, self.seed)
         split = make_folds if self.split == "speakers" else random_folds
         return split(speakers, emotions, self.n_folds, self.validation_share, self.seed)
 

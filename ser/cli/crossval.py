@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run goes on"
     )
-    parser.add_argument("--split", choices=("speakers", "loso", "random"), default="speakers")
+    parser.add_argument("--split", choices=("speakers", "loso", "corpora", "random"), default="speakers")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-share", type=float, default=0.10)
     parser.add_argument(
