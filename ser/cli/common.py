@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -44,11 +44,11 @@ def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of torch")
 
 
-def add_settings(parser: argparse.ArgumentParser, *kinds: type) -> None:
+def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Collection[str] = ()) -> None:
     """One option for each field of settings dataclasses, with its default."""
     for kind in kinds:
         hints = get_type_hints(kind)
-        for entry in fields(kind):
+        for entry in (one for one in fields(kind) if one.name not in leave_out):
             hint, default = hints[entry.name], entry.default
             flag = f"--{entry.name.replace('_', '-')}"
             if hint is bool:
@@ -60,8 +60,9 @@ def add_settings(parser: argparse.ArgumentParser, *kinds: type) -> None:
 
 
 def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
-    """The settings dataclass that the arguments describe."""
-    return kind(**{entry.name: getattr(args, entry.name) for entry in fields(kind)})  # type: ignore[arg-type]
+    """The settings dataclass that the arguments describe; a field without an argument keeps its default."""
+    names = [entry.name for entry in fields(kind) if hasattr(args, entry.name)]  # type: ignore[arg-type]
+    return kind(**{name: getattr(args, name) for name in names})
 
 
 def read_corpus_arguments(args: argparse.Namespace) -> Corpus:

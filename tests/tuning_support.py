@@ -1,0 +1,59 @@
+"""What the tests of the search share: a corpus of frames whose mean tells the emotion, and small settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser.checkpoint import EncoderReference
+from ser.classifier import ClassifierSettings
+from ser.corpora import Corpus, Utterance
+from ser.crossval import CrossvalSettings
+from ser.search_space import Choice, Range, Space, TuningSettings
+from ser.training import TrainingSettings
+from ser.tuning import Search
+
+EMOTIONS = ("anger", "neutral", "sadness")
+DIM = 4
+ENCODER = EncoderReference("shipped", 2, "0123456789abcdef", DIM)
+BASE = CrossvalSettings(
+    ClassifierSettings(base_units=4, final_units=4, gru_layers=1, dropout=0.1),
+    TrainingSettings(l2=0.0005, optimizer="adam", max_epochs=3, patience=0, batch_size=32),
+    n_folds=3,
+    validation_share=0.2,
+)
+SMALL_SPACE: Space = {
+    "base_units": Range(2, 6, 2),
+    "learning_rate": Range(0.001, 0.05, 0.001),
+    "optimizer": Choice(("adam", "sgd")),
+}
+
+
+class Toy:
+    """A corpus of 12 speakers; a source of its frames."""
+
+    def __init__(self, root: Path) -> None:
+        rng = np.random.default_rng(0)
+        utterances, self.frames = [], []
+        for number in range(96):
+            speaker, emotion = f"S{number % 12:02d}", EMOTIONS[(number // 12) % 3]
+            utterances.append(Utterance(root / f"{speaker}_{number}.wav", speaker, emotion, "female", "toy"))
+            centre = 0.7 * np.eye(3, DIM)[EMOTIONS.index(emotion)]
+            self.frames.append((rng.standard_normal((rng.integers(3, 6), DIM)) + centre).astype(np.float32))
+        self.corpus = Corpus("toy", root, tuple(utterances))
+
+    def gather(
+        self, indices: Sequence[int], max_frames: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        cut = [self.frames[i][:max_frames] for i in indices]
+        return np.concatenate(cut), np.array([len(frames) for frames in cut])
+
+
+def small_search(
+    toy: Toy, trials: int = 3, base: CrossvalSettings = BASE, space: Space = SMALL_SPACE, **more: object
+) -> Search:
+    """A search of seconds."""
+    return Search(toy.corpus, toy, ENCODER, base, TuningSettings(trials, **more), space)  # type: ignore[arg-type]
