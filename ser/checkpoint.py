@@ -1,8 +1,9 @@
 """A trained classifier on disk: weights as safetensors and, beside them, one JSON that rebuilds everything.
 
-`model.safetensors` holds the weights, `model.json` the labels, the settings, the encoder with its fingerprint,
-the calibration, the scores with their conditions, the data's fingerprint, seed and versions. Loading is strict:
-wrong keys, shapes, labels, another weights file or a foreign encoder each raise `CheckpointError`.
+`model.safetensors` holds the weights, `model.json` the labels, the settings, the encoder with its
+fingerprint, the calibration, the scores with their conditions, the data's fingerprint, seed and versions.
+Loading is strict: wrong keys, types, shapes or labels, weights of another file or a foreign encoder raise
+`CheckpointError`.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "classifier"
 SHIPPED_ENCODER = "shipped"  # as an encoder's source: the one in checkpoints/encoder
 Settings = TypeVar("Settings")
+# What JSON may hold for a field of each annotation.
+JSON_TYPES: dict[str, Any] = {
+    "int": int, "str": str, "float": (int, float), "float | None": (int, float, type(None)),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -66,9 +71,10 @@ class Calibration:
     coverage: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or not 0 <= self.threshold <= 1:
+        if not 0 < self.temperature < float("inf") or not 0 <= self.threshold <= 1:
             raise SettingsError(
-                f"temperature must be positive and threshold between 0 and 1, got {self.temperature}, {self.threshold}."
+                f"temperature must be positive and threshold between 0 and 1, "
+                f"got {self.temperature} and {self.threshold}."
             )
 
 
@@ -114,9 +120,13 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: BiGRUClas
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
-    description = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()} | asdict(checkpoint)
+    description = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()} | asdict(
+        checkpoint
+    )
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    write_atomically(
+        folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
+    )
     return folder
 
 
@@ -124,11 +134,11 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old content or the new one, never a part."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def read_description(folder: str | Path = SHIPPED) -> Checkpoint:
-    """The description of a checkpoint, without its weights (no torch needed).
+    """The description of a checkpoint, without its weights.
 
     Raises:
         CheckpointError: there is none, or it does not say what is needed.
@@ -142,6 +152,7 @@ def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClas
     Raises:
         CheckpointError: files are missing or damaged, do not belong together, or hold other keys or shapes.
     """
+    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
 
@@ -149,18 +160,29 @@ def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClas
 
     folder = Path(folder)
     checkpoint, expected_sha256 = _described(folder)
+    path = folder / WEIGHTS
     try:
-        content = (folder / WEIGHTS).read_bytes()
+        content = path.read_bytes()
         state = load(content)
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{folder / WEIGHTS} is missing or damaged ({error}). Copy the folder again.") from error
+        raise CheckpointError(f"{path} is missing or damaged ({error}). Copy the folder again.") from error
     if hashlib.sha256(content).hexdigest() != expected_sha256:
         raise CheckpointError(
-            f"{folder / WEIGHTS} is not the file that {DESCRIPTION} beside it describes. Copy the folder again, whole."
+            f"{path} is not the file that {DESCRIPTION} beside it describes. Copy the folder again, whole."
         )
-    model = BiGRUClassifier(checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier)
-    _check_state(model.state_dict(), state, folder)
-    model.load_state_dict(state)
+    if checkpoint.classifier.gru_layers > len(state):  # before as many layers are built
+        raise CheckpointError(
+            f"{path} holds {len(state)} tensors, too few for {checkpoint.classifier.gru_layers} GRU layers."
+        )
+    try:
+        with torch.device("meta"):  # no memory is taken before the shapes are known to fit
+            model = BiGRUClassifier(checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier)
+    except (RuntimeError, TypeError, OverflowError) as error:  # sizes below zero or beyond any memory
+        raise CheckpointError(
+            f"{folder / DESCRIPTION} describes no possible classifier ({error})."
+        ) from error
+    _check_state(model.state_dict(), state, path)
+    model.load_state_dict(state, assign=True)
     return checkpoint, model.eval()
 
 
@@ -193,7 +215,9 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
     try:
         return _checkpoint(content), str(content["weights_sha256"])
     except KeyError as error:
-        raise CheckpointError(f"{path} lacks the entry {error}. It was written by another program, or cut.") from error
+        raise CheckpointError(
+            f"{path} lacks the entry {error}. It was written by another program, or cut."
+        ) from error
     except (SettingsError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds a setting that makes no sense: {error}") from error
 
@@ -202,12 +226,17 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
     from ser.classifier import ClassifierSettings
 
     labels = content["labels"]
-    if not isinstance(labels, list) or len(labels) < 2 or len(set(map(str, labels))) != len(labels):
-        raise ValueError(f"labels must be a list of at least two different names, got {labels!r}.")
-    if not isinstance(content["max_frames"], int) or content["max_frames"] < 1:
+    if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
+        raise ValueError(f"labels must be a list of names, got {labels!r}.")
+    if len(labels) < 2 or len(set(labels)) != len(labels):
+        raise ValueError(f"labels must be at least two different names, got {labels!r}.")
+    if type(content["max_frames"]) is not int or content["max_frames"] < 1:
         raise ValueError(f"max_frames must be a positive whole number, got {content['max_frames']!r}.")
+    for key in ("training", "scores", "data", "versions"):
+        if not isinstance(content[key], dict):
+            raise ValueError(f"{key} must be an object, got {content[key]!r}.")
     return Checkpoint(
-        labels=tuple(str(label) for label in labels),
+        labels=tuple(labels),
         encoder=_dataclass(EncoderReference, content["encoder"]),
         classifier=_dataclass(ClassifierSettings, content["classifier"]),
         max_frames=content["max_frames"],
@@ -217,23 +246,29 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
 
 
 def _dataclass(kind: type[Settings], content: dict[str, Any]) -> Settings:
-    """A dataclass from exactly its own entries."""
+    """A dataclass from exactly its own entries, each of its own type."""
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
     if not isinstance(content, dict) or set(content) != names:
         raise ValueError(f"{kind.__name__} needs exactly the entries {sorted(names)}, got {content!r}.")
+    for entry in fields(kind):  # type: ignore[arg-type]
+        value, allowed = content[entry.name], JSON_TYPES.get(str(entry.type))
+        if allowed and (isinstance(value, bool) or not isinstance(value, allowed)):
+            raise ValueError(f"{entry.name} of {kind.__name__} must be {entry.type}, got {value!r}.")
     return kind(**content)
 
 
-def _check_state(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], folder: Path) -> None:
+def _check_state(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: Path) -> None:
     missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing or extra:
         raise CheckpointError(
-            f"{folder / WEIGHTS} does not hold this classifier's weights: "
+            f"{path} does not hold this classifier's weights: "
             f"missing {sorted(missing) or 'none'}, unknown {sorted(extra) or 'none'}."
         )
     for key, tensor in expected.items():
-        if found[key].shape != tensor.shape:
+        if found[key].shape != tensor.shape or found[key].dtype != tensor.dtype:
             raise CheckpointError(
-                f"{folder / WEIGHTS}: {key} has the shape {tuple(found[key].shape)}; "
-                f"the settings beside it call for {tuple(tensor.shape)}."
+                f"{path}: {key} is {found[key].dtype} of the shape {tuple(found[key].shape)}; "
+                f"the settings beside it call for {tensor.dtype}, {tuple(tensor.shape)}."
             )
+        if not bool(found[key].isfinite().all()):
+            raise CheckpointError(f"{path}: {key} holds numbers that are not finite. Train again.")

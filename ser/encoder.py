@@ -15,6 +15,8 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,7 @@ SHIPPED = Path(__file__).parent.parent / "checkpoints" / "encoder"
 FRAME_RATE_HZ = 50
 FRAME_SAMPLES = SAMPLE_RATE_HZ // FRAME_RATE_HZ
 CHUNK_S = 30  # a longer recording is encoded piece by piece: attention needs memory with the square of it
+TRAINING_ONLY = "masked_spec_embed"  # not in every checkpoint, without effect on features
 BATCH_S = 60  # seconds of audio in one batch of equally long utterances
 
 Frames = NDArray[np.float32]
@@ -50,7 +53,9 @@ class Encoder:
 
     frame_rate_hz = FRAME_RATE_HZ
 
-    def __init__(self, model: nn.Module, name: str, layer: int | None = None, normalise: bool = False) -> None:
+    def __init__(
+        self, model: nn.Module, name: str, layer: int | None = None, normalise: bool = False
+    ) -> None:
         self.n_layers = int(getattr(model.config, "encoder_layers", 0) or model.config.num_hidden_layers)
         self.layer = self.n_layers if layer is None else layer
         if not 0 <= self.layer <= self.n_layers:
@@ -59,37 +64,38 @@ class Encoder:
         self.normalise = normalise
         self.model = model.eval().requires_grad_(False)
         self.dim = int(model.config.hidden_size)
+        self.overlap = max(0, _receptive_field(model.config, name) - FRAME_SAMPLES)
 
     @classmethod
-    def load(cls, source: str | Path = DISTILHUBERT, layer: int | None = None, device: str = "cpu") -> Encoder:
+    def load(
+        cls, source: str | Path = DISTILHUBERT, layer: int | None = None, device: str = "cpu"
+    ) -> Encoder:
         """Load an encoder from a local folder or the hub.
 
         Args:
-            source: a folder with `config.json` and weights, or a hub id, `owner/name` or `owner/name@revision`.
+            source: a folder with `config.json` and weights, or a hub id: `owner/name`, `owner/name@revision`.
             layer: the hidden layer to return, the last by default.
             device: where to run, for instance "cuda".
 
         Raises:
-            EncoderError: the weights are missing, damaged, incomplete, of an unknown kind, or out of reach; the
-                message names the command that fetches them.
+            EncoderError: the weights are missing, damaged, incomplete, of an unknown kind, or out of reach;
+                the message names the command that fetches them.
         """
-        folder, name, revision = _locate(source)
-        model_type = _model_type(folder)
-        model = _load_model(folder, model_type, name)
-        _fuse_weight_norm(model)
+        place = _locate(source)
+        config = _read_json(place, "config.json")
+        model_type = str(config.get("model_type"))
+        model = _load_model(place, model_type)
+        _own_weights(model)
         kind = WhisperFrames if model_type == "whisper" else cls
-        encoder = kind(model.to(device), f"{name}@{revision}" if revision else name, layer, _do_normalize(folder))
-        encoder.prepare(folder)
-        return encoder
-
-    def prepare(self, folder: Path) -> None:
-        """Read what else the kind needs from its folder."""
+        return kind(model.to(device), place.name, layer, _do_normalize(place))
 
     @cached_property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of weights, layer and normalisation: equal means equal features."""
+        """First 16 hex digits of the SHA-256 of weights, layer and normalisation."""
         digest = hashlib.sha256(f"{self.layer} {self.normalise} {type(self).__name__}".encode())
         for key, tensor in sorted(self.model.state_dict().items()):
+            if key.endswith(TRAINING_ONLY):
+                continue
             digest.update(key.encode())
             digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -105,11 +111,11 @@ class Encoder:
             utterances: each `(samples,)` float32 at 16 kHz, at least 0.1 s.
 
         Returns:
-            For each, `(frames, dim)` float32; about 50 frames a second, the same whatever else is in the list.
+            For each, `(frames, dim)` float32; 50 frames a second, the same whatever else is in the list.
         """
         pieces: list[tuple[int, NDArray[np.float32]]] = []
         for index, samples in enumerate(utterances):
-            pieces += [(index, piece) for piece in _chunks(self._normalised(samples))]
+            pieces += [(index, piece) for piece in _chunks(self._normalised(samples), self.overlap)]
         encoded: list[Frames | None] = [None] * len(pieces)
         for batch in _equal_length_batches([piece for _, piece in pieces]):
             waveforms = torch.from_numpy(np.stack([pieces[i][1] for i in batch]))
@@ -138,10 +144,11 @@ class Encoder:
 class WhisperFrames(Encoder):
     """Whisper's encoder on the utterance's own mel frames, positions cut to length: no padding to 30 s."""
 
-    def prepare(self, folder: Path) -> None:
+    @cached_property
+    def mel(self) -> Any:
         from transformers import WhisperFeatureExtractor
 
-        self.mel = WhisperFeatureExtractor(feature_size=self.model.config.num_mel_bins)
+        return WhisperFeatureExtractor(feature_size=self.model.config.num_mel_bins)
 
     def hidden_states(self, waveforms: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         mel = self.mel(
@@ -161,12 +168,35 @@ class WhisperFrames(Encoder):
         return [states[layer] for layer in layers]
 
 
-def _chunks(samples: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
-    """Pieces of about 30 s at most, each a whole number of frames but the last, none a mere scrap."""
+def _chunks(samples: NDArray[np.float32], overlap: int) -> Iterator[NDArray[np.float32]]:
+    """Pieces of about 30 s at most, whose frames follow each other at the frame rate; none is a mere scrap.
+
+    All but the last reach `overlap` samples into the next: what their last frame still hears.
+    """
     n_pieces = max(1, -(-samples.size // (CHUNK_S * SAMPLE_RATE_HZ)))
     step = -(-samples.size // n_pieces // FRAME_SAMPLES) * FRAME_SAMPLES
     for piece in range(n_pieces):
-        yield samples[piece * step : (piece + 1) * step]
+        yield samples[piece * step : (piece + 1) * step + overlap]
+
+
+def _receptive_field(config: Any, name: str) -> int:
+    """Samples that one frame hears, by the convolutions of the front end; Whisper has none.
+
+    Raises:
+        EncoderError: the encoder does not give 50 frames a second.
+    """
+    if config.model_type == "whisper":
+        return FRAME_SAMPLES
+    field, stride = 1, 1
+    for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
+        field += (kernel - 1) * stride
+        stride *= step
+    if stride != FRAME_SAMPLES:
+        raise EncoderError(
+            f"{name} gives a frame every {stride} samples; one every {FRAME_SAMPLES} is needed "
+            f"({FRAME_RATE_HZ} a second)."
+        )
+    return field
 
 
 def _equal_length_batches(waveforms: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
@@ -178,57 +208,68 @@ def _equal_length_batches(waveforms: Sequence[NDArray[np.float32]]) -> Iterator[
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
-def _locate(source: str | Path) -> tuple[Path, str, str | None]:
-    """The local folder of a source, its name, and the hub commit where it came from the hub."""
+@dataclass(frozen=True)
+class _Place:
+    """Where an encoder's files are, what it is called, and what to do when they are damaged."""
+
+    folder: Path
+    name: str
+    remedy: str
+
+
+def _locate(source: str | Path) -> _Place:
     if Path(source).is_dir():
-        return Path(source), Path(source).resolve().name, None
+        return _Place(Path(source), Path(source).resolve().name, "Copy the folder again.")
     text = str(source)
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
-        raise EncoderError(f"There is no encoder folder {text}. Give a folder with config.json and weights, or a hub id.")
+        raise EncoderError(
+            f"There is no encoder folder {text}. Give a folder with config.json and weights, or a hub id."
+        )
     repository, _, revision = text.partition("@")
-    return _from_hub(repository, revision or None), repository, revision or None
+    command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
+    folder = _from_hub(repository, revision or None, command)
+    return _Place(folder, text.rstrip("@"), f"Fetch it again with: {command} --force-download")
 
 
-def _from_hub(repository: str, revision: str | None) -> Path:
+def _from_hub(repository: str, revision: str | None, command: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.json", "*.safetensors", "pytorch_model.bin"]
     try:
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=patterns))
+        for weights in ("*.safetensors", "pytorch_model.bin"):  # the second is for old repositories
+            folder = Path(
+                snapshot_download(repository, revision=revision, allow_patterns=["*.json", weights])
+            )
+            if any(folder.glob(weights)):
+                break
     except Exception as error:
         # The hub client raises a dozen unrelated classes (its own, httpx's, OSError, ValueError).
-        at = f" --revision {revision}" if revision else ""
         raise EncoderError(
             f"The encoder {repository} is neither on this machine nor within reach ({type(error).__name__}). "
-            f"With a network connection, fetch it once with: hf download {repository}{at}"
+            f"With a network connection, fetch it once with: {command}"
         ) from error
+    return folder
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(place: _Place, file: str) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads((place.folder / file).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise EncoderError(f"{path} is missing or not JSON: the encoder folder is incomplete. Fetch it again.") from error
+        raise EncoderError(
+            f"The encoder {place.name} is incomplete: {file} is missing or not JSON. {place.remedy}"
+        ) from error
     if not isinstance(content, dict):
-        raise EncoderError(f"{path} does not describe an encoder. Fetch the folder again.")
+        raise EncoderError(f"{file} of {place.name} does not describe an encoder. {place.remedy}")
     return content
 
 
-def _model_type(folder: Path) -> str:
-    model_type = str(_read_json(folder / "config.json").get("model_type"))
-    if model_type not in ("hubert", "wav2vec2", "wavlm", "whisper"):
-        raise EncoderError(
-            f"{folder} holds a model of the kind {model_type!r}; the kinds hubert, wav2vec2, wavlm and whisper work."
-        )
-    return model_type
+def _do_normalize(place: _Place) -> bool:
+    file = "preprocessor_config.json"
+    return (
+        bool(_read_json(place, file).get("do_normalize", False)) if (place.folder / file).exists() else False
+    )
 
 
-def _do_normalize(folder: Path) -> bool:
-    path = folder / "preprocessor_config.json"
-    return bool(_read_json(path).get("do_normalize", False)) if path.exists() else False
-
-
-def _load_model(folder: Path, model_type: str, name: str) -> Any:
+def _load_model(place: _Place, model_type: str) -> Any:
     """Load strictly: every weight that the configuration calls for must be there, in its shape."""
     import_torchaudio()
     import transformers
@@ -240,27 +281,51 @@ def _load_model(folder: Path, model_type: str, name: str) -> Any:
         "wavlm": transformers.WavLMModel,
         "whisper": WhisperEncoder,
     }
-    transformers.utils.logging.disable_progress_bar()
-    try:
-        model, report = classes[model_type].from_pretrained(
-            folder, local_files_only=True, output_loading_info=True, dtype=torch.float32
+    if model_type not in classes:
+        raise EncoderError(
+            f"{place.name} is a model of the kind {model_type!r}; the kinds {', '.join(classes)} work."
         )
+    # A whole Whisper keeps its encoder under a prefix.
+    names = {r"^(model\.)?encoder\.": ""} if model_type == "whisper" else None
+    try:
+        with _quiet_transformers():
+            model, report = classes[model_type].from_pretrained(
+                place.folder, local_files_only=True, output_loading_info=True, dtype=torch.float32,
+                key_mapping=names,
+            )  # fmt: skip
     except Exception as error:
         # transformers and safetensors raise whatever the damage leads to; all of it means the same to a user.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise EncoderError(f"The encoder {name} in {folder} cannot be loaded ({reason}). Fetch it again.") from error
-    missing = [key for key in report["missing_keys"] if not key.endswith("masked_spec_embed")]
+        raise EncoderError(f"The encoder {place.name} cannot be loaded ({reason}). {place.remedy}") from error
+    missing = [key for key in report["missing_keys"] if not key.endswith(TRAINING_ONLY)]
     mismatched = [entry[0] for entry in report.get("mismatched_keys", [])]
     if missing or mismatched:
         raise EncoderError(
-            f"The weights in {folder} do not fit its config.json: {len(missing)} missing, {len(mismatched)} of another "
-            f"shape, the first {(missing + mismatched)[0]}. Fetch the folder again."
+            f"The weights of {place.name} do not fit its config.json: {len(missing)} missing, "
+            f"{len(mismatched)} of another shape, the first {(missing + mismatched)[0]}. {place.remedy}"
         )
     return model
 
 
-def _fuse_weight_norm(model: nn.Module) -> None:
-    """Compute weight-normed kernels once; the encoder is frozen."""
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar, and no table of keys: what is wrong goes into one message."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _own_weights(model: nn.Module) -> None:
+    """Compute weight-normed kernels once, as the encoder is frozen, and let go of the file: it stays mapped
+    into memory otherwise, and its being overwritten would end the process."""
     for module in model.modules():
         if nn.utils.parametrize.is_parametrized(module, "weight"):
             nn.utils.parametrize.remove_parametrizations(module, "weight")
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()

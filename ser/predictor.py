@@ -20,7 +20,7 @@ from ser.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, Samples, load_audio, prepa
 from ser.checkpoint import SHIPPED, SHIPPED_ENCODER, Checkpoint, check_encoder, load_checkpoint
 from ser.encoder import FRAME_RATE_HZ, Encoder, Frames
 from ser.encoder import SHIPPED as SHIPPED_ENCODER_FOLDER
-from ser.errors import SettingsError
+from ser.errors import AudioError, SettingsError
 
 if TYPE_CHECKING:
     from ser.classifier import BiGRUClassifier
@@ -34,8 +34,8 @@ class Timeline:
     """How the emotion moves through a recording.
 
     Attributes:
-        start_s, end_s: `(windows,)` seconds. The whole recording is normalised and encoded once, so a window knows
-            a little of what surrounds it.
+        start_s, end_s: `(windows,)` seconds. The whole recording is normalised and encoded once, so a window
+            knows a little of what surrounds it.
         probabilities: `(windows, labels)`, each row sums to 1.
     """
 
@@ -82,7 +82,9 @@ class Prediction:
                 {
                     "start_s": round(float(start), 3),
                     "end_s": round(float(end), 3),
-                    "probabilities": dict(zip(self.probabilities, (round(float(p), 6) for p in row), strict=True)),
+                    "probabilities": dict(
+                        zip(self.probabilities, (round(float(p), 6) for p in row), strict=True)
+                    ),
                 }
                 for start, end, row in rows
             ]
@@ -110,7 +112,7 @@ class Predictor:
             recording: a path, or `(rate in Hz, samples)` with samples `(samples,)` or `(samples, channels)`.
             timeline: also classify sliding windows.
             window_s, hop_s: their length and distance in seconds.
-            max_duration_s: a longer file is refused.
+            max_duration_s: a longer recording is refused.
 
         Raises:
             AudioError: the recording cannot be used; the message says why.
@@ -172,7 +174,7 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
 
     Args:
         checkpoint: a folder that `ser train` or `ser crossval` wrote.
-        encoder: where its encoder is, if not where the checkpoint says: a folder, a hub id, or a loaded `Encoder`.
+        encoder: its encoder, if not where the checkpoint says: a folder, a hub id or a loaded `Encoder`.
 
     Raises:
         CheckpointError, EncoderError: what is missing or does not fit, and what to do.
@@ -192,6 +194,8 @@ def _samples(
     recording: str | Path | tuple[int, NDArray[np.generic]], max_duration_s: float
 ) -> tuple[str, Samples]:
     if isinstance(recording, tuple):
-        rate_hz, samples = recording
-        return "recording", prepare(np.asarray(samples), rate_hz)
+        rate_hz, samples = recording[0], np.asarray(recording[1])
+        if samples.ndim and len(samples) > max_duration_s * rate_hz:
+            raise AudioError(f"The recording lasts more than {max_duration_s:.0f} s. Cut it.", "too_long")
+        return "recording", prepare(samples, rate_hz)
     return str(recording), load_audio(recording, max_duration_s)
