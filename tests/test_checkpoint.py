@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit for bit, and anything that does not belong together is refused with a sentence."""
+"""A checkpoint comes back bit for bit; what does not belong together is refused with a sentence."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ def test_a_saved_model_comes_back_bit_for_bit(tiny_checkpoint, tmp_path, pooling
     for parameter in model.parameters():
         parameter.data.normal_()
     checkpoint = type(described)(
-        labels=("b", "a", "خشم", "d", "e", "f"), encoder=described.encoder, classifier=settings, max_frames=123,
+        labels=("b", "a", "خشم", "d", "e", "f"),
+        encoder=described.encoder, classifier=settings, max_frames=123,
         calibration=Calibration(0.1 + 0.2, 1 / 3, None, 0.7), training={"epochs": 7, "sgd": {"lr": 0.003}},
         scores={"wa": {"value": 2 / 3}}, data={"x": ["y"]}, seed=7, versions={"torch": "2"},
     )  # fmt: skip
