@@ -1,35 +1,32 @@
 """Labelled recordings: who speaks, which emotion, where the file is.
 
-In: a folder of ShEMO, EMO-DB, URDU, RAVDESS or nEMO as it comes, or a CSV with `path, speaker, emotion`. Out: a
-`Corpus`. A reader is one row of `READERS`: a name, a pattern for the path below the folder, and what the pattern's
-groups mean; adding a corpus takes ten lines. Nothing is decoded here: `ser.corpus_report` looks into the files.
+In: a folder of ShEMO, EMO-DB, URDU, RAVDESS or nEMO as it comes, or a CSV with `path, speaker, emotion`.
+Out: a `Corpus`. File names are read by the table in `ser.corpus_readers`, where adding a corpus takes ten
+lines. Nothing is decoded here: `ser.corpus_report` looks into the files.
+
+    corpus = read_corpora(["/data/ShEMO", "/data/emodb"])
+    corpus, left_out = keep_emotions(corpus, EMOTIONS)
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from ser.corpus_readers import READERS, Reader
+from ser.corpus_tables import TABLES, Row, read_labels, read_table
 from ser.errors import CorpusError
 from ser.labels import EMOTIONS
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm")
-TABLES = ("metadata.csv", "manifest.csv", "labels.csv")
-GENDERS = {"f": "female", "female": "female", "m": "male", "male": "male"}
-# Other names for the six, as they occur in tables.
-SYNONYMS = {
-    "angry": "anger",
-    "fearful": "fear",
-    "happy": "happiness",
-    "sad": "sadness",
-    "surprised": "surprise",
-    "neutrality": "neutral",
-}
+LABEL_FILES = {"original": "shemo.json", "corrected": "modified_shemo.json"}  # beside ShEMO's recordings
+TABLE_READER = "csv"
+Labels = Literal["original", "corrected"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,14 @@ class Utterance:
 
 
 @dataclass(frozen=True)
+class Skipped:
+    """A recording that is in the folder and not in the corpus, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
 class Corpus:
     """Utterances of one or several corpora.
 
@@ -51,11 +56,13 @@ class Corpus:
         name: of the reader or the folder; joined corpora are named with a plus.
         root: the folder that paths are told relative to.
         utterances: sorted by path.
+        skipped: recordings of the folder that are not among them.
     """
 
     name: str
     root: Path
     utterances: tuple[Utterance, ...]
+    skipped: tuple[Skipped, ...] = ()
 
     @property
     def emotions(self) -> tuple[str, ...]:
@@ -68,102 +75,48 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hex digits of a SHA-256 over names, speakers and labels; the audio has its own, file by file."""
+        """First 16 hex digits of a SHA-256 over names, speakers and labels; the audio has its own, file by
+        file.
+        """
         digest = hashlib.sha256()
         for one in sorted(self.utterances, key=lambda utterance: str(utterance.path)):
-            inside = one.path.is_relative_to(self.root)
-            path = one.path.relative_to(self.root).as_posix() if inside else one.path.name
-            digest.update(f"{path}\0{one.speaker}\0{one.emotion}\n".encode())
+            digest.update(f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n".encode())
         return digest.hexdigest()[:16]
 
-
-@dataclass(frozen=True)
-class Reader:
-    """How one corpus names its files.
-
-    Attributes:
-        name: of the corpus.
-        pattern: matched against the whole path below the folder, without its suffix.
-        fields: the match to `(speaker, emotion, gender)`.
-    """
-
-    name: str
-    pattern: re.Pattern[str]
-    fields: Callable[[re.Match[str]], tuple[str, str, str | None]]
-
-
-SHEMO_LETTERS = {
-    "A": "anger",
-    "F": "fear",
-    "H": "happiness",
-    "N": "neutral",
-    "S": "sadness",
-    "W": "surprise",
-}
-EMODB_LETTERS = {
-    "W": "anger",
-    "L": "boredom",
-    "E": "disgust",
-    "A": "fear",
-    "F": "happiness",
-    "T": "sadness",
-    "N": "neutral",
-}
-EMODB_MEN = ("03", "10", "11", "12", "15")
-RAVDESS_NUMBERS = {
-    "01": "neutral",
-    "02": "calm",
-    "03": "happiness",
-    "04": "sadness",
-    "05": "anger",
-    "06": "fear",
-    "07": "disgust",
-    "08": "surprise",
-}
-READERS: tuple[Reader, ...] = (
-    Reader(
-        "ShEMO",
-        re.compile(r"(?:.*/)?([FM])(\d\d)([AFHNSW])(\d+)"),  # F03S02: female speaker 03, sadness, utterance 02
-        lambda m: (m[1] + m[2], SHEMO_LETTERS[m[3]], GENDERS[m[1].lower()]),
-    ),
-    Reader(
-        "EMO-DB",
-        re.compile(r"(?:.*/)?(\d\d)[a-z]\d\d([WLEAFTN])[a-z]?"),
-        lambda m: (m[1], EMODB_LETTERS[m[2]], "male" if m[1] in EMODB_MEN else "female"),
-    ),
-    Reader(
-        "URDU",
-        re.compile(r"(?:.*/)?(Angry|Happy|Neutral|Sad)/S([MF])(\d+)_F\d+_[A-Z]\d+"),
-        lambda m: (f"S{m[2]}{m[3]}", SYNONYMS.get(m[1].lower(), m[1].lower()), GENDERS[m[2].lower()]),
-    ),
-    Reader(
-        "RAVDESS",
-        re.compile(r"(?:.*/)?03-01-(\d\d)-\d\d-\d\d-\d\d-(\d\d)"),
-        lambda m: (m[2], RAVDESS_NUMBERS[m[1]], "male" if int(m[2]) % 2 else "female"),
-    ),
-)
+    def file_of(self, path: Path, outside: bool = True) -> str:
+        """A path as it is told: below the root, else in full (or the bare name, not `outside`)."""
+        if path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return str(path) if outside else path.name
 
 
 def in_order(emotions: Iterable[str]) -> tuple[str, ...]:
     """The different emotions: the six in the project's order, then others by name."""
     present = set(emotions)
-    return tuple(emotion for emotion in EMOTIONS if emotion in present) + tuple(sorted(present - set(EMOTIONS)))
+    return tuple(emotion for emotion in EMOTIONS if emotion in present) + tuple(
+        sorted(present - set(EMOTIONS))
+    )
 
 
 def read_corpus(
     source: str | Path,
     reader: str | None = None,
-    labels: Literal["original", "corrected"] = "original",
+    labels: Labels = "original",
     metadata: str | Path | None = None,
     label_map: Mapping[str, str] | None = None,
 ) -> Corpus:
     """Read a corpus.
 
     Args:
-        source: a folder, or a CSV with the columns `path, speaker, emotion` and, if known, `gender`.
-        reader: name of a reader; by default the one whose pattern fits most files, after a table in the folder.
-        labels: "corrected" takes ShEMO's labels after Yazdani and Shekofteh 2022 from `metadata`.
-        metadata: a CSV with the columns `file` and `emotion_modified`.
+        source: a folder, or a CSV with the columns `path, speaker, emotion` and, if known, `gender`; paths
+            are relative to the CSV, or bare names of files anywhere below its folder.
+        reader: name of a reader, or "csv"; by default a table in the folder (metadata.csv, manifest.csv,
+            labels.csv), else the reader whose pattern fits most files.
+        labels: "original" or, for ShEMO, "corrected": those of Yazdani and Shekofteh 2022.
+        metadata: where the labels are: a CSV with the columns `file` and `emotion` or `emotion_modified`, or
+            a JSON of ShEMO. By default shemo.json or modified_shemo.json in the folder, or an
+            `emotion_modified` column of the corpus' own CSV. Without any, the original labels are those of
+            the file names.
         label_map: other names for labels, applied last.
 
     Raises:
@@ -171,41 +124,54 @@ def read_corpus(
     """
     source = Path(source)
     if source.is_file():
-        corpus = _read_table(source)
+        corpus = _read_rows(source, labels, own_labels=metadata is None)
     elif source.is_dir():
-        table = next((source / name for name in TABLES if (source / name).is_file()), None)
-        corpus = _read_table(table) if table is not None and reader is None else _read_names(source, reader)
+        corpus = _read_folder(source, reader, labels, own_labels=metadata is None)
     else:
-        raise CorpusError(f"There is no corpus {source}. Give a folder of recordings, or a CSV that lists them.")
-    if labels == "corrected":
-        corpus = _corrected(corpus, metadata)
+        raise CorpusError(
+            f"There is no corpus {source}. Give a folder of recordings, or a CSV that lists them."
+        )
+    if metadata is not None:
+        corpus = _relabelled(corpus, Path(metadata), labels)
     mapped = dict(label_map or {})
-    utterances = sorted(
-        (replace(one, emotion=mapped.get(one.emotion, one.emotion)) for one in corpus.utterances),
-        key=lambda one: str(one.path),
-    )
-    return replace(corpus, utterances=tuple(utterances))
+    utterances = (replace(one, emotion=mapped.get(one.emotion, one.emotion)) for one in corpus.utterances)
+    return replace(corpus, utterances=tuple(sorted(utterances, key=lambda one: str(one.path))))
 
 
 def read_corpora(
     sources: Sequence[str | Path],
-    labels: Literal["original", "corrected"] = "original",
+    labels: Labels = "original",
     metadata: str | Path | None = None,
     label_map: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """Several corpora as one; speakers are named `corpus:speaker`, so that nobody is taken for another."""
+    """Several corpora as one; speakers are named `corpus:speaker`, so that nobody is taken for another.
+
+    `labels` and `metadata` concern ShEMO alone; the others keep their labels.
+
+    Raises:
+        CorpusError: one cannot be read, or a recording would be in it twice.
+    """
+    if not sources:
+        raise CorpusError("No corpus was given. Give folders of recordings, or CSVs that list them.")
     if len(sources) == 1:
         return read_corpus(sources[0], None, labels, metadata, label_map)
-    utterances: list[Utterance] = []
-    names: list[str] = []
-    for source in sources:
-        kind = labels if metadata is not None else "original"
-        corpus = read_corpus(source, None, kind, metadata if kind == "corrected" else None, label_map)
-        name = corpus.name if corpus.name not in names else f"{corpus.name}{names.count(corpus.name) + 1}"
-        names.append(name)
-        utterances += [replace(one, speaker=f"{name}:{one.speaker}", corpus=name) for one in corpus.utterances]
-    common = Path(*_common_parts([Path(source).resolve() for source in sources]))
-    return Corpus("+".join(names), common, tuple(utterances))
+    corpora = [
+        _read_one_of_several(Path(source).resolve(), labels, metadata, label_map) for source in sources
+    ]
+    names = _different([corpus.name for corpus in corpora])
+    utterances = [
+        replace(one, speaker=f"{name}:{one.speaker}", corpus=name)
+        for name, corpus in zip(names, corpora, strict=True)
+        for one in corpus.utterances
+    ]
+    [(path, times)] = Counter(one.path for one in utterances).most_common(1)
+    if times > 1:
+        raise CorpusError(
+            f"{path} would be in the joined corpus {times} times. Give folders that do not overlap."
+        )
+    common = Path(os.path.commonpath([corpus.root for corpus in corpora]))
+    skipped = tuple(one for corpus in corpora for one in corpus.skipped)
+    return Corpus("+".join(names), common, tuple(utterances), skipped)
 
 
 def keep_emotions(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, dict[str, int]]:
@@ -215,95 +181,171 @@ def keep_emotions(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, dict
         CorpusError: none is left.
     """
     kept = tuple(one for one in corpus.utterances if one.emotion in emotions)
-    dropped: dict[str, int] = {}
-    for one in corpus.utterances:
-        if one.emotion not in emotions:
-            dropped[one.emotion] = dropped.get(one.emotion, 0) + 1
+    dropped = Counter(one.emotion for one in corpus.utterances if one.emotion not in emotions)
     if not kept:
-        raise CorpusError(f"{corpus.name} has none of {', '.join(emotions)}; it has {', '.join(corpus.emotions)}.")
-    return replace(corpus, utterances=kept), dropped
+        raise CorpusError(
+            f"{corpus.name} has none of {', '.join(emotions)}; it has {', '.join(corpus.emotions)}."
+        )
+    return replace(corpus, utterances=kept), dict(dropped)
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Sound files below a folder, sorted; hidden files and macOS' copies of resource forks are none."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(
+        path
+        for path in found
+        if not any(p.startswith((".", "__MACOSX")) for p in path.relative_to(folder).parts)
+    )
+
+
+def _read_one_of_several(
+    source: Path, labels: Labels, metadata: str | Path | None, label_map: Mapping[str, str] | None
+) -> Corpus:
+    corpus = read_corpus(source, label_map=label_map)
+    if corpus.name != READERS[0].name or (labels == "original" and metadata is None):
+        return corpus
+    return read_corpus(source, None, labels, metadata, label_map)
+
+
+def _read_folder(folder: Path, reader: str | None, labels: Labels, own_labels: bool) -> Corpus:
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    if reader == TABLE_READER and table is None:
+        raise CorpusError(f"{folder} has none of {', '.join(TABLES)}.")
+    if table is not None and reader in (None, TABLE_READER):
+        return _read_rows(table, labels, own_labels)
+    corpus = _read_names(folder, reader)
+    label_file = folder / LABEL_FILES[labels]
+    if own_labels and corpus.name == READERS[0].name and label_file.is_file():
+        return _relabelled(corpus, label_file, labels)
+    if own_labels and labels == "corrected":
+        raise _no_corrected_labels(folder)
+    return corpus
 
 
 def _read_names(folder: Path, name: str | None) -> Corpus:
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    files = recordings(folder)
     if not files:
-        raise CorpusError(f"There are no recordings below {folder} ({' '.join(AUDIO_SUFFIXES)}).")
-    known = [reader for reader in READERS if name is None or reader.name.lower() == name.lower()]
+        raise CorpusError(
+            f"There are no recordings below {folder} (looked for {' '.join(AUDIO_SUFFIXES)}), and none of "
+            f"the tables {', '.join(TABLES)}."
+        )
+    known = [reader for reader in READERS if name is None or reader.name.casefold() == name.casefold()]
     if not known:
-        raise CorpusError(f"There is no reader {name!r}; there are {', '.join(one.name for one in READERS)}.")
+        raise CorpusError(
+            f"There is no reader {name!r}; there are {', '.join(one.name for one in READERS)} and csv."
+        )
     found = [(reader, _matched(reader, folder, files)) for reader in known]
     reader, utterances = max(found, key=lambda pair: len(pair[1]))
-    if not utterances:
+    if name is None and 2 * len(utterances) < len(files):
+        looked_for = ", ".join(f"{one.name} ({one.example}: {len(those)})" for one, those in found)
         raise CorpusError(
-            f"The {len(files)} recordings below {folder}, {files[0].name} the first, are not named as in "
-            f"{', '.join(one.name for one in known)}, and there is none of {', '.join(TABLES)}. "
-            "Put a CSV with the columns path, speaker, emotion beside them."
+            f"The {len(files)} recordings below {folder}, {files[0].relative_to(folder)} the first, are not "
+            f"those of one known corpus. Looked for names as in {looked_for}, and for the tables "
+            f"{', '.join(TABLES)}. Give the folder of each corpus, or put a metadata.csv with the columns "
+            "path, speaker, emotion there."
         )
-    return Corpus(reader.name, folder, tuple(utterances))
+    if not utterances:
+        raise CorpusError(f"None of the {len(files)} recordings below {folder} is named as in {reader.name}.")
+    read = {one.path for one in utterances}
+    reason = f"its name is not like {reader.name}'s ({reader.example})"
+    skipped = tuple(Skipped(path, reason) for path in files if path not in read)
+    return Corpus(reader.name, folder, tuple(utterances), skipped)
 
 
 def _matched(reader: Reader, folder: Path, files: Sequence[Path]) -> list[Utterance]:
+    above = Path(folder.resolve().name)  # so that `urdu/Angry` alone can be read
     utterances = []
     for path in files:
-        match = reader.pattern.fullmatch((Path(folder.resolve().name) / path.relative_to(folder)).with_suffix("").as_posix())
+        match = reader.pattern.fullmatch((above / path.relative_to(folder)).with_suffix("").as_posix())
         if match:
             speaker, emotion, gender = reader.fields(match)
             utterances.append(Utterance(path, speaker, emotion, gender, reader.name))
     return utterances
 
 
-def _read_table(table: Path) -> Corpus:
-    rows = _rows(table, ("path", "speaker", "emotion"))
-    utterances = []
-    for number, row in enumerate(rows, start=2):
-        values = {key: (row[key] or "").strip() for key in ("path", "speaker", "emotion")}
-        empty = [key for key, value in values.items() if not value]
-        if empty:
-            raise CorpusError(f"{table}, line {number}: {', '.join(empty)} is empty. Fill it in or delete the line.")
-        label = values["emotion"].lower()
-        gender = GENDERS.get((row.get("gender") or "").strip().lower())
-        utterances.append(
-            Utterance(
-                table.parent / values["path"], values["speaker"], SYNONYMS.get(label, label), gender, table.parent.name
-            )
+def _read_rows(table: Path, labels: Labels, own_labels: bool) -> Corpus:
+    rows = read_table(table)
+    if own_labels and labels == "corrected" and rows[0].corrected is None:
+        raise _no_corrected_labels(table)
+    root, name = table.parent, table.parent.resolve().name
+    paths = find_files(rows, root)
+    if not any(path.is_file() for path in paths):
+        raise CorpusError(
+            f"None of the {len(paths)} recordings that {table} lists is there, {rows[0].path} for one. "
+            f"Paths are taken relative to {root}, or as names of files below it."
         )
-    return Corpus(table.parent.resolve().name, table.parent, tuple(utterances))
+    utterances = []
+    for row, path in zip(rows, paths, strict=True):
+        corrected = labels == "corrected" and row.corrected
+        utterances.append(Utterance(path, row.speaker, corrected or row.emotion, row.gender, name))
+    listed = {path.absolute() for path in paths}
+    skipped = tuple(
+        Skipped(path, f"it is not listed in {table.name}")
+        for path in recordings(root)
+        if path.absolute() not in listed
+    )
+    return Corpus(name, root, tuple(utterances), skipped)
 
 
-def _rows(table: Path, columns: Sequence[str]) -> list[dict[str, str]]:
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in columns if column not in (reader.fieldnames or [])]
-            if missing:
-                raise CorpusError(
-                    f"{table} lacks the column {', '.join(missing)}; it has {', '.join(reader.fieldnames or ['none'])}."
-                )
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise CorpusError(f"{table} cannot be read as a CSV in UTF-8 ({error}).") from error
-    if not rows:
-        raise CorpusError(f"{table} has no line below its header.")
-    return rows
+def find_files(rows: Sequence[Row], root: Path) -> list[Path]:
+    """Where the files of a table are: relative to the root, or anywhere below it under that name.
+
+    A file that is not there keeps the path relative to the root.
+
+    Raises:
+        CorpusError: two files below the root go by the name of one row.
+    """
+    direct = [root / row.path.replace("\\", "/") for row in rows]
+    if all(path.is_file() for path in direct):
+        return direct
+    by_name: dict[str, list[Path]] = {}
+    for path in recordings(root):
+        for name in (path.name, path.stem):
+            by_name.setdefault(name, []).append(path)
+    for index, path in enumerate(direct):
+        candidates = by_name.get(path.name, []) if not path.is_file() else []
+        if len(candidates) > 1:
+            raise CorpusError(
+                f"{path.name} of the table may be {candidates[0]} or {candidates[1]}. Write its path "
+                f"relative to {root}."
+            )
+        direct[index] = candidates[0] if candidates else path
+    return direct
 
 
-def _corrected(corpus: Corpus, metadata: str | Path | None) -> Corpus:
-    if metadata is None:
-        raise CorpusError("Corrected labels come from a CSV with the columns file and emotion_modified: --metadata CSV.")
-    rows = _rows(Path(metadata), ("file", "emotion_modified"))
-    by_file = {Path(row["file"]).stem: row["emotion_modified"].strip().lower() for row in rows}
-    missing = [one.path.name for one in corpus.utterances if one.path.stem not in by_file]
-    if missing:
-        raise CorpusError(f"{metadata} has no label for {len(missing)} files, {missing[0]} the first.")
+def _relabelled(corpus: Corpus, table: Path, labels: Labels) -> Corpus:
+    """The corpus with the labels of a table; for original labels, files that it lacks keep the one they
+    have.
+    """
+    by_name = read_labels(table, labels == "corrected")
+    missing = [one.path.name for one in corpus.utterances if one.path.stem not in by_name]
+    if len(missing) == len(corpus.utterances) or (missing and labels == "corrected"):
+        raise CorpusError(
+            f"{table} has no label for {len(missing)} files of {corpus.name}, {missing[0]} the first."
+        )
     return replace(
-        corpus, utterances=tuple(replace(one, emotion=by_file[one.path.stem]) for one in corpus.utterances)
+        corpus,
+        utterances=tuple(
+            replace(one, emotion=by_name.get(one.path.stem, one.emotion)) for one in corpus.utterances
+        ),
     )
 
 
-def _common_parts(paths: Sequence[Path]) -> tuple[str, ...]:
-    common: list[str] = []
-    for parts in zip(*(path.parts for path in paths), strict=False):
-        if len(set(parts)) > 1:
-            break
-        common.append(parts[0])
-    return tuple(common)
+def _no_corrected_labels(source: Path) -> CorpusError:
+    return CorpusError(
+        f"{source} comes without corrected labels. Give a CSV with the columns file and emotion_modified, or "
+        f"{LABEL_FILES['corrected']}, with --metadata."
+    )
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """The names, later ones numbered where they occur again."""
+    result: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in result:
+            number += 1
+            candidate = f"{name}{number}"
+        result.append(candidate)
+    return result

@@ -1,12 +1,13 @@
 """Which speakers go to which part: a greedy start and a local search over moves and swaps of whole speakers.
 
-In: counts, `(speakers, emotions)` utterances of each speaker by emotion, and the shares wanted. Out: test fold of
-each speaker and validation speakers of each fold. Knows nothing of files; `ser.folds` is the public side.
+In: counts, `(speakers, emotions)` utterances of each speaker by emotion, and the shares wanted. Out: test
+fold of each speaker and validation speakers of each fold. Knows nothing of files; `ser.folds` is the public
+side.
 
-The start is the rule of scikit-learn's `StratifiedGroupKFold`: speakers with the most uneven counts first, each to
-the fold that keeps the class shares closest together. The search then takes the best of all moves and swaps until
-none helps, from a few starts. Small corpora where that finds no split with every emotion in every part get an
-integer program, which finds one or proves that there is none.
+The start is the rule of scikit-learn's `StratifiedGroupKFold`: speakers with the most uneven counts first,
+each to the fold that keeps the class shares closest together. The search then takes the best of all moves
+and swaps until none helps, from a few starts. Small corpora where that finds no split with every emotion in
+every part get an integer program, which finds one or proves that there is none.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Assignment = NDArray[np.int64]
 MISSING_COST = 1e9  # of an emotion that a part lacks: outweighs every deviation
 UNLEARNT_COST = 1e12  # of an emotion that training lacks: validation may lack it sooner
 THIN_COST = 1e6  # of an emotion that only one speaker outside the test part has
-SHARE_LIMIT_PP = {"test": 1.0, "validation": 1.5}  # deviations count by their ratio to these, in percentage points
+# Deviations count by their ratio to these, in percentage points.
+SHARE_LIMIT_PP = {"test": 1.0, "validation": 1.5}
 SIZE_LIMIT_PP = 1.0
 POWER = 4  # the largest deviation dominates the sum
 MAX_STEPS = 500
@@ -56,12 +58,19 @@ def part_cost(part: Counts, total: Counts, share: float, limit_pp: float) -> NDA
 
 def split_test(counts: Counts, n_folds: int, rng: np.random.Generator) -> Assignment:
     """The test fold of each speaker, `(speakers,)`."""
-    found = [_improve_test(counts, _greedy(counts, n_folds, rng, first=not i), n_folds, rng) for i in range(N_STARTS)]
+    found = [
+        _improve_test(counts, _greedy(counts, n_folds, rng, first=not i), n_folds, rng)
+        for i in range(N_STARTS)
+    ]
     return min(found, key=lambda pair: pair[0])[1]
 
 
 def split_validation(
-    counts: Counts, test: NDArray[np.bool_], share: float, rng: np.random.Generator, start: NDArray[np.bool_] | None
+    counts: Counts,
+    test: NDArray[np.bool_],
+    share: float,
+    rng: np.random.Generator,
+    start: NDArray[np.bool_] | None,
 ) -> tuple[float, NDArray[np.bool_]]:
     """Validation speakers among those that are not `test`: `(cost, (speakers,) mask)`."""
     outside = np.flatnonzero(~test)
@@ -103,7 +112,7 @@ def _plan_for(
 
 
 def _greedy(counts: Counts, n_folds: int, rng: np.random.Generator, first: bool) -> Assignment:
-    """The start: uneven speakers first, each to the fold that keeps the emotions' spread over folds smallest."""
+    """The start: uneven speakers first, each to the fold that keeps the spread over folds smallest."""
     noise = np.ones(len(counts)) if first else rng.uniform(0.5, 2.0, len(counts))
     scaled = counts / counts.sum(axis=0)
     folds = np.zeros((n_folds, counts.shape[1]))
@@ -147,7 +156,9 @@ def _improve_test(
     return float(cost_of(folds).sum()), test
 
 
-def _changes(test: Assignment, n_folds: int, rng: np.random.Generator) -> tuple[Assignment, Assignment, Assignment]:
+def _changes(
+    test: Assignment, n_folds: int, rng: np.random.Generator
+) -> tuple[Assignment, Assignment, Assignment]:
     """All moves and swaps as `(speaker, the one it changes places with or -1, fold it goes to)`."""
     n = len(test)
     one, target = (axis.ravel() for axis in np.meshgrid(np.arange(n), np.arange(n_folds), indexing="ij"))
@@ -189,7 +200,9 @@ def _improve_validation(
     for _ in range(MAX_STEPS):
         inside, outside = np.flatnonzero(chosen), np.flatnonzero(~chosen)
         part = counts[chosen].sum(axis=0)
-        given, taken = (axis.ravel() for axis in np.meshgrid(np.r_[-1, inside], np.r_[-1, outside], indexing="ij"))
+        given, taken = (
+            axis.ravel() for axis in np.meshgrid(np.r_[-1, inside], np.r_[-1, outside], indexing="ij")
+        )
         if len(given) > MAX_PAIRS:
             sample = rng.integers(0, len(given), MAX_PAIRS)
             given, taken = given[sample], taken[sample]
@@ -208,7 +221,8 @@ def _improve_validation(
 def solve(counts: Counts, n_folds: int, share: float, time_limit_s: float = SOLVER_TIME_S) -> Plan | None:
     """A split with every emotion in every part, sizes as close as can be; None where there is none.
 
-    Integer program: x[f, s] tests speaker s in fold f, v[f, s] validates, d[p, f] bounds a part's size deviation.
+    Integer program: x[f, s] tests speaker s in fold f, v[f, s] validates, d[p, f] bounds how far a part's
+    size is off.
 
     Raises:
         TimeoutError: the solver did not come to an end.

@@ -1,7 +1,8 @@
 """Folds that never share a speaker between training, validation and test (section 3.2 of the paper).
 
-In: the speaker and the emotion of every utterance. Out: `Fold`s, indices into those sequences. `make_folds` is what
-the project measures with; `leave_one_speaker_out` is for few speakers; `random_folds` ignores speakers on purpose.
+In: the speaker and the emotion of every utterance. Out: `Fold`s, indices into those sequences. `make_folds`
+is what the project measures with; `leave_one_speaker_out` is for few speakers; `random_folds` ignores
+speakers on purpose.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class PartRow:
         n_utterances, n_speakers: its size.
         share: of all utterances, a fraction.
         counts, class_shares: emotion -> utterances, and fraction of the part.
-        worst_emotion, worst_pp: the class share farthest from the whole corpus', and by how many percentage points.
+        worst_emotion, worst_pp: the class share farthest from the whole corpus', in percentage points.
     """
 
     fold: int
@@ -54,7 +55,11 @@ class PartRow:
 
 
 def make_folds(
-    speakers: Sequence[str], emotions: Sequence[str], n_folds: int = 5, validation_share: float = 0.10, seed: int = 40
+    speakers: Sequence[str],
+    emotions: Sequence[str],
+    n_folds: int = 5,
+    validation_share: float = 0.10,
+    seed: int = 40,
 ) -> tuple[Fold, ...]:
     """Split into folds without a shared speaker, class shares alike, every emotion in every part.
 
@@ -75,16 +80,17 @@ def make_folds(
         plan = make_plan(counts, n_folds, validation_share, np.random.default_rng(seed))
     except TimeoutError as error:
         raise FoldError(
-            f"No split of {len(names)} speakers into {n_folds} folds with every emotion in every part was found in "
-            f"time. {_advice(labels, counts, n_folds, validation_share)}"
+            f"No split of {len(names)} speakers into {n_folds} folds with every emotion in every part was "
+            f"found in time. {_advice(labels, counts, n_folds, validation_share)}"
         ) from error
     if plan is None:
         raise FoldError(
-            f"{len(names)} speakers cannot be split into {n_folds} folds so that training, validation and test each "
-            f"hold every emotion. {_advice(labels, counts, n_folds, validation_share)}"
+            f"{len(names)} speakers cannot be split into {n_folds} folds so that training, validation and "
+            f"test each hold every emotion. {_advice(labels, counts, n_folds, validation_share)}"
         )
     folds = tuple(
-        _fold(speakers, set(names[plan.validation[fold]]), set(names[plan.test == fold])) for fold in range(n_folds)
+        _fold(speakers, set(names[plan.validation[fold]]), set(names[plan.test == fold]))
+        for fold in range(n_folds)
     )
     check_folds(folds, speakers, emotions)
     return folds
@@ -95,8 +101,8 @@ def leave_one_speaker_out(
 ) -> tuple[Fold, ...]:
     """A fold for each speaker, in the order of their names; validation speakers are taken from the others.
 
-    Training always holds every emotion; validation does where the speakers allow it; the test part holds what its
-    speaker said.
+    Training always holds every emotion; validation does where the speakers allow it; the test part holds
+    what its speaker said.
 
     Raises:
         FoldError: fewer than 3 speakers, or an emotion that only one speaker has.
@@ -112,8 +118,9 @@ def leave_one_speaker_out(
         _, chosen = split_validation(counts, tested, validation_share, rng, None)
         if not chosen.any():
             raise FoldError(
-                f"With speaker {name} in the test part, no other speaker can be spared for validation without "
-                "training losing an emotion. Drop or merge the emotions that only two speakers have, or add speakers."
+                f"With speaker {name} in the test part, no other speaker can be spared for validation "
+                "without training losing an emotion. Drop or merge the emotions that only two speakers have, "
+                "or add speakers."
             )
         folds.append(_fold(speakers, set(names[chosen]), {name}))
     check_folds(folds, speakers, emotions, every_emotion_in=("train",))
@@ -124,7 +131,7 @@ def leave_one_corpus_out(
     corpora: Sequence[str], speakers: Sequence[str], emotions: Sequence[str], validation_share: float = 0.10,
     seed: int = 40,
 ) -> tuple[Fold, ...]:  # fmt: skip
-    """A fold for each corpus: what a model is worth on recordings that are nothing like those it was trained on.
+    """A fold for each corpus: what a model is worth on recordings unlike those it was trained on.
 
     Args:
         corpora, speakers, emotions: of each utterance; no speaker is in two corpora.
@@ -136,7 +143,9 @@ def leave_one_corpus_out(
     """
     names = sorted(set(corpora))
     if len(names) < 2:
-        raise FoldError(f"Leaving one corpus out needs at least two; there is {names[0] if names else 'none'}.")
+        raise FoldError(
+            f"Leaving one corpus out needs at least two; there is {names[0] if names else 'none'}."
+        )
     speaker_names, _, counts = _count(speakers, emotions)
     corpus_of = dict(zip(speakers, corpora, strict=True))
     rng = np.random.default_rng(seed)
@@ -151,12 +160,16 @@ def leave_one_corpus_out(
 
 
 def random_folds(
-    speakers: Sequence[str], emotions: Sequence[str], n_folds: int = 5, validation_share: float = 0.10, seed: int = 40
+    speakers: Sequence[str],
+    emotions: Sequence[str],
+    n_folds: int = 5,
+    validation_share: float = 0.10,
+    seed: int = 40,
 ) -> tuple[Fold, ...]:
     """A split by utterances that IGNORES SPEAKERS: only to measure how much of a figure is leak.
 
-    Test speakers are also in training, so scores on these folds are inflated and must never stand alone. Stratified
-    by emotion.
+    Test speakers are also in training, so scores on these folds are inflated and must never stand alone.
+    Stratified by emotion.
 
     Raises:
         FoldError: an emotion has fewer utterances than folds (at least 3).
@@ -202,8 +215,9 @@ def check_folds(
     """Make sure of what the folds promise.
 
     Raises:
-        FoldError: an utterance is tested not exactly once over the folds or is missing from a fold, a speaker is in
-            two parts of a fold (with `disjoint`), or an emotion is missing from one of the parts `every_emotion_in`.
+        FoldError: an utterance is tested not exactly once over the folds or is missing from a fold, a
+            speaker is in two parts of a fold (with `disjoint`), or an emotion is missing from one of the
+            parts `every_emotion_in`.
     """
     everyone = list(range(len(speakers)))
     if sorted(index for fold in folds for index in fold.test) != everyone:
@@ -222,7 +236,9 @@ def check_folds(
                 raise FoldError(f"The {part} part of fold {number} has no {', '.join(in_order(missing))}.")
 
 
-def fold_table(folds: Sequence[Fold], speakers: Sequence[str], emotions: Sequence[str]) -> tuple[PartRow, ...]:
+def fold_table(
+    folds: Sequence[Fold], speakers: Sequence[str], emotions: Sequence[str]
+) -> tuple[PartRow, ...]:
     """Sizes and class shares of every part, fold after fold."""
     labels = in_order(emotions)
     overall = {label: emotions.count(label) / len(emotions) for label in labels}
@@ -266,9 +282,13 @@ def _part_row(
     )
 
 
-def _check_settings(speakers: Sequence[str], emotions: Sequence[str], n_folds: int, validation_share: float) -> None:
+def _check_settings(
+    speakers: Sequence[str], emotions: Sequence[str], n_folds: int, validation_share: float
+) -> None:
     if len(speakers) != len(emotions):
-        raise FoldError(f"{len(speakers)} speakers were given for {len(emotions)} emotions: one each per utterance.")
+        raise FoldError(
+            f"{len(speakers)} speakers were given for {len(emotions)} emotions: one each per utterance."
+        )
     if not speakers:
         raise FoldError("There are no utterances to split.")
     if n_folds < 2:
@@ -284,7 +304,7 @@ def _count(speakers: Sequence[str], emotions: Sequence[str]) -> tuple[np.ndarray
     """Names of the speakers, emotions, and counts `(speakers, emotions)`."""
     names, rows = np.unique(np.asarray(speakers, dtype=object).astype(str), return_inverse=True)
     labels = in_order(emotions)
-    columns = [labels.index(emotion) for emotion in emotions]
+    columns = np.array([labels.index(emotion) for emotion in emotions])
     counts = np.zeros((len(names), len(labels)))
     np.add.at(counts, (rows, columns), 1)
     return names, labels, counts
@@ -304,8 +324,12 @@ def _refuse_too_few(labels: Sequence[str], counts: Counts, n_folds: int, loso: b
     if scarce:
         helps = "Merge it with another emotion, drop it, or add speakers."
         if not loso:
-            helps = f"Use {_fewer(int(per_emotion.min()))}, or merge the emotion with another one, or drop it."
-        raise FoldError(f"Too few speakers for some emotions: {', '.join(scarce)}; {what} at least {needed}. {helps}")
+            helps = (
+                f"Use {_fewer(int(per_emotion.min()))}, or merge the emotion with another one, or drop it."
+            )
+        raise FoldError(
+            f"Too few speakers for some emotions: {', '.join(scarce)}; {what} at least {needed}. {helps}"
+        )
 
 
 def _fewer(n_speakers: int) -> str:
@@ -322,7 +346,11 @@ def _advice(labels: Sequence[str], counts: Counts, n_folds: int, share: float) -
     fewest = f"{labels[scarcest]} has the fewest speakers ({int((counts[:, scarcest] > 0).sum())})."
     if len(counts) * n_folds > MAX_HINT_SIZE:
         return f"{fewest} Use fewer folds, merge or drop that emotion, or use leave-one-speaker-out."
-    helps = [f"drop or merge {label}" for i, label in enumerate(labels) if _splits(counts, n_folds, share, without=i)]
+    helps = [
+        f"drop or merge {label}"
+        for i, label in enumerate(labels)
+        if _splits(counts, n_folds, share, without=i)
+    ]
     folds = next((n for n in range(n_folds - 1, 1, -1) if _splits(counts, n, share)), None)
     options = ([f"use {folds} folds"] if folds else []) + helps[:3] + ["use leave-one-speaker-out"]
     return f"{fewest} What would work: {', or '.join(options)}."
@@ -340,7 +368,9 @@ def _splits(counts: Counts, n_folds: int, share: float, without: int | None = No
 
 
 def _fold(speakers: Sequence[str], validation: set[str], test: set[str]) -> Fold:
-    part_of = np.array([2 if speaker in test else 1 if speaker in validation else 0 for speaker in map(str, speakers)])
+    part_of = np.array(
+        [2 if speaker in test else 1 if speaker in validation else 0 for speaker in map(str, speakers)]
+    )
     return Fold(*(_indices(part_of == part) for part in range(3)))
 
 
