@@ -179,8 +179,8 @@ def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClas
             model = BiGRUClassifier(checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier)
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes below zero or beyond any memory
         raise CheckpointError(
-            f"{folder / DESCRIPTION} describes no possible classifier: {checkpoint.encoder.dim} numbers a frame, "
-            f"{checkpoint.classifier}."
+            f"{folder / DESCRIPTION} describes no possible classifier: {checkpoint.encoder.dim} numbers a "
+            f"frame, {checkpoint.classifier}."
         ) from error
     _check_state(model.state_dict(), state, path)
     model.load_state_dict(state, assign=True)

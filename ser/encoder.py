@@ -208,6 +208,20 @@ def _equal_length_batches(waveforms: Sequence[NDArray[np.float32]]) -> Iterator[
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
+def is_here(source: str | Path) -> bool:
+    """True where an encoder's files are on this machine, so that loading it needs no network."""
+    if Path(source).is_dir():
+        return True
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = str(source).partition("@")
+    try:
+        snapshot_download(repository, revision=revision or None, local_files_only=True)
+    except Exception:  # the hub client raises a dozen unrelated classes
+        return False
+    return True
+
+
 @dataclass(frozen=True)
 class _Place:
     """Where an encoder's files are, what it is called, and what to do when they are damaged."""

@@ -118,7 +118,7 @@ class Predictor:
             AudioError: the recording cannot be used; the message says why.
             SettingsError: a window shorter than 0.2 s or a hop shorter than 0.02 s.
         """
-        if window_s < 0.2 or hop_s < 1 / FRAME_RATE_HZ:
+        if not (0.2 <= window_s < np.inf and 1 / FRAME_RATE_HZ <= hop_s < np.inf):
             raise SettingsError(f"window_s {window_s} must be at least 0.2 and hop_s {hop_s} at least 0.02.")
         begun = time.perf_counter()
         name, samples = _samples(recording, max_duration_s)
@@ -181,11 +181,12 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
     """
     described, classifier = load_checkpoint(SHIPPED if checkpoint is None else checkpoint)
     if not isinstance(encoder, Encoder):
-        encoder = Encoder.load(_encoder_source(described, encoder), described.encoder.layer)
+        encoder = Encoder.load(encoder_source(described, encoder), described.encoder.layer)
     return Predictor(described, classifier, encoder)
 
 
-def _encoder_source(checkpoint: Checkpoint, asked: str | Path | None) -> str | Path:
+def encoder_source(checkpoint: Checkpoint, asked: str | Path | None = None) -> str | Path:
+    """Where a checkpoint's encoder is loaded from: what was asked for, else where the checkpoint says."""
     source = checkpoint.encoder.source if asked is None else asked
     return SHIPPED_ENCODER_FOLDER if source == SHIPPED_ENCODER else source
 

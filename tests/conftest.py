@@ -15,6 +15,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write tests/golden.json anew")
+
+
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a HuBERT of a few thousand random weights and a group norm, as DistilHuBERT has."""

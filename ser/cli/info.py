@@ -1,0 +1,129 @@
+"""`ser info`: versions, device, ffmpeg, feature cache, encoder, model and the model's scores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
+    )
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ser.checkpoint import SHIPPED
+
+    content = gather(args.checkpoint or SHIPPED)
+    print(json.dumps(content, indent=2) if args.json else "\n".join(_lines(content)))
+    return 0
+
+
+def gather(folder: Path) -> dict[str, Any]:
+    """All that the command tells, as plain values; what is missing has a `problem` that says so."""
+    import torch
+
+    from ser import __version__
+    from ser.checkpoint import library_versions
+    from ser.feature_cache import FeatureCache
+
+    cuda = torch.cuda.is_available()
+    return {
+        "versions": {"ser": __version__} | library_versions(),
+        "device": {
+            "cpu_cores": os.cpu_count(),
+            "torch_threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name(0) if cuda else None,
+        },
+        "ffmpeg": shutil.which("ffmpeg"),
+        "cache": str(FeatureCache().folder),
+        **_model(folder),
+    }
+
+
+def _model(folder: Path) -> dict[str, Any]:
+    """The checkpoint in a folder, and the encoder that it needs."""
+    from ser.checkpoint import load_checkpoint
+    from ser.errors import SerError
+
+    try:
+        checkpoint, classifier = load_checkpoint(folder)
+    except SerError as error:
+        return {"model": {"folder": str(folder), "problem": str(error)}}
+    described = asdict(checkpoint)
+    reference, scores = described.pop("encoder"), described.pop("scores")
+    described["parameters"] = sum(parameter.numel() for parameter in classifier.parameters())
+    described["problem"] = None
+    encoder = reference | {"problem": _encoder_problem(checkpoint)}
+    return {"model": {"folder": str(folder)} | described, "encoder": encoder, "scores": scores}
+
+
+def _encoder_problem(checkpoint: Any) -> str | None:
+    """Why the checkpoint's encoder cannot be used; None where it is here and the right one."""
+    from ser.checkpoint import check_encoder
+    from ser.encoder import Encoder, is_here
+    from ser.errors import SerError
+    from ser.predictor import encoder_source
+
+    source = encoder_source(checkpoint)
+    if not is_here(source):
+        return f"{source} is not on this machine; with a network: hf download {source}"
+    try:
+        check_encoder(checkpoint, Encoder.load(source, checkpoint.encoder.layer))
+    except SerError as error:
+        return str(error)
+    return None
+
+
+def _lines(content: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in content.items():
+        if key == "model":
+            yield from _model_lines(value)
+        elif key == "scores":
+            yield "scores"
+            yield from _score_lines(value)
+        elif isinstance(value, Mapping):
+            yield f"{key:10s} " + ", ".join(
+                f"{name} {entry}" for name, entry in value.items() if entry is not None
+            )
+        else:
+            yield f"{key:10s} {value or 'not found'}"
+
+
+def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
+    yield f"{'model':10s} {model['folder']}"
+    if model["problem"]:
+        yield f"  problem: {model['problem']}"
+        return
+    calibration = model["calibration"]
+    yield f"  emotions: {', '.join(model['labels'])}"
+    yield f"  classifier: {', '.join(f'{key} {value}' for key, value in model['classifier'].items())}"
+    data = ", ".join(model["data"]) or "?"
+    yield f"  {model['parameters']:,} parameters, trained with seed {model['seed']} on {data}"
+    precision, coverage = calibration["precision"], calibration["coverage"]
+    known = precision is not None and coverage is not None
+    worth = f"; else right in {precision:.0%} of answers, on {coverage:.0%} of clips" if known else ""
+    yield f"  says unsure below {calibration['threshold']:.2f}{worth}"
+
+
+def _score_lines(scores: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:
+    if not scores:
+        yield f"{indent}none measured"
+    for key, value in scores.items():
+        if isinstance(value, Mapping) and isinstance(value.get("value"), int | float):
+            low, high = value.get("low"), value.get("high")
+            interval = f" [{low:.3f}, {high:.3f}]" if low is not None and high is not None else ""
+            yield f"{indent}{key} {value['value']:.3f}{interval}"
+        elif isinstance(value, Mapping):
+            yield f"{indent}{key}"
+            yield from _score_lines(value, indent + "  ")
+        else:
+            yield f"{indent}{key}: {value}"

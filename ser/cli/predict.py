@@ -1,0 +1,190 @@
+"""`ser predict`: the emotion of recordings, for people, as JSON lines, or into a file that grows."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ser.predictor import Prediction
+    from ser.results import ResultFile
+
+# The files of a folder that are taken for recordings.
+SUFFIXES = {
+    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64",
+    ".m4a", ".mp4", ".3gp", ".webm", ".mka", ".aac", ".amr", ".wma",
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ser.decode import MAX_DURATION_S
+
+    parser.add_argument(
+        "inputs", nargs="+", type=Path, metavar="FILE|FOLDER", help="recordings, or their folders"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object a line on standard output")
+    parser.add_argument(
+        "--csv", type=Path, metavar="OUT", help="append to this table; run again to take up what is left"
+    )
+    parser.add_argument("--out", type=Path, metavar="OUT", help="the same as JSON lines")
+    parser.add_argument(
+        "--timeline", action="store_true", help="also how the emotion moves, in windows of 2 s"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
+    )
+    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+    parser.add_argument(
+        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N parts"
+    )
+    parser.add_argument(
+        "--max-duration",
+        type=float,
+        default=MAX_DURATION_S,
+        metavar="S",
+        help="longest recording (%(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from ser.checkpoint import SHIPPED, read_description
+    from ser.errors import SettingsError
+
+    if args.timeline and args.csv and not (args.json or args.out):
+        raise SettingsError("A table has no place for --timeline; use --out or --json.")
+    if not args.max_duration > 0:
+        raise SettingsError(f"--max-duration must be positive, got {args.max_duration}.")
+    files, n_bad = _find(args.inputs)
+    part, n_parts = args.shard
+    files = files[part - 1 :: n_parts]
+    if not files:
+        return int(n_bad > 0)
+    labels = read_description(args.checkpoint or SHIPPED).labels
+    with contextlib.ExitStack() as stack:
+        outputs = [stack.enter_context(output) for output in _outputs(args, labels)]
+        waiting = [
+            file for file in files if not outputs or any(str(file) not in output.done for output in outputs)
+        ]
+        if not args.debug:
+            stack.enter_context(_own_stderr())
+        n_bad += _predict(args, waiting, len(files), outputs)
+    for output in outputs:
+        print(f"{output.path}: {len(output.done)} recordings", file=sys.stderr)
+    return int(n_bad > 0)
+
+
+def _predict(
+    args: argparse.Namespace, files: Sequence[Path], n_all: int, outputs: Sequence[ResultFile]
+) -> int:
+    """Predict and put out; returns how many files were bad."""
+    from tqdm import tqdm
+
+    from ser.predictor import load
+
+    if not files:
+        return 0
+    predictor = load(args.checkpoint, args.encoder)
+    n_bad = 0
+    # None: a bar where people look, no lines in a log.
+    bar = tqdm(files, unit="clip", initial=n_all - len(files), total=n_all, disable=None if outputs else True)
+    for file in bar:
+        try:
+            prediction = predictor(file, timeline=args.timeline, max_duration_s=args.max_duration)
+        except Exception as error:  # whatever one file leads to, the others are done
+            n_bad += 1
+            with tqdm.external_write_mode(sys.stderr):
+                _report(file, error, args.debug)
+            continue
+        for output in outputs:
+            output.write(prediction)
+        if args.json or not outputs:
+            print(json.dumps(prediction.to_dict()) if args.json else _readable(prediction), flush=True)
+    return n_bad
+
+
+def _find(inputs: Sequence[Path]) -> tuple[list[Path], int]:
+    """The recordings below the inputs, each once, in order; and how many inputs hold none."""
+    found: list[Path] = []
+    n_bad = 0
+    for path in inputs:
+        is_folder = os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
+        if is_folder:
+            below = sorted(
+                file for file in path.rglob("*")
+                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
+            )  # fmt: skip
+        else:
+            below = [path] if os.path.lexists(path) else []
+        if not below:
+            n_bad += 1
+            what = f"There are no recordings in {path}" if is_folder else f"There is no file {path}"
+            print(f"ser: {what}. Check the path.", file=sys.stderr)
+        found += below
+    return list(dict.fromkeys(found)), n_bad
+
+
+def _outputs(args: argparse.Namespace, labels: Sequence[str]) -> Iterator[ResultFile]:
+    from ser.results import JsonLines, ResultFile, Table
+
+    if args.csv:
+        yield ResultFile(args.csv, Table(labels))
+    if args.out:
+        yield ResultFile(args.out, JsonLines(labels))
+
+
+def _report(file: Path, error: Exception, debug: bool) -> None:
+    from ser.errors import SerError
+
+    if debug:
+        traceback.print_exception(error)
+    reason = str(error) if isinstance(error, SerError) else f"{type(error).__name__}: {error}"
+    print("ser: " + " ".join(f"{file}: {reason}".split()), file=sys.stderr)
+
+
+def _readable(prediction: Prediction) -> str:
+    ranked = sorted(prediction.probabilities.items(), key=lambda item: -item[1])
+    first, *others = [f"{label} {probability:.0%}" for label, probability in ranked]
+    answer = first if prediction.confident else f"unsure, perhaps {first}"
+    lines = [f"{prediction.file}: {answer} ({', '.join(others)}), {prediction.duration_s:.1f} s"]
+    if prediction.timeline is not None:
+        labels = list(prediction.probabilities)
+        moves = prediction.timeline
+        for start, end, row in zip(moves.start_s, moves.end_s, moves.probabilities, strict=True):
+            lines.append(f"  {start:7.2f} - {end:7.2f} s  {labels[int(row.argmax())]} {row.max():.0%}")
+    encoding = sys.stdout.encoding or "utf-8"
+    return "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
+
+
+def _shard(text: str) -> tuple[int, int]:
+    part, _, n_parts = text.partition("/")
+    if not (part.isdecimal() and n_parts.isdecimal() and 1 <= int(part) <= int(n_parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/8")
+    return int(part), int(n_parts)
+
+
+@contextlib.contextmanager
+def _own_stderr() -> Iterator[None]:
+    """Keep standard error for our own lines: the MP3 decoder writes remarks on damaged files past Python."""
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, AttributeError):  # not a real stream
+        yield
+        return
+    before, kept = sys.stderr, os.dup(descriptor)
+    with Path(os.devnull).open("wb") as nowhere:
+        before.flush()
+        os.dup2(nowhere.fileno(), descriptor)
+    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+    try:
+        yield
+    finally:
+        os.dup2(kept, descriptor)
+        sys.stderr.close()
+        sys.stderr = before

@@ -1,0 +1,309 @@
+"""The command line answers, goes on after a bad file, takes up where it was killed, shows no traceback."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support import write_voice
+
+from ser.cli import main
+from ser.errors import SerError, SettingsError
+from ser.labels import EMOTIONS
+from ser.results import JsonLines, ResultFile, Table
+
+REPOSITORY = Path(__file__).parent.parent
+Predict = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def predict(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Predict:
+    """`predict(*words)` runs the command: exit status, standard output, standard error."""
+
+    def run(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["predict", "--checkpoint", str(tiny_checkpoint), *map(str, words)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    """A folder with five recordings in two levels, two broken ones, and what is no recording."""
+    folder = tmp_path / "clips"
+    (folder / "inner").mkdir(parents=True)
+    for seed, name in enumerate(("c.wav", "a.flac", "inner/b, with comma.ogg", "inner/د.wav", "e.wav")):
+        write_voice(folder / name, 0.5, seed=seed)
+    (folder / "broken.wav").write_bytes(b"RIFF this is no sound")
+    (folder / "d.mp3").write_bytes(b"")
+    (folder / "notes.txt").write_text("not a recording")
+    (folder / "._a.wav").write_bytes(b"metadata of a Mac")
+    return folder
+
+
+GOOD = ["a.flac", "c.wav", "e.wav", "inner/b, with comma.ogg", "inner/د.wav"]
+
+
+def json_lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+# ---- answers ----------------------------------------------------------------------------------------------
+
+
+def test_json_is_one_object_a_line_with_the_promised_entries(predict, tmp_path):
+    paths = [write_voice(tmp_path / f"{seed}.wav", 0.5 + seed, seed=seed) for seed in range(2)]
+    status, out, err = predict("--json", *paths)
+    assert (status, err) == (0, "")
+    results = json_lines(out)
+    assert [result["file"] for result in results] == list(map(str, paths))
+    for seed, result in enumerate(results):
+        assert result["emotion"] in EMOTIONS
+        assert list(result["probabilities"]) == list(EMOTIONS)
+        assert result["duration_s"] == 0.5 + seed
+        assert isinstance(result["confident"], bool)
+        assert "timeline" not in result
+
+
+def test_the_timeline_is_there_when_asked_for(predict, tmp_path):
+    path = write_voice(tmp_path / "clip.wav", 3.0)
+    _, out, _ = predict("--json", "--timeline", path)
+    assert [window["start_s"] for window in json_lines(out)[0]["timeline"]][:2] == [0.0, 0.5]
+    _, out, _ = predict("--timeline", path)
+    assert len(out.splitlines()) == 4
+
+
+def test_people_get_a_line_a_file(predict, clips):
+    status, out, err = predict(clips)
+    assert status == 1  # two are broken
+    assert [line.split(":")[0] for line in out.splitlines()] == [str(clips / name) for name in GOOD]
+    assert all("%" in line and "0.5 s" in line for line in out.splitlines())
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == [
+        str(clips / "broken.wav"), str(clips / "d.mp3")
+    ]  # fmt: skip
+
+
+def test_shards_are_disjoint_and_together_all(predict, clips):
+    parts = [
+        {line["file"] for line in json_lines(predict("--json", "--shard", f"{i}/3", clips)[1])}
+        for i in (1, 2, 3)
+    ]
+    assert sum(map(len, parts)) == len(GOOD)
+    assert set.union(*parts) == {str(clips / name) for name in GOOD}
+
+
+def test_a_file_named_twice_is_answered_once(predict, clips):
+    _, out, _ = predict("--json", clips / "a.flac", clips / "a.flac")
+    assert len(out.splitlines()) == 1
+
+
+# ---- exit status and messages -----------------------------------------------------------------------------
+
+
+def test_a_missing_path_is_said_and_the_rest_is_done(predict, clips):
+    status, out, err = predict("--json", clips / "nowhere.wav", clips / "a.flac")
+    assert status == 1
+    assert len(json_lines(out)) == 1
+    assert err == f"ser: There is no file {clips / 'nowhere.wav'}. Check the path.\n"
+
+
+def test_nothing_to_do_is_bad_input(predict, tmp_path):
+    assert predict(tmp_path / "nothing")[0] == 1
+    status, _, err = predict(tmp_path)
+    assert (status, err) == (1, f"ser: There are no recordings in {tmp_path}. Check the path.\n")
+
+
+@pytest.mark.parametrize(
+    "words", [["--shard", "4/3"], ["--shard", "x"], ["--max-duration", "long"], ["--what"]]
+)
+def test_a_bad_option_is_bad_usage(predict, clips, words):
+    with pytest.raises(SystemExit) as caught:
+        predict(*words, clips)
+    assert caught.value.code == 2
+
+
+def test_options_that_contradict_each_other_are_bad_usage(predict, clips, tmp_path):
+    assert predict("--csv", tmp_path / "out.csv", "--timeline", clips)[0] == 2
+    assert predict("--max-duration", "-1", clips)[0] == 2
+
+
+def test_a_model_that_is_not_there_is_one_line(capsys, clips, tmp_path):
+    assert main(["predict", "--checkpoint", str(tmp_path), str(clips)]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_too_long_a_recording_is_refused_by_the_limit_that_was_set(predict, tmp_path):
+    status, _, err = predict("--max-duration", "1", write_voice(tmp_path / "clip.wav", 2.0))
+    assert (status, "limit is 1 s" in err) == (1, True)
+
+
+def test_debug_shows_the_traceback_and_nothing_else_does(predict, clips):
+    assert "Traceback" not in predict(clips)[2]
+    status, out, err = predict("--debug", clips)
+    assert (status, len(out.splitlines())) == (1, len(GOOD))
+    assert "Traceback" in err
+    with pytest.raises(SerError):
+        predict("--debug", "--csv", clips / "notes.txt", clips)
+
+
+def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, clips, monkeypatch):
+    from ser.predictor import Predictor
+
+    answer = Predictor.__call__
+
+    def fail_once(self: Predictor, recording: Path, **options: object) -> object:
+        if recording.name == "c.wav":
+            raise RuntimeError("out of\nluck")
+        return answer(self, recording, **options)
+
+    monkeypatch.setattr(Predictor, "__call__", fail_once)
+    status, out, err = predict("--json", clips)
+    assert (status, len(json_lines(out))) == (1, len(GOOD) - 1)
+    assert f"ser: {clips / 'c.wav'}: RuntimeError: out of luck\n" in err
+
+
+# ---- results in files -------------------------------------------------------------------------------------
+
+
+def test_a_table_has_a_row_for_each_recording_and_the_same_numbers(predict, clips, tmp_path):
+    out = tmp_path / "out.csv"
+    status, printed, _ = predict("--csv", out, clips)
+    assert (status, printed) == (1, "")
+    rows = list(csv.DictReader(out.open(encoding="utf-8")))
+    assert [row["file"] for row in rows] == [str(clips / name) for name in GOOD]
+    result = json_lines(predict("--json", clips / "c.wav")[1])[0]
+    assert {label: float(rows[1][label]) for label in EMOTIONS} == result["probabilities"]
+    assert rows[1]["confident"] == str(result["confident"]).lower()
+    assert list(rows[0]) == ["file", "emotion", "confident", "duration_s", *EMOTIONS]
+
+
+@pytest.mark.parametrize("option", ["--csv", "--out"])
+@pytest.mark.parametrize("n_cut", [0, 1, 7, 40, 150])
+def test_a_second_run_repairs_a_half_written_end_and_adds_what_is_missing(
+    predict, clips, tmp_path, option, n_cut
+):
+    out = tmp_path / "out"
+    predict(option, out, clips)
+    rows = out.read_text(encoding="utf-8").splitlines()
+    before = out.read_bytes()
+    out.write_bytes(before[: len(before) - n_cut])
+    status, _, err = predict(option, out, clips)
+    assert status == 1  # the two bad files are tried again
+    assert "5 recordings" in err
+    again = out.read_text(encoding="utf-8").splitlines()
+    if option == "--csv":
+        assert again == rows
+    else:  # the times that the steps took differ
+        assert [json.loads(a)["probabilities"] for a in again] == [
+            json.loads(b)["probabilities"] for b in rows
+        ]
+
+
+def test_both_kinds_of_file_can_be_written_at_once_and_each_gets_what_it_lacks(predict, clips, tmp_path):
+    table, lines = tmp_path / "out.csv", tmp_path / "out.jsonl"
+    predict("--csv", table, clips / "a.flac")
+    predict("--csv", table, "--out", lines, clips)
+    assert len(table.read_text().splitlines()) == 1 + len(GOOD)
+    assert sorted(line["file"] for line in json_lines(lines.read_text())) == [
+        str(clips / name) for name in GOOD
+    ]
+
+
+def test_a_killed_run_loses_nothing_and_is_taken_up(predict, tiny_checkpoint, tmp_path):
+    folder, out = tmp_path / "many", tmp_path / "out.jsonl"
+    folder.mkdir()
+    names = [str(write_voice(folder / f"{seed:02}.wav", 5.0, seed=seed)) for seed in range(40)]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "ser", "predict", str(folder), "--out", str(out),
+         "--checkpoint", str(tiny_checkpoint)],
+        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    while run.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 2):
+        time.sleep(0.01)
+    run.send_signal(signal.SIGKILL)
+    run.wait()
+    killed = out.read_bytes()
+    assert predict("--out", out, folder)[0] == 0
+    assert out.read_bytes().startswith(killed[: killed.rfind(b"\n") + 1])
+    assert [line["file"] for line in json_lines(out.read_text())] == names
+
+
+def test_a_file_that_holds_something_else_is_left_alone(predict, clips, tmp_path):
+    foreign = (
+        "my own notes\n",
+        "file,emotion,confident,duration_s,joy\n",
+        '{"file": "x", "probabilities": {"joy": 1}}\n',
+    )
+    for content in foreign:
+        for option in ("--csv", "--out"):
+            path = tmp_path / "notes"
+            path.write_text(content)
+            status, _, err = predict(option, path, clips)
+            assert (status, err.count("\n")) == (2, 1)
+            assert path.read_text() == content
+
+
+def test_a_file_that_cannot_be_written_is_bad_input(predict, clips, tmp_path):
+    status, _, err = predict("--csv", tmp_path / "nowhere" / "out.csv", clips)
+    assert (status, "cannot be written" in err) == (1, True)
+
+
+def test_two_runs_do_not_write_one_file_at_once(tmp_path):
+    with ResultFile(tmp_path / "out", JsonLines(EMOTIONS)), pytest.raises(SerError, match="another run"):
+        ResultFile(tmp_path / "out", JsonLines(EMOTIONS))
+    ResultFile(tmp_path / "out", JsonLines(EMOTIONS)).__exit__(None, None, None)
+
+
+def test_a_row_cut_inside_a_name_with_a_line_break_is_cut_off(tmp_path):
+    path = tmp_path / "out.csv"
+    header = Table(EMOTIONS).header
+    path.write_text(header + '"one\nclip.wav",anger,true,1.0,1,0,0,0,0,0\n"another\n')
+    with ResultFile(path, Table(EMOTIONS)) as results:
+        assert results.done == {"one\nclip.wav"}
+    assert path.read_text().endswith("0,0\n")
+    path.write_text(header + "a,b\n" + "x.wav,anger,true,1.0,1,0,0,0,0,0\n")
+    with pytest.raises(SettingsError, match="2 columns"):
+        ResultFile(path, Table(EMOTIONS))
+
+
+# ---- info -------------------------------------------------------------------------------------------------
+
+
+def test_info_tells_versions_model_encoder_and_scores(tiny_checkpoint, capsys):
+    assert main(["info", "--checkpoint", str(tiny_checkpoint)]) == 0
+    text = capsys.readouterr().out
+    for word in (
+        "torch",
+        "cpu_cores",
+        "ffmpeg",
+        "cache",
+        "fingerprint",
+        "wa 0.500 [0.400, 0.600]",
+        "random weights",
+    ):
+        assert word in text
+    assert main(["info", "--json", "--checkpoint", str(tiny_checkpoint)]) == 0
+    content = json.loads(capsys.readouterr().out)
+    assert content["encoder"]["problem"] is None
+    assert content["model"]["labels"] == list(EMOTIONS)
+
+
+def test_info_says_what_is_missing(tiny_checkpoint, tmp_path, capsys):
+    assert main(["info", "--checkpoint", str(tmp_path)]) == 0
+    assert "problem: There is no checkpoint" in capsys.readouterr().out
+    for name in ("model.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    content = json.loads((tmp_path / "model.json").read_text())
+    content["encoder"]["source"] = "nobody/nothing"
+    (tmp_path / "model.json").write_text(json.dumps(content))
+    main(["info", "--json", "--checkpoint", str(tmp_path)])
+    assert "hf download nobody/nothing" in json.loads(capsys.readouterr().out)["encoder"]["problem"]
