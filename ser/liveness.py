@@ -9,6 +9,7 @@ and for clocks that disagree.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import socket
@@ -35,14 +36,13 @@ class Worker:
     """A process that runs trials.
 
     Attributes:
-        host: for people.
-        machine: differs between machines, their restarts, and containers that see other processes.
+        machine: a hash, for a dashboard shows it to visitors; differs between machines, their restarts, and
+            containers that see other processes.
         pid: its process id there.
         started: when it started, in the kernel's count, so that a process id used again is told apart; ""
             where the kernel does not say.
     """
 
-    host: str
     machine: str
     pid: int
     started: str
@@ -50,7 +50,7 @@ class Worker:
     @classmethod
     def this(cls) -> Worker:
         """The process that asks."""
-        return cls(socket.gethostname(), _machine(), os.getpid(), _start_of(os.getpid()) or "")
+        return cls(_machine(), os.getpid(), _start_of(os.getpid()) or "")
 
     def is_gone(self) -> bool | None:
         """Whether it has ended; None where that cannot be seen from here."""
@@ -130,9 +130,10 @@ def _machine() -> str:
     """This machine since its last start, as far as its processes see each other."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
+        name = f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
-        return socket.gethostname()
+        name = socket.gethostname()
+    return hashlib.sha256(name.encode()).hexdigest()[:12]
 
 
 def _start_of(pid: int) -> str | None:

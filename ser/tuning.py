@@ -149,7 +149,7 @@ class Search:
                 listener(Event("queued again", trial.number))
             raise
         except Exception as error:
-            trial.set_user_attr(ERROR, str(error))
+            trial.set_user_attr(ERROR, type(error).__name__)  # its words may name folders
             study.tell(trial, state=TrialState.FAIL)
             raise
 

@@ -1,0 +1,156 @@
+"""`ser tune` as it is typed: stopped, killed, by several workers, and gone on with."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from tuning_support import tune_command, write_tiny_corpus
+
+from ser.liveness import RETRY_OF
+from ser.studies import default_storage, open_storage
+
+pytestmark = pytest.mark.slow
+EPOCH = "  epoch       "  # a report, not the head of the table
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return write_tiny_corpus(tmp_path_factory.mktemp("tune") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("home")
+
+
+def start(command: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=Path(__file__).parent.parent, start_new_session=True,
+    )  # fmt: skip
+
+
+def until(process: subprocess.Popen, words: str) -> str:
+    """Read on until a line has these words."""
+    lines: list[str] = []
+    for line in lines_of(process):
+        lines.append(line)
+        if words in line:
+            return line
+    raise AssertionError(f"{words!r} was not said:\n{''.join(lines)}")
+
+
+def lines_of(process: subprocess.Popen) -> Iterator[str]:
+    assert process.stdout is not None
+    return iter(process.stdout.readline, "")
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, output
+    return output
+
+
+def study_of(home: Path, name: str) -> optuna.Study:
+    return optuna.load_study(study_name=name, storage=open_storage(default_storage(home / "runs")))
+
+
+def states(study: optuna.Study) -> list[str]:
+    return [trial.state.name for trial in study.trials]
+
+
+def ended(study: optuna.Study) -> int:
+    return sum(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in study.trials)
+
+
+def test_a_search_is_stopped_gone_on_with_and_scored(corpus, tiny_encoder, home):
+    command = tune_command(corpus, tiny_encoder, home, "stopped", "--trials", 3)
+    first = start(command)
+    until(first, "complete")
+    until(first, EPOCH)
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "queued again" in output
+    assert "Run the same command again" in output
+    status = json.loads((home / "runs" / "stopped" / "tune.json").read_text())
+    assert (status["state"], status["counts"]["waiting"]) == ("stopped", 1)
+    output = finish(start(command))
+    assert "1 of 3 trials are finished" in output
+    study = study_of(home, "stopped")
+    assert ended(study) == 3
+    assert states(study).count("FAIL") == 1
+    status = json.loads((home / "runs" / "stopped" / "tune.json").read_text())
+    assert status["state"] == "done"
+    result = json.loads((home / "runs" / "stopped" / status["scored"]["run"] / "result.json").read_text())
+    assert result["study"]["validation_accuracy"] == study.best_value
+    again = finish(start(command))
+    assert "3 of 3 trials are finished" in again
+    assert len(study.trials) == 4
+
+
+def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(corpus, tiny_encoder, home):
+    endless = ("--trials", 1, "--max-epochs", 500, "--patience", 0)
+    impatient = start(tune_command(corpus, tiny_encoder, home, "twice", *endless))
+    until(impatient, EPOCH)
+    impatient.send_signal(signal.SIGINT)
+    impatient.send_signal(signal.SIGINT)
+    impatient.communicate(timeout=120)
+    assert impatient.returncode != 0
+    assert states(study_of(home, "twice")) == ["FAIL", "WAITING"]
+
+
+def test_killed_in_the_middle_of_a_trial_only_that_trial_is_run_again(corpus, tiny_encoder, home):
+    command = tune_command(corpus, tiny_encoder, home, "killed", "--trials", 2, "--no-final")
+    for _ in range(2):
+        victim = start(command)
+        until(victim, EPOCH)
+        os.killpg(victim.pid, signal.SIGKILL)
+        victim.communicate()
+    finish(start(command))
+    study = study_of(home, "killed")
+    first, second, *others = study.trials
+    assert [first.state.name, second.state.name] == ["FAIL", "FAIL"]
+    assert first.params == second.params == others[0].params
+    assert [trial.user_attrs.get(RETRY_OF) for trial in study.trials] == [None, 0, 0, None]
+    assert ended(study) == 2
+
+
+def test_two_workers_of_one_command_share_the_work_and_one_may_be_killed(corpus, tiny_encoder, home):
+    command = tune_command(corpus, tiny_encoder, home, "shared", "--trials", 5, "--jobs", 2, "--no-final")
+    parent = start(command)
+    seen: set[str] = set()
+    while len(seen) < 2:  # until both are in the middle of a trial
+        seen.add(until(parent, EPOCH).split()[0])
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    if not children.exists():
+        pytest.skip("this kernel does not list the children of a process")
+    victim = int(children.read_text().split()[0])
+    os.kill(victim, signal.SIGKILL)
+    finish(parent)
+    study = study_of(home, "shared")
+    assert ended(study) == 5
+    assert {"FAIL", "COMPLETE"} <= set(states(study)) <= {"FAIL", "COMPLETE", "PRUNED"}
+    retried = [trial.user_attrs[RETRY_OF] for trial in study.trials if RETRY_OF in trial.user_attrs]
+    assert len(retried) == len(set(retried))
+
+
+def test_a_study_of_another_corpus_is_refused_in_a_sentence(corpus, tiny_encoder, home, tmp_path):
+    finish(start(tune_command(corpus, tiny_encoder, home, "mine", "--trials", 1, "--no-final")))
+    other = write_tiny_corpus(tmp_path / "other")
+    table = other / "metadata.csv"
+    table.write_text("\n".join(table.read_text().splitlines()[:-3]) + "\n")
+    process = start(tune_command(other, tiny_encoder, home, "mine", "--trials", 1))
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "was made with other corpus" in output
+    assert "Traceback" not in output
