@@ -155,6 +155,15 @@ def test_debug_shows_the_traceback_and_nothing_else_does(predict, clips):
         predict("--debug", "--csv", clips / "notes.txt", clips)
 
 
+def test_remarks_of_the_mp3_decoder_stay_off_standard_error(tiny_checkpoint, tmp_path, capfd):
+    path = write_voice(tmp_path / "cut.mp3", 5.0)
+    path.write_bytes(path.read_bytes()[:8_000])
+    capfd.readouterr()
+    assert main(["predict", "--checkpoint", str(tiny_checkpoint), str(path)]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith(f"ser: {path}: ")
+
+
 def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, clips, monkeypatch):
     from ser.predictor import Predictor
 
