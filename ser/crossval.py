@@ -38,10 +38,12 @@ from ser.metrics import confusion, score, scores_by
 from ser.training import EpochReport, FrameSource, Training, TrainingSettings
 
 PROTOCOLS = {
-    "speakers": "speaker-disjoint, label-stratified {n}-fold cross-validation; model choice on validation speakers only",
+    "speakers": "speaker-disjoint, label-stratified {n}-fold cross-validation; "
+    "model choice on validation speakers only",
     "loso": "leave-one-speaker-out over {n} speakers; model choice on other validation speakers only",
     "corpora": "leave-one-corpus-out over {n} corpora: the test corpus is not in training at all",
-    "random": "RANDOM {n}-fold split that ignores speakers: test speakers are also in training, the scores are inflated",
+    "random": "RANDOM {n}-fold split that ignores speakers: test speakers are also in training, "
+    "the scores are inflated",
 }
 
 

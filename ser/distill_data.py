@@ -23,7 +23,9 @@ from ser.encoder import FRAME_SAMPLES, Encoder
 from ser.errors import AudioError, EncoderError, SettingsError
 from ser.student import StudentSettings
 
-AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .opus .mp3 .aiff .aif .m4a .webm .mp4 .aac .au".split())
+AUDIO_SUFFIXES = frozenset(
+    (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm", ".mp4", ".aac", ".au")
+)
 BLOCK_S = 10.0  # a recording is read, normalised and shown to the teacher in pieces of this length
 STATISTICS_BLOCKS = 200  # pieces from which the scale of the teacher's layers is taken
 LEVEL = 0.1  # root mean square at which the teacher hears everything
@@ -252,4 +254,4 @@ def save_tensors(
     """Write a safetensors file that appears whole or not at all."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    temporary.replace(path)

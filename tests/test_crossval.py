@@ -24,7 +24,9 @@ DIM = 4
 ENCODER = EncoderReference("shipped", 2, "0123456789abcdef", DIM)
 SETTINGS = CrossvalSettings(
     ClassifierSettings(base_units=4, final_units=4, gru_layers=1, dropout=0.1),
-    TrainingSettings(learning_rate=0.02, l2=0.0005, optimizer="adam", max_epochs=4, patience=2, batch_size=16),
+    TrainingSettings(
+        learning_rate=0.02, l2=0.0005, optimizer="adam", max_epochs=4, patience=2, batch_size=16
+    ),
     n_folds=3,
     validation_share=0.2,
 )

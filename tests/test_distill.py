@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import subprocess
@@ -108,7 +109,7 @@ def test_the_learning_rate_rises_and_falls_to_zero():
     rates = [schedule(step, settings) for step in range(101)]
     assert rates.index(max(rates)) == 9
     assert rates[100] == 0
-    assert all(later <= earlier for earlier, later in zip(rates[10:], rates[11:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[10:]))
 
 
 @pytest.fixture(scope="module")
