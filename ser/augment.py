@@ -28,7 +28,7 @@ def add_noise(samples: Samples, rng: np.random.Generator) -> Samples:
     spectrum = np.fft.rfft(rng.standard_normal(samples.size))
     frequency = np.arange(1, spectrum.size + 1)
     noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0, 1), samples.size)
-    gain = np.sqrt(np.mean(samples**2) / max(np.mean(noise**2), 1e-12)) * 10 ** (-rng.uniform(*SNR_DB) / 20)
+    gain = np.sqrt(np.mean(samples**2) / (np.mean(noise**2) + 1e-12)) * 10 ** (-rng.uniform(*SNR_DB) / 20)
     return (samples + gain * noise).astype(np.float32)
 
 

@@ -109,7 +109,8 @@ def filterbank(channels: int, kernel: int) -> tuple[torch.Tensor, torch.Tensor]:
         of alternating sign.
     """
     bands = (channels - BIAS_CHANNELS) // PHASES
-    mel = np.linspace(*(2595 * np.log10(1 + np.array([60.0, 7600.0]) / 700)), bands)
+    low_mel, high_mel = 2595 * np.log10(1 + np.array([60.0, 7600.0]) / 700)
+    mel = np.linspace(float(low_mel), float(high_mel), bands)
     frequency_hz = 700 * (10 ** (mel / 2595) - 1)
     time_s = (np.arange(kernel) - kernel / 2) / SAMPLE_RATE_HZ
     phases = np.array([0, 0.5, 1, 1.5]) * np.pi

@@ -73,7 +73,8 @@ def run(args: argparse.Namespace) -> int:
     )
     parameters = sum(parameter.numel() for parameter in distillation.distiller.student.parameters())
     print(
-        f"{len(files)} recordings, student of {parameters / 1e6:.1f} M parameters, {device}, from step {distillation.step}"
+        f"{len(files)} recordings, student of {parameters / 1e6:.1f} M parameters, {device}, "
+        f"from step {distillation.step}"
     )
     with (args.out / "log.jsonl").open("a") as log:
         log.write(json.dumps({"started": time.strftime("%Y-%m-%dT%H:%M:%S"), "command": sys.argv[1:]}) + "\n")
