@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from ser.cli import COMMANDS
+from ser.cli import COMMANDS, main
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -75,3 +75,11 @@ def test_the_results_are_those_of_the_shipped_models_file():
     for key in ("wa", "uar", "macro_f1"):
         value, low, high = (f"{100 * scores[key][part]:.1f}" for part in ("value", "low", "high"))
         assert f"{value} [{low}, {high}]" in README
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    assert "--" in capsys.readouterr().out

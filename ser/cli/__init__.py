@@ -1,7 +1,7 @@
 """The command line: `python -m ser COMMAND`.
 
-Each command is a module of this folder with `NAME`, `HELP`, `add_arguments(parser)` and `run(args) -> int`; only
-the module of the command that was asked for is imported. Exit status: 0 done, 1 bad input, 2 bad usage, 130
+Each command is a module of this folder with `add_arguments(parser)` and `run(args) -> int`; only the module of the
+command that was asked for is imported. Exit status: 0 done, 1 bad input, 2 bad usage, 130
 interrupted. Errors are one line on standard error; `--debug` adds the traceback.
 """
 
@@ -26,7 +26,6 @@ COMMANDS: dict[str, str] = {
     "crossval": "five-fold speaker-disjoint cross-validation",
     "train": "train a model for use on all speakers",
     "tune": "search the hyper-parameters with Optuna",
-    "compare": "baselines and the Bi-GRU on the same folds",
     "probe": "leave-one-speaker-out accuracy of an encoder's averaged frames",
     "distill": "train a small encoder from unlabelled recordings and a teacher",
     "synth": "write the synthetic demonstration corpus",
