@@ -252,7 +252,7 @@ def test_a_press_by_somebody_else_does_nothing_and_says_why(context: Context, la
     context = replace(context, settings=replace(context.settings, password="secret"))
     desk = RunDesk(context)
     with gr.Blocks():
-        presses = Presses(context, desk, None, gr.Textbox(), gr.HTML())  # type: ignore[arg-type]
+        presses = Presses(context, desk, None, gr.Textbox(), gr.HTML(), say)  # type: ignore[arg-type]
     visitor = SimpleNamespace(client=SimpleNamespace(host="192.0.2.1"), headers={})
     pressed: list[str] = []
 
@@ -272,7 +272,7 @@ def test_an_error_is_said_without_a_path_of_the_server(context: Context) -> None
         raise JobError("The run cannot be started in /srv/secret/runs/x (No space left on device).")
 
     with gr.Blocks():
-        presses = Presses(context, RunDesk(context), None, gr.Textbox(), gr.HTML())  # type: ignore[arg-type]
+        presses = Presses(context, RunDesk(context), None, gr.Textbox(), gr.HTML(), say)  # type: ignore[arg-type]
     message, _ = presses.outcome(press, (), "", "en", None)
     assert "No space left on device" in message
     assert "/srv" not in message

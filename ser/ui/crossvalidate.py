@@ -9,26 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.context import LocalContext
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from ser import jobs
-from ser.errors import JobError, SerError
+from ser.errors import JobError
 from ser.ui.context import Context, translated
 from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.crossvalidate_texts import TEXTS as TEXTS
 from ser.ui.crossvalidate_texts import say
-from ser.ui.model import without_folders
 from ser.ui.owner import Owner
 from ser.ui.polling import while_shown
+from ser.ui.presses import PRIVATE, Outcome, Presses
 from ser.ui.run_settings import NUMBERS, OPTIMIZERS, PAPER, QUICK, command, preset
 from ser.ui.run_view import (
     curves_figure,
@@ -37,7 +35,6 @@ from ser.ui.run_view import (
     links,
     matrices_figure,
     matrices_of,
-    message_box,
     state_box,
 )
 from ser.ui.runs import CHECKPOINT, DOWNLOADS, LATEST, Run, Runs
@@ -45,18 +42,8 @@ from ser.ui.runs import CHECKPOINT, DOWNLOADS, LATEST, Run, Runs
 TICK_S = 1.0
 N_OUTPUTS = 11
 COLUMNS_JS = "() => (innerWidth < 640 ? 1 : innerWidth < 1000 ? 2 : 3)"
-PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a press led to: the key of a sentence, and the run it names."""
-
-    key: str
-    is_problem: bool = False
-    title: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,7 +92,7 @@ def build(context: Context) -> None:
     seen = gr.Textbox("", visible="hidden", label="seen")
     columns = gr.Number(3, visible="hidden", label="columns")
     view = View(seen, columns, *of_run, *_chart_places())
-    presses = Presses(context, desk, view, password, message)
+    presses = Presses(context, desk, view, password, message, say)
     presses.wire(start, desk.start, choices, waiting="starting")
     for button, action in ((view.stop, desk.stop), (view.go_on, desk.go_on), (view.use, desk.use)):
         presses.wire(button, action, [view.run])
@@ -116,57 +103,6 @@ def build(context: Context) -> None:
     opened.then(desk.news, view.inputs(context), view.outputs, queue=False, **PRIVATE)
     context.routes.append(Route("/runs/{run}/{name}", desk.download))
     context.on_close.append(desk.close)
-
-
-@dataclass(frozen=True)
-class Presses:
-    """What the buttons have in common: a word at once, the owner's check, an action, its outcome, news."""
-
-    context: Context
-    desk: RunDesk
-    view: View
-    password: gr.Textbox
-    message: gr.HTML
-
-    def wire(
-        self, button: gr.Button, action: Callable[..., Outcome], inputs: list[Any], waiting: str = "working"
-    ) -> None:
-        """Let a button call `action(*inputs)` for the owner."""
-        language = self.context.language
-
-        def wait(language: str) -> str:
-            return f'<div class="box waiting" role="status">{say(waiting, language)}</div>'
-
-        def act(password: str, language: str, *values: Any) -> tuple[str, Any]:
-            request = LocalContext.request.get(None)
-            return self.outcome(action, values, password, language, request)
-
-        outputs = [self.message, self.view.run]
-        pressed = button.click(wait, language, self.message, queue=False, **PRIVATE)
-        done = pressed.then(act, [self.password, language, *inputs], outputs, **PRIVATE)
-        done = done.then(
-            self.desk.news, self.view.inputs(self.context), self.view.outputs, queue=False, **PRIVATE
-        )
-        if button is self.view.use:
-            for function, output in list(self.context.loads):
-                done = done.then(function, language, output, **PRIVATE)
-
-    def outcome(
-        self,
-        action: Callable[..., Outcome],
-        values: tuple[Any, ...],
-        password: str,
-        language: str,
-        request: Any,
-    ) -> tuple[str, Any]:
-        """Check the owner and do it: what to say, and which run to show."""
-        try:
-            self.desk.owner.check(password, language, self.context.client(request), request)
-            outcome = action(*values)
-        except SerError as error:
-            return message_box(without_folders(str(error)), is_problem=True), gr.skip()
-        said = say(outcome.key, language, title=outcome.title)
-        return message_box(said, outcome.is_problem), LATEST if outcome.key == "started" else gr.skip()
 
 
 class RunDesk:

@@ -27,7 +27,7 @@ DOWNLOADS: dict[str, str] = {
     "report.html": "text/html",
     "checkpoint.zip": "application/zip",
 }
-NAME = re.compile(rf"{PREFIX}(\d{{4}})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)-(.+)")
+NAME = re.compile(r"(?:crossval|tune)-(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)-(.+)")
 
 
 @dataclass(frozen=True)
@@ -84,16 +84,16 @@ class Run:
 
 
 class Runs:
-    """All runs of a page, by name."""
+    """All runs of a page of one kind, by name."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, prefix: str = PREFIX) -> None:
+        self.folder, self.prefix = folder, prefix
 
     def names(self) -> list[str]:
         """Newest first."""
         if not self.folder.is_dir():
             return []
-        found = [path.name for path in self.folder.glob(f"{PREFIX}*") if path.is_dir()]
+        found = [path.name for path in self.folder.glob(f"{self.prefix}*") if path.is_dir()]
         return sorted(found, reverse=True)
 
     def find(self, name: object) -> Run | None:
@@ -106,7 +106,7 @@ class Runs:
     def new(self, corpus: str) -> Run:
         """A run that does not exist yet, named after the time and its corpus."""
         slug = re.sub(r"\W+", "-", corpus).strip("-")[:40] or "corpus"
-        return Run(self.folder / f"{time.strftime(f'{PREFIX}%Y%m%d-%H%M%S')}-{slug}")
+        return Run(self.folder / f"{time.strftime(f'{self.prefix}%Y%m%d-%H%M%S')}-{slug}")
 
     def running(self) -> Run | None:
         """The newest run that is in work."""
