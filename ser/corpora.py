@@ -80,7 +80,8 @@ class Corpus:
         """
         digest = hashlib.sha256()
         for one in sorted(self.utterances, key=lambda utterance: str(utterance.path)):
-            digest.update(f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n".encode())
+            line = f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n"
+            digest.update(line.encode(errors="surrogateescape"))  # file names need not be UTF-8
         return digest.hexdigest()[:16]
 
     def file_of(self, path: Path, outside: bool = True) -> str:

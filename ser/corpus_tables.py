@@ -79,18 +79,19 @@ def read_table(path: Path) -> list[Row]:
     return rows
 
 
-def read_labels(path: Path, corrected: bool) -> dict[str, str]:
+def read_labels(path: Path, corrected: bool, is_json: bool = False) -> dict[str, str]:
     """File name without its suffix -> label, from a CSV or a JSON of ShEMO.
 
     Args:
         path: a CSV with `file` and `emotion` (`emotion_modified` for corrected labels), or a JSON: a list of
             `{"id": ..., "emotion": ...}`, or an object `{"F01A01.wav": {"emotion": ...}}`.
         corrected: take the corrected column of a CSV; a JSON has one label only.
+        is_json: the file is a JSON whatever its name.
 
     Raises:
         CorpusError: the file cannot be read as such a table.
     """
-    if path.suffix.lower() == ".json":
+    if is_json or path.suffix.lower() == ".json":
         pairs = _json_labels(path)
     else:
         column = "corrected" if corrected else "emotion"

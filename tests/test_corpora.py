@@ -1,0 +1,302 @@
+"""Corpora are recognised by how they name their files, or read from a table; what is not read is told."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from ser.corpora import Corpus, keep_emotions, read_corpora, read_corpus
+from ser.corpus_readers import READERS, common_label, spelled_emotion
+from ser.errors import CorpusError
+from ser.labels import EMOTIONS
+
+SHEMO = ("F03S02", "F03W11", "M03A01", "M03N101", "M12F01", "F14H09")
+
+
+def files(folder: Path, *names: str) -> Path:
+    """Empty files: reading a corpus decodes nothing."""
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+def table(path: Path, *rows: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return path
+
+
+def emotions_of(corpus: Corpus) -> dict[str, str]:
+    return {utterance.path.stem: utterance.emotion for utterance in corpus.utterances}
+
+
+@pytest.mark.parametrize("layout", ["", "female_male", "deep"])
+def test_shemo_is_read_flat_and_in_folders(tmp_path: Path, layout: str):
+    folders = {"": ("", ""), "female_male": ("female/", "male/"), "deep": ("ShEMO/female/", "ShEMO/male/")}[
+        layout
+    ]
+    corpus = read_corpus(files(tmp_path, *(f"{folders[name[0] == 'M']}{name}.wav" for name in SHEMO)))
+    assert corpus.name == "ShEMO"
+    assert emotions_of(corpus) == {
+        "F03S02": "sadness", "F03W11": "surprise", "M03A01": "anger", "M03N101": "neutral", "M12F01": "fear",
+        "F14H09": "happiness",
+    }  # fmt: skip
+    assert corpus.emotions == EMOTIONS
+    assert {one.speaker: one.gender for one in corpus.utterances}["M12"] == "male"
+
+
+def test_female_and_male_speaker_03_are_two_people(tmp_path: Path):
+    corpus = read_corpus(files(tmp_path, *(f"{name}.wav" for name in SHEMO)))
+    assert {"F03", "M03"} < set(corpus.speakers)
+
+
+def test_the_official_label_file_of_shemo_counts_where_it_has_a_file(tmp_path: Path):
+    files(tmp_path, "female/F03S02.wav", "female/F03W11.wav")
+    labels = [{"id": "F03S02", "gender": "female", "emotion": "angry", "transcript": "", "ipa": ""}]
+    (tmp_path / "shemo.json").write_text(json.dumps(labels))
+    assert emotions_of(read_corpus(tmp_path)) == {"F03S02": "anger", "F03W11": "surprise"}
+
+
+def test_corrected_labels_come_from_a_csv_or_from_the_json_of_modified_shemo(tmp_path: Path):
+    folder = files(tmp_path / "shemo", "F03S02.wav", "M03A01.wav")
+    metadata = table(
+        tmp_path / "labels.csv", "file,speaker,emotion,emotion_modified",
+        "F03S02.wav,F03,sadness,neutral", "M03A01.wav,M03,anger,anger",
+    )  # fmt: skip
+    expected = {"F03S02": "neutral", "M03A01": "anger"}
+    assert emotions_of(read_corpus(folder, labels="corrected", metadata=metadata)) == expected
+    assert emotions_of(read_corpus(folder, metadata=metadata)) == {"F03S02": "sadness", "M03A01": "anger"}
+    modified = {f"{name}.wav": {"emotion": emotion} for name, emotion in expected.items()}
+    (folder / "modified_shemo.json").write_text(json.dumps(modified))
+    assert emotions_of(read_corpus(folder, labels="corrected")) == expected
+    assert emotions_of(read_corpus(folder)) == {"F03S02": "sadness", "M03A01": "anger"}
+
+
+def test_corrected_labels_that_are_nowhere_are_refused(tmp_path: Path):
+    folder = files(tmp_path / "shemo", "F03S02.wav", "M03A01.wav")
+    with pytest.raises(CorpusError, match="comes without corrected labels"):
+        read_corpus(folder, labels="corrected")
+    short = table(tmp_path / "short.csv", "file,emotion_modified", "F03S02.wav,anger")
+    with pytest.raises(CorpusError, match=r"no label for 1 files of ShEMO, M03A01\.wav"):
+        read_corpus(folder, labels="corrected", metadata=short)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "speaker", "emotion", "gender"),
+    [
+        ("EMO-DB", "wav/03a01Fa.wav", "03", "happiness", "male"),
+        ("EMO-DB", "16b10Lb.wav", "16", "boredom", "female"),
+        ("URDU", "Angry/SM1_F10_A010.flac", "SM1", "anger", "male"),
+        ("URDU", "Sad/SF10_F2_S093.wav", "SF10", "sadness", "female"),
+        ("RAVDESS", "Actor_02/03-01-08-01-02-01-02.wav", "02", "surprise", "female"),
+        ("RAVDESS", "03-01-02-02-02-02-17.flac", "17", "calm", "male"),
+    ],
+)
+def test_other_corpora_are_known_by_their_names(tmp_path: Path, name, file, speaker, emotion, gender):
+    corpus = read_corpus(files(tmp_path, file))
+    [one] = corpus.utterances
+    assert (corpus.name, one.speaker, one.emotion, one.gender, one.corpus) == (
+        name,
+        speaker,
+        emotion,
+        gender,
+        name,
+    )
+
+
+def test_every_reader_reads_its_own_example():
+    for reader in READERS:
+        found = [one.name for one in READERS if one.pattern.fullmatch(reader.example.rsplit(".", 1)[0])]
+        assert found == [reader.name]
+
+
+def test_one_folder_of_urdu_can_be_read_alone(tmp_path: Path):
+    files(tmp_path, "Angry/SM1_F10_A010.flac")
+    assert read_corpus(tmp_path / "Angry").emotions == ("anger",)
+
+
+def test_a_table_describes_any_layout_and_any_labels(tmp_path: Path):
+    files(tmp_path, "a/1.wav", "b c/2.ogg", "3.flac")
+    table(
+        tmp_path / "metadata.csv", "note,Speaker,PATH,emotion,gender",
+        "x,Ayşe,a/1.wav,Öfke,F", 'y,Can,"b c/2.ogg",Happy,male', "z,Can,3.flac,SURPRISE,",
+    )  # fmt: skip
+    corpus = read_corpus(tmp_path)
+    assert [(one.path.name, one.speaker, one.emotion, one.gender) for one in corpus.utterances] == [
+        ("3.flac", "Can", "surprise", None), ("1.wav", "Ayşe", "Öfke", "female"), ("2.ogg", "Can", "happiness", "male"),
+    ]  # fmt: skip
+    assert corpus.emotions == ("happiness", "surprise", "Öfke")
+    assert corpus.name == tmp_path.name
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_tables_may_use_other_delimiters_other_names_and_a_byte_order_mark(tmp_path: Path, delimiter: str):
+    files(tmp_path, "1.wav")
+    rows = ("file,speaker_id,label", "1.wav,A,fear")
+    table(tmp_path / "labels.csv", *(row.replace(",", delimiter) for row in rows))
+    (tmp_path / "labels.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "labels.csv").read_bytes())
+    assert read_corpus(tmp_path / "labels.csv").emotions == ("fear",)
+
+
+def test_a_table_may_name_files_that_lie_deeper(tmp_path: Path):
+    files(tmp_path, "female/F01A01.wav", "male/M01A01.wav")
+    path = table(tmp_path / "list.csv", "file,speaker,emotion", "F01A01.wav,F01,anger", "M01A01,M01,anger")
+    corpus = read_corpus(path)
+    assert [corpus.file_of(one.path) for one in corpus.utterances] == ["female/F01A01.wav", "male/M01A01.wav"]
+
+
+def test_a_name_that_two_files_bear_is_refused(tmp_path: Path):
+    files(tmp_path, "x/1.wav", "y/1.wav")
+    path = table(tmp_path / "list.csv", "path,speaker,emotion", "1.wav,A,anger")
+    with pytest.raises(CorpusError, match=r"1\.wav of the table may be .*x/1\.wav or .*y/1\.wav"):
+        read_corpus(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ((), "is empty"),
+        (("path,speaker,emotion",), "no line below its header"),
+        (("path,emotion", "1.wav,anger"), "no column speaker or speaker_id; its columns are path, emotion"),
+        (("path,speaker,emotion", "1.wav,,anger"), "line 2: speaker is empty"),
+        (("path,speaker,emotion", "1.wav"), "line 2: speaker, emotion is empty"),
+        (
+            ("path,speaker,emotion", "1.wav,A,anger", "", "1.wav,B,fear"),
+            "line 4: 1.wav is listed already in line 2",
+        ),
+        (("path,speaker,emotion", "nowhere.wav,A,anger"), "None of the 1 recordings"),
+    ],
+)
+def test_a_bad_table_is_refused_with_the_line(tmp_path: Path, rows, message):
+    path = table(files(tmp_path, "1.wav") / "metadata.csv", *rows)
+    with pytest.raises(CorpusError) as error:
+        read_corpus(tmp_path)
+    assert message in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_a_table_that_is_no_text_is_refused(tmp_path: Path):
+    (tmp_path / "metadata.csv").write_bytes(b"\xff\xfe\x00path")
+    with pytest.raises(CorpusError, match="cannot be read as a CSV in UTF-8"):
+        read_corpus(tmp_path)
+
+
+def test_an_unknown_folder_is_refused_with_what_was_looked_for(tmp_path: Path):
+    files(tmp_path, "one.wav", "two.wav")
+    with pytest.raises(CorpusError) as error:
+        read_corpus(tmp_path)
+    for word in ("one.wav", "ShEMO", "EMO-DB", "URDU", "RAVDESS", "metadata.csv", "path, speaker, emotion"):
+        assert word in str(error.value)
+
+
+def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path: Path):
+    with pytest.raises(CorpusError, match="no recordings below"):
+        read_corpus(tmp_path)
+    with pytest.raises(CorpusError, match="There is no corpus"):
+        read_corpus(tmp_path / "nowhere")
+
+
+def test_a_folder_of_several_corpora_is_refused_unless_a_reader_is_named(tmp_path: Path):
+    files(tmp_path, "emodb/03a01Fa.wav", "shemo/F03S02.wav", "x/one.wav", "x/two.wav")
+    with pytest.raises(CorpusError, match="Give the folder of each corpus"):
+        read_corpus(tmp_path)
+    assert emotions_of(read_corpus(tmp_path, reader="emo-db")) == {"03a01Fa": "happiness"}
+    with pytest.raises(CorpusError, match="There is no reader 'savee'"):
+        read_corpus(tmp_path, reader="savee")
+
+
+def test_recordings_that_are_not_read_are_kept_in_mind(tmp_path: Path):
+    corpus = read_corpus(
+        files(tmp_path, "F03S02.wav", "M01A01.wav", "notes.wav", "._M01A01.wav", "readme.txt")
+    )
+    [skipped] = corpus.skipped
+    assert skipped.path.name == "notes.wav"
+    assert "ShEMO" in skipped.reason
+
+
+def test_labels_can_be_mapped_and_left_out(tmp_path: Path):
+    folder = files(tmp_path, "03a01Fa.wav", "03a01La.wav", "03a01Ea.wav", "03a01Eb.wav")
+    corpus = read_corpus(folder, label_map={"boredom": "neutral"})
+    assert corpus.emotions == ("happiness", "neutral", "disgust")
+    six, dropped = keep_emotions(corpus, EMOTIONS)
+    assert (six.emotions, dropped) == (("happiness", "neutral"), {"disgust": 2})
+    with pytest.raises(CorpusError, match="has none of anger"):
+        keep_emotions(corpus, ["anger"])
+
+
+def test_joined_corpora_keep_their_speakers_apart(tmp_path: Path):
+    files(tmp_path / "a", "03a01Fa.wav")
+    files(tmp_path / "b", "03-01-03-01-01-01-03.wav")
+    files(tmp_path / "c", "03b02Wa.wav")
+    corpus = read_corpora([tmp_path / "a", tmp_path / "b", tmp_path / "c"])
+    assert corpus.name == "EMO-DB+RAVDESS+EMO-DB2"
+    assert corpus.speakers == ("EMO-DB2:03", "EMO-DB:03", "RAVDESS:03")
+    assert corpus.root == tmp_path
+    assert corpus.emotions == ("anger", "happiness")
+
+
+def test_a_recording_in_two_joined_corpora_is_refused(tmp_path: Path):
+    files(tmp_path, "wav/03a01Fa.wav")
+    with pytest.raises(CorpusError, match="in the joined corpus 2 times"):
+        read_corpora([tmp_path, tmp_path / "wav"])
+
+
+def test_corrected_labels_concern_only_shemo_among_joined_corpora(tmp_path: Path):
+    shemo, emodb = files(tmp_path / "s", "F03S02.wav"), files(tmp_path / "e", "03a01Fa.wav")
+    metadata = table(tmp_path / "m.csv", "file,emotion_modified", "F03S02.wav,neutral")
+    corpus = read_corpora([shemo, emodb], labels="corrected", metadata=metadata)
+    assert emotions_of(corpus) == {"F03S02": "neutral", "03a01Fa": "happiness"}
+
+
+def test_the_fingerprint_follows_labels_and_names_and_not_the_place(tmp_path: Path):
+    one = read_corpus(files(tmp_path / "here", "F03S02.wav", "M01A01.wav"))
+    moved = read_corpus(files(tmp_path / "there", "M01A01.wav", "F03S02.wav"))
+    more = read_corpus(files(tmp_path / "more", "M01A01.wav", "F03S02.wav", "F03S03.wav"))
+    assert one.fingerprint == moved.fingerprint != more.fingerprint
+    assert one.fingerprint != read_corpus(tmp_path / "here", label_map={"anger": "fear"}).fingerprint
+
+
+def test_labels_go_by_their_common_names():
+    words = ("Angry", "FEAR", "happy", " sad ", "Surprised", "Öfke")
+    assert [common_label(word) for word in words] == [
+        "anger",
+        "fear",
+        "happiness",
+        "sadness",
+        "surprise",
+        "Öfke",
+    ]
+    assert spelled_emotion("set/S1_angry_03") == "anger"
+    assert spelled_emotion("Sad/S1_03") == "sadness"
+    assert spelled_emotion("set/angry_or_sad") is None
+
+
+def test_the_real_names_of_shemo_give_the_labels_of_its_table(tmp_path: Path, shared_data):
+    with shared_data("shemo_metadata.csv").open(encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    corpus = read_corpus(files(tmp_path, *(f"{row['gender']}/{row['file']}" for row in rows)))
+    assert len(corpus.utterances) == 3000
+    assert len(corpus.speakers) == 87
+    assert emotions_of(corpus) == {Path(row["file"]).stem: row["emotion"] for row in rows}
+    corrected = read_corpus(tmp_path, labels="corrected", metadata=shared_data("shemo_metadata.csv"))
+    changed = sum(
+        one.emotion != two.emotion for one, two in zip(corpus.utterances, corrected.utterances, strict=True)
+    )
+    assert changed == 163
+
+
+@pytest.mark.parametrize(
+    ("folder", "clips", "speakers", "emotions"),
+    [("emodb", 535, 10, 7), ("urdu", 400, 29, 4), ("ravdess", 1080, 18, 8), ("nemo", 3403, 7, 6)],
+)
+def test_real_corpora_are_read_whole(shared_data, folder, clips, speakers, emotions):
+    corpus = read_corpus(shared_data(folder))
+    assert (len(corpus.utterances), len(corpus.speakers), len(corpus.emotions)) == (clips, speakers, emotions)
+    assert not corpus.skipped
+    assert Counter(one.gender for one in corpus.utterances).keys() == {"female", "male"}
