@@ -160,8 +160,8 @@ def test_remarks_of_the_mp3_decoder_stay_off_standard_error(tiny_checkpoint, tmp
     path.write_bytes(path.read_bytes()[:8_000])
     capfd.readouterr()
     assert main(["predict", "--checkpoint", str(tiny_checkpoint), str(path)]) == 1
-    (line,) = capfd.readouterr().err.splitlines()
-    assert line.startswith(f"ser: {path}: ")
+    err = capfd.readouterr().err
+    assert [line[:5] for line in err.splitlines()] == ["ser: "], err
 
 
 def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, clips, monkeypatch):

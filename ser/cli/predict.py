@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ser.predictor import Prediction
     from ser.results import ResultFile
 
+STDERR = 2
 # The files of a folder that are taken for recordings.
 SUFFIXES = {
     ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64",
@@ -172,19 +173,19 @@ def _shard(text: str) -> tuple[int, int]:
 @contextlib.contextmanager
 def _own_stderr() -> Iterator[None]:
     """Keep standard error for our own lines: the MP3 decoder writes remarks on damaged files past Python."""
-    try:
-        descriptor = sys.stderr.fileno()
-    except (OSError, AttributeError):  # not a real stream
-        yield
-        return
-    before, kept = sys.stderr, os.dup(descriptor)
+    before, kept = sys.stderr, os.dup(STDERR)
+    with contextlib.suppress(OSError, AttributeError):  # not a real stream
+        if before.fileno() == STDERR:
+            sys.stderr = os.fdopen(
+                os.dup(kept), "w", buffering=1, encoding=before.encoding, errors="backslashreplace"
+            )
     with Path(os.devnull).open("wb") as nowhere:
-        before.flush()
-        os.dup2(nowhere.fileno(), descriptor)
-    sys.stderr = os.fdopen(kept, "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
+        os.dup2(nowhere.fileno(), STDERR)
     try:
         yield
     finally:
-        os.dup2(kept, descriptor)
-        sys.stderr.close()
-        sys.stderr = before
+        os.dup2(kept, STDERR)
+        os.close(kept)
+        if sys.stderr is not before:
+            sys.stderr.close()
+            sys.stderr = before
