@@ -353,7 +353,7 @@ def _advice(labels: Sequence[str], counts: Counts, n_folds: int, share: float) -
     ]
     folds = next((n for n in range(n_folds - 1, 1, -1) if _splits(counts, n, share)), None)
     options = ([f"use {folds} folds"] if folds else []) + helps[:3] + ["use leave-one-speaker-out"]
-    return f"{fewest} What would work: {', or '.join(options)}."
+    return f"{fewest} What would help: {', or '.join(options)}."
 
 
 def _splits(counts: Counts, n_folds: int, share: float, without: int | None = None) -> bool:
