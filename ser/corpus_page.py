@@ -155,7 +155,7 @@ def _emotion_figure(report: CorpusReport, genders: Sequence[str]) -> go.Figure:
             marker_color=colours.get(gender, GREY),
             hovertemplate="%{x}, " + plain(gender) + ": %{y} clips<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
     figure.update_yaxes(title_text="clips")
     return figure
 
@@ -176,7 +176,7 @@ def _speaker_figure(report: CorpusReport) -> go.Figure:
             marker_color=colours[row.emotion],
             hovertemplate="%{y}: %{x} clips of " + plain(row.emotion) + "<extra></extra>",
         )
-    figure.update_layout(barmode="stack")
+    figure.update_layout(barmode="stack", legend_traceorder="normal")
     figure.update_yaxes(type="category", autorange="reversed", dtick=1)
     figure.update_xaxes(title_text="clips")
     return figure
