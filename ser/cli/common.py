@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import sys
 import types
 from collections.abc import Callable, Collection
 from dataclasses import fields
@@ -76,9 +77,13 @@ def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
         if len(args.corpus) > 1
         else read_corpus(args.corpus[0], **options)
     )
+    for one in corpus.skipped:
+        print(f"left out {one.path}: {one.reason}", file=sys.stderr)
     if args.emotions:
         wanted = EMOTIONS if args.emotions == "six" else tuple(args.emotions.split(","))
-        corpus, _ = keep_emotions(corpus, wanted)
+        corpus, dropped = keep_emotions(corpus, wanted)
+        for emotion, count in dropped.items():
+            print(f"left out {count} utterances of {emotion}, which was not asked for", file=sys.stderr)
     return corpus
 
 
@@ -93,8 +98,6 @@ def load_encoder(source: str, layer: int | None) -> tuple[Encoder, EncoderRefere
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:
     """Corpus, features and encoder of a command; what cannot be read is reported and left out."""
-    import sys
-
     from ser.features import usable_features
 
     if args.threads:
