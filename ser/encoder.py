@@ -45,6 +45,7 @@ class Encoder:
     """A frozen encoder with one chosen hidden layer.
 
     Attributes:
+        digest: SHA-256 of the stored weights.
         name: the hub id, with `@revision` where one was asked for, or the folder's name.
         layer: the hidden layer whose states are returned; 0 is the front end's output, `n_layers` the last.
         dim: numbers a frame.
@@ -54,13 +55,13 @@ class Encoder:
     frame_rate_hz = FRAME_RATE_HZ
 
     def __init__(
-        self, model: nn.Module, name: str, layer: int | None = None, normalise: bool = False
+        self, model: nn.Module, name: str, digest: str, layer: int | None = None, normalise: bool = False
     ) -> None:
         self.n_layers = int(getattr(model.config, "encoder_layers", 0) or model.config.num_hidden_layers)
         self.layer = self.n_layers if layer is None else layer
         if not 0 <= self.layer <= self.n_layers:
             raise EncoderError(f"{name} has layers 0 to {self.n_layers}; layer {layer} was asked for.")
-        self.name = name
+        self.name, self.digest = name, digest
         self.normalise = normalise
         self.model = model.eval().requires_grad_(False)
         self.dim = int(model.config.hidden_size)
@@ -85,20 +86,16 @@ class Encoder:
         config = _read_json(place, "config.json")
         model_type = str(config.get("model_type"))
         model = _load_model(place, model_type)
+        digest = _weights_digest(model)
         _own_weights(model)
         kind = WhisperFrames if model_type == "whisper" else cls
-        return kind(model.to(device), place.name, layer, _do_normalize(place))
+        return kind(model.to(device), place.name, digest, layer, _do_normalize(place))
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of weights, layer and normalisation."""
-        digest = hashlib.sha256(f"{self.layer} {self.normalise} {type(self).__name__}".encode())
-        for key, tensor in sorted(self.model.state_dict().items()):
-            if key.endswith(TRAINING_ONLY):
-                continue
-            digest.update(key.encode())
-            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """First 16 hex digits of the SHA-256 of weights, layer and normalisation, the same on every machine."""
+        identity = f"{self.layer} {self.normalise} {type(self).__name__} {self.digest}"
+        return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
     def device(self) -> torch.device:
@@ -333,6 +330,19 @@ def _quiet_transformers() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
+
+
+def _weights_digest(model: nn.Module) -> str:
+    """SHA-256 of the weights as they were stored.
+
+    Weight-normed kernels are hashed before they are computed: their last bits depend on the number of threads.
+    """
+    digest = hashlib.sha256()
+    for key, tensor in sorted(model.state_dict().items()):
+        if not key.endswith(TRAINING_ONLY):
+            digest.update(key.encode())
+            digest.update(tensor.float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _own_weights(model: nn.Module) -> None:

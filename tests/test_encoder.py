@@ -161,6 +161,18 @@ def test_the_fingerprint_is_stable_and_tells_weights_layer_and_normalisation_apa
     assert len({fingerprint, *others}) == 4
 
 
+def test_the_fingerprint_does_not_depend_on_the_number_of_threads(tmp_path):
+    wide = TINY | {"hidden_size": 256, "num_conv_pos_embeddings": 128}
+    transformers.HubertModel(transformers.HubertConfig(**wide)).save_pretrained(tmp_path)
+    before = torch.get_num_threads()
+    fingerprints = set()
+    for n_threads in (1, 2, 4):
+        torch.set_num_threads(n_threads)
+        fingerprints.add(Encoder.load(tmp_path).fingerprint)
+    torch.set_num_threads(before)
+    assert len(fingerprints) == 1
+
+
 def test_a_vector_that_only_training_uses_may_be_missing_and_is_no_part_of_the_identity(
     tiny_encoder, damaged
 ):
