@@ -316,3 +316,14 @@ def test_info_says_what_is_missing(tiny_checkpoint, tmp_path, capsys):
     (tmp_path / "model.json").write_text(json.dumps(content))
     main(["info", "--json", "--checkpoint", str(tmp_path)])
     assert "hf download nobody/nothing" in json.loads(capsys.readouterr().out)["encoder"]["problem"]
+
+
+def test_an_unforeseen_failure_is_one_line_and_a_traceback_only_with_debug(monkeypatch, capsys):
+    def fail(args):
+        raise ZeroDivisionError("of ours")
+
+    monkeypatch.setattr("ser.cli.info.run", fail)
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err.startswith("ser: unforeseen ZeroDivisionError: of ours")
+    with pytest.raises(ZeroDivisionError):
+        main(["--debug", "info"])

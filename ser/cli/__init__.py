@@ -53,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, for instance `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:  # a defect of ours: one line for the user, the rest with --debug
+        if args.debug:
+            raise
+        print(f"ser: unforeseen {type(error).__name__}: {error}. Run it again with --debug.", file=sys.stderr)
+        return 1
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
