@@ -36,11 +36,13 @@ from ser.corpora import Corpus
 from ser.crossval import CrossvalSettings, identity
 from ser.errors import SettingsError
 from ser.folds import Fold
+from ser.liveness import RETRY_OF
 from ser.search_space import Space, check_study_name, fixed_part
 
 JOURNAL, GRPC = "journal:", "grpc://"
 JOURNAL_NAME = "studies.journal"
 IDENTITY, SCORED, ERROR = "ser", "scored", "error"
+METRIC = "validation accuracy, mean of the folds"
 GRPC_WAIT_S, SQLITE_WAIT_S = 10.0, 60
 CREATE_TRIES, CREATE_PAUSE_S = 5, 0.5
 
@@ -141,6 +143,7 @@ def open_study(storage: BaseStorage, name: str, about: Mapping[str, Any], **opti
     if IDENTITY not in study.user_attrs:
         if study.get_trials(deepcopy=False):
             raise SettingsError(f"The study {name!r} was not made by this program. Choose another name.")
+        study.set_metric_names([METRIC])
         study.set_user_attr(IDENTITY, dict(about))
     found = study.user_attrs[IDENTITY]
     other = [key for key in about if found.get(key) != about[key]]
@@ -177,7 +180,9 @@ def summary(study: optuna.Study) -> dict[str, Any]:
     best = best_of(study)
     return {
         "study": study.study_name,
+        "study_id": study._study_id,  # what the dashboard's addresses call it; it has no public name
         "counts": {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState},
+        "queued_again": sum(RETRY_OF in trial.user_attrs for trial in trials),
         "best": None if best is None else _row(best),
         "trials": [_row(trial) for trial in trials],
         "scored": study.user_attrs.get(SCORED),

@@ -82,6 +82,10 @@ footer .divider { display: none; }
 .quiet, .quiet p { margin: 0; font-size: 0.9rem; color: var(--quiet); max-width: 75ch; }
 .box.running { border-inline-start: 5px solid #0072b2; }
 .box progress { width: 100%; height: 0.6rem; margin-top: 0.6rem; accent-color: #0072b2; }
+iframe.dashboard {
+  display: block; width: 100%; height: 48rem; border: 1px solid var(--border-color-primary);
+  border-radius: var(--radius-lg); background: #fff;
+}
 .downloads { margin: 0; display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; align-items: center; }
 .downloads a { color: var(--link-text-color); padding: 0.35rem 0; text-decoration: underline; }
 .fold-table { overflow-x: auto; contain: inline-size; }

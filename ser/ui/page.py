@@ -30,6 +30,7 @@ from ser.ui.texts import TEXTS, fixed_texts
 TABS: tuple[tuple[str, str], ...] = (
     ("ser_tab_recognise", "ser.ui.recognise"),
     ("ser_tab_crossvalidate", "ser.ui.crossvalidate"),
+    ("ser_tab_tune", "ser.ui.tune"),
 )
 
 log = logging.getLogger(__name__)

@@ -53,10 +53,10 @@ class Run:
         return jobs.look(self.folder)
 
     def progress(self) -> dict[str, Any] | None:
-        return _read(self.folder / "progress.json")
+        return read_json(self.folder / "progress.json")
 
     def result(self) -> dict[str, Any] | None:
-        return _read(self.folder / "result.json")
+        return read_json(self.folder / "result.json")
 
     def downloads(self) -> list[str]:
         """Those of `DOWNLOADS` that there are."""
@@ -114,7 +114,8 @@ class Runs:
         return next((run for run in runs if jobs.is_running(run.folder)), None)
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The content of a JSON file; None where there is none (yet)."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -43,6 +43,8 @@ class AppSettings:
         data_is_temporary: True where SER_DATA is not set.
         corpora: folders with labelled recordings that the training tabs may read (SER_CORPORA, separated as
             in PATH).
+        storage: address of the studies of the tab Tune (SER_STORAGE); None is a file in the data folder.
+        dashboard_writable: let visitors change studies in the embedded dashboard (SER_DASHBOARD_WRITABLE=1).
         password: what the operator signs in with (SER_PASSWORD); None: nobody can sign in.
         on_space: True on a Hugging Face Space (SPACE_ID is set).
         max_upload_mb: largest file that can be uploaded, in megabytes (SER_MAX_UPLOAD_MB).
@@ -59,6 +61,8 @@ class AppSettings:
     data: Path = field(default_factory=temporary_data_folder)
     data_is_temporary: bool = True
     corpora: tuple[Path, ...] = ()
+    storage: str | None = field(default=None, repr=False)
+    dashboard_writable: bool = False
     password: str | None = field(default=None, repr=False)
     on_space: bool = False
     max_upload_mb: int = 32
@@ -84,6 +88,8 @@ class AppSettings:
             data=Path(given["SER_DATA"]).expanduser() if "SER_DATA" in given else temporary_data_folder(),
             data_is_temporary="SER_DATA" not in given,
             corpora=_corpora(given),
+            storage=given.get("SER_STORAGE"),
+            dashboard_writable=_flag(given, "SER_DASHBOARD_WRITABLE"),
             password=given.get("SER_PASSWORD"),
             on_space=on_space,
             max_upload_mb=int(_number(given, "SER_MAX_UPLOAD_MB", cls.max_upload_mb, 1, 4_096, whole=True)),
@@ -124,6 +130,12 @@ def _number(
         kind = "whole number" if whole else "number"
         raise SettingsError(f"{name} must be a {kind} from {least:g} to {most:g}, got {given[name]!r}.")
     return value
+
+
+def _flag(given: Mapping[str, str], name: str) -> bool:
+    if given.get(name, "0") not in ("0", "1"):
+        raise SettingsError(f"{name} must be 0 or 1, got {given[name]!r}.")
+    return given.get(name) == "1"
 
 
 def _folder(given: Mapping[str, str], name: str) -> Path | None:
