@@ -16,7 +16,6 @@ from ser.ui.run_view import BOX_KINDS
 from ser.ui.tune_texts import TEXTS, say
 
 Content = Mapping[str, Any]
-CALM = {"complete", "pruned"}
 
 
 def study_box(
@@ -25,15 +24,16 @@ def study_box(
     """How a study stands: heading, bar, best trial, counts, time left."""
     now_s = time.time() if now_s is None else now_s
     lines = [_paragraph(title, "facts")]
-    if told is None:
-        heading, kind = _before_the_first_trial(status, language, lines)
-    else:
-        heading, kind = _heading(status, told, language)
+    if told is not None:
         lines += _trials(status, told, language, now_s)
+    elif status.state == "running":
+        lines += ["<progress></progress>", _paragraph(say("preparing_means", language))]
     if status.state in ("failed", "stopped"):
         reason = without_folders(status.reason) if status.state == "failed" else ""
         lines += [_paragraph(reason), _paragraph(say(f"{status.state}_means", language))]
-    return f'<div class="box {kind}" role="status"><h2>{html.escape(heading)}</h2>{"".join(lines)}</div>'
+    kind = "running" if status.state == "running" else BOX_KINDS.get(status.state, "waiting")
+    heading = html.escape(_heading(status, told, language))
+    return f'<div class="box {kind}" role="status"><h2>{heading}</h2>{"".join(lines)}</div>'
 
 
 def empty_box(language: str) -> str:
@@ -46,32 +46,20 @@ def dashboard_frame(told: Content | None) -> str:
     return f'<iframe class="dashboard" src="{place}" title="Optuna Dashboard" loading="lazy"></iframe>'
 
 
-def _before_the_first_trial(status: JobStatus, language: str, lines: list[str]) -> tuple[str, str]:
+def _heading(status: JobStatus, told: Content | None, language: str) -> str:
     if status.state != "running":
-        return say("elsewhere" if status.state == "never" else status.state, language), BOX_KINDS[
-            status.state
-        ]
-    lines += ["<progress></progress>", _paragraph(say("preparing_means", language))]
-    return say("preparing", language), "running"
-
-
-def _heading(status: JobStatus, told: Content, language: str) -> tuple[str, str]:
-    if status.state == "running":
-        if told["state"] == "testing":
-            return say("testing", language), "running"
-        counts = told["counts"]
-        return say(
-            "searching", language, done=sum(counts[state] for state in CALM), wanted=told["n_trials"]
-        ), "running"
-    state = "elsewhere" if status.state == "never" else status.state
-    return say(state, language), BOX_KINDS.get(state, "waiting")
+        return say("elsewhere" if status.state == "never" else status.state, language)
+    if told is None:
+        return say("preparing", language)
+    if told["state"] == "testing":
+        return say("testing", language)
+    return say("searching", language, done=_finished(told), wanted=told["n_trials"])
 
 
 def _trials(status: JobStatus, told: Content, language: str, now_s: float) -> list[str]:
     counts, best, lines = told["counts"], told["best"], []
     if status.state == "running":
-        done = sum(counts[state] for state in CALM)
-        lines.append(f'<progress max="{told["n_trials"]}" value="{done}"></progress>')
+        lines.append(f'<progress max="{told["n_trials"]}" value="{_finished(told)}"></progress>')
     if best is None:
         lines.append(_paragraph(say("no_best", language)))
     else:
@@ -113,6 +101,10 @@ def _parameters(parameters: Content, language: str) -> str:
         f"{say(name, language)} {value}" if name in TEXTS else f"{name} {value}"
         for name, value in shown.items()
     )
+
+
+def _finished(told: Content) -> int:
+    return int(told["counts"]["complete"] + told["counts"]["pruned"])
 
 
 def _percent(share: float) -> float:
