@@ -50,6 +50,10 @@ def test_what_the_card_states_is_counted_on_other_utterances(honest):
     calibration = calibrate(logits[:2000], true[:2000])
     probabilities = softmax(logits[2000:], calibration.temperature)
     stated = measured(calibration, probabilities, true[2000:])
-    right = [p.argmax() == t for p, t in zip(probabilities, true[2000:], strict=True) if p.max() >= stated.threshold]
+    right = [
+        p.argmax() == t
+        for p, t in zip(probabilities, true[2000:], strict=True)
+        if p.max() >= stated.threshold
+    ]
     assert stated.precision == pytest.approx(sum(right) / len(right))
     assert stated.coverage == pytest.approx(len(right) / 2000)
