@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 from torch.nn import functional
 
 from ser.audio import SAMPLE_RATE_HZ
@@ -97,12 +98,15 @@ class Distillation:
 
     def __init__(
         self, files: Sequence[Path], teacher: Encoder, out: Path, settings: DistillSettings, student: StudentSettings,
-        cache: Path | None = None,
+        cache: Path | None = None, start: Encoder | None = None,
     ) -> None:  # fmt: skip
         torch.manual_seed(settings.crops.seed)
         self.settings, self.student, self.out = settings, student, out
         self.device = teacher.device
-        self.distiller = Distiller(student, len(settings.teacher_layers), teacher.dim).to(self.device)
+        self.distiller = Distiller(student, len(settings.teacher_layers), teacher.dim)
+        if start is not None:
+            self._begin_from(start)
+        self.distiller.to(self.device)
         self.optimiser = torch.optim.AdamW(
             self.distiller.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
@@ -116,6 +120,8 @@ class Distillation:
             "teacher": {"name": teacher.name, "fingerprint": teacher.fingerprint},
             "audio": {"files": len(files), "fingerprint": files_fingerprint(files)},
         }
+        if start is not None:
+            self.identity["start"] = {"name": start.name, "fingerprint": start.fingerprint}
         self.stream = CropStream(
             files, targets, student, settings.crops, self.position,
             lambda path, message: self.bad_files.__setitem__(str(path), message),
@@ -124,6 +130,28 @@ class Distillation:
         if not self._restore():
             first = CropStream(files, targets, student, settings.crops, Position())
             self.statistics = {key: value.to(self.device) for key, value in target_statistics(first).items()}
+
+    def _begin_from(self, start: Encoder) -> None:
+        """Take the student's weights from an encoder of the same shape; the heads begin fresh."""
+        student, weights = self.distiller.student, start.model.state_dict()
+        try:
+            for name, module in student.named_modules():
+                if nn.utils.parametrize.is_parametrized(
+                    module, "weight"
+                ):  # a loaded encoder has its norm folded in
+                    module.weight = weights[f"{name}.weight"]
+                    weights |= {
+                        f"{name}.{key}": value
+                        for key, value in module.state_dict().items()
+                        if "parametrizations" in key
+                    }
+                    del weights[f"{name}.weight"]
+            student.load_state_dict(weights)
+        except (RuntimeError, KeyError) as error:
+            raise SettingsError(
+                f"The encoder {start.name} has another shape than the student of these settings. Give the settings "
+                "that it was made with (hidden size, layers ...), or leave --init out."
+            ) from error
 
     def run(self, report: Callable[[dict[str, Any]], None], save_every_s: float = 60.0) -> None:
         """Train to the last step; `report` gets a line of figures every 20 steps."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -197,6 +198,22 @@ def test_a_run_goes_on_from_its_saved_state_and_refuses_another_teacher(recordin
     with pytest.raises(SettingsError, match="settings"):
         Distillation(
             files, teacher, tmp_path, DistillSettings(teacher_layers=(2,), steps=4, crops=CROPS), SMALL
+        )
+
+
+def test_a_run_can_begin_from_an_earlier_encoder_of_the_same_shape_only(recordings, teacher, tmp_path):
+    files = find_audio([recordings])
+    Distillation(files, teacher, tmp_path / "first", SETTINGS, SMALL).run(lambda line: None)
+    start = Encoder.load(tmp_path / "first" / "encoder")
+    second = Distillation(files, teacher, tmp_path / "second", SETTINGS, SMALL, start=start)
+    second.export()
+    samples = np.random.default_rng(3).standard_normal(8000).astype(np.float32)
+    again = Encoder.load(tmp_path / "second" / "encoder")
+    np.testing.assert_allclose(again([samples])[0], start([samples])[0], atol=0.02)  # half precision on disk
+    assert second.identity["start"]["fingerprint"] == start.fingerprint
+    with pytest.raises(SettingsError, match="another shape"):
+        Distillation(
+            files, teacher, tmp_path / "third", SETTINGS, replace(SMALL, hidden_size=64), start=start
         )
 
 

@@ -25,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", required=True, type=Path, help="folder of the run; the encoder lands in OUT/encoder"
     )
+    parser.add_argument(
+        "--init",
+        metavar="DIR",
+        help="begin from this encoder's weights, such as an earlier run's OUT/encoder",
+    )
     parser.add_argument("--cache", type=Path, help="keep the teacher's answers in this folder")
     parser.add_argument("--device", default="auto", help="cpu, cuda or auto (default)")
     parser.add_argument("--threads", type=int, help="threads of torch")
@@ -69,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
     device = ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     files = find_audio(args.audio)
     distillation = Distillation(
-        files, Encoder.load(args.teacher, device=device), args.out, settings, student, args.cache
-    )
+        files, Encoder.load(args.teacher, device=device), args.out, settings, student, args.cache,
+        Encoder.load(args.init) if args.init else None,
+    )  # fmt: skip
     parameters = sum(parameter.numel() for parameter in distillation.distiller.student.parameters())
     print(
         f"{len(files)} recordings, student of {parameters / 1e6:.1f} M parameters, {device}, "
