@@ -28,6 +28,7 @@ COMMANDS: dict[str, str] = {
     "tune": "search the hyper-parameters with Optuna",
     "probe": "leave-one-speaker-out accuracy of an encoder's averaged frames",
     "distill": "train a small encoder from unlabelled recordings and a teacher",
+    "espeak": "speak sentences without labels for a distillation (espeak-ng)",
     "synth": "write the synthetic demonstration corpus",
 }
 

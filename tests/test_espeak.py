@@ -1,0 +1,27 @@
+"""Speech for a distillation: the same for a seed, and a plain word when espeak-ng is missing."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+
+from ser.cli import main
+from ser.errors import SettingsError
+from ser.espeak import SENTENCES, speak
+
+
+@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
+def test_the_same_seed_speaks_the_same_clips(tmp_path, capsys):
+    for name in ("first", "second"):
+        assert main(["espeak", "--to", str(tmp_path / name), "--count", "4"]) == 0
+    first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
+    assert [path.name for path in first] == [path.name for path in second]
+    assert all(path.suffix == ".wav" and path.name[:2] in SENTENCES for path in first)
+    assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second, strict=True))
+
+
+def test_a_machine_without_espeak_is_told_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(SettingsError, match="apt-get install espeak-ng"):
+        next(speak(tmp_path, 1))
