@@ -46,7 +46,7 @@ class DistillSettings:
         pooled_weight: weight of the same loss on time averages; 0 is equation 1 alone.
         standardise: give every teacher dimension zero mean and unit variance first; Whisper's layers have a few
             dimensions that are a hundred times larger than the rest and would drown them.
-        steps: optimiser steps.
+        steps: optimiser steps; the one setting that may change when a saved run goes on.
         learning_rate: peak, after a linear rise over the first `warmup` share of the steps, then linear to zero.
         warmup: share of the steps.
         crops: what a step sees; its seed is that of the weights too.
@@ -234,6 +234,7 @@ class Distillation:
             identity, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
         except Exception as error:
             raise SettingsError(f"{path} is damaged ({error}). Delete it to begin anew.") from error
+        identity["settings"]["steps"] = self.settings.steps  # a run may be made longer or shorter as it goes on
         if identity != self.identity:
             other = [key for key in self.identity if identity.get(key) != self.identity[key]]
             raise SettingsError(

@@ -195,6 +195,9 @@ def test_a_run_goes_on_from_its_saved_state_and_refuses_another_teacher(recordin
     assert second.step == 4
     for key, value in first.distiller.state_dict().items():
         assert torch.equal(value, second.distiller.state_dict()[key])
+    longer = Distillation(files, teacher, tmp_path, replace(SETTINGS, steps=6), SMALL)
+    longer.run(lambda line: None)
+    assert longer.step == 6
     with pytest.raises(SettingsError, match="settings"):
         Distillation(
             files, teacher, tmp_path, DistillSettings(teacher_layers=(2,), steps=4, crops=CROPS), SMALL
