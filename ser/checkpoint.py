@@ -71,9 +71,10 @@ class Calibration:
     coverage: float | None = None
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf") or not 0 <= self.threshold <= 1:
+        # Beyond these bounds the division overflows, or leaves nothing of the logits.
+        if not 1e-6 <= self.temperature <= 1e6 or not 0 <= self.threshold <= 1:
             raise SettingsError(
-                f"temperature must be positive and threshold between 0 and 1, "
+                f"temperature must be positive (1e-6 to 1e6) and threshold between 0 and 1, "
                 f"got {self.temperature} and {self.threshold}."
             )
 
@@ -208,7 +209,7 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise CheckpointError(f"There is no checkpoint in {folder}: {DESCRIPTION} is missing.") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON ({error}). Copy the folder again.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
@@ -233,6 +234,8 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
         raise ValueError(f"labels must be at least two different names, got {labels!r}.")
     if type(content["max_frames"]) is not int or content["max_frames"] < 1:
         raise ValueError(f"max_frames must be a positive whole number, got {content['max_frames']!r}.")
+    if type(content["seed"]) is not int:
+        raise ValueError(f"seed must be a whole number, got {content['seed']!r}.")
     for key in ("training", "scores", "data", "versions"):
         if not isinstance(content[key], dict):
             raise ValueError(f"{key} must be an object, got {content[key]!r}.")

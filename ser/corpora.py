@@ -124,9 +124,9 @@ def read_corpus(
         CorpusError: nothing there that can be read as a corpus; the message says what was looked for.
     """
     source = Path(source)
-    if source.is_file():
+    if is_file(source):
         corpus = _read_rows(source, labels, own_labels=metadata is None)
-    elif source.is_dir():
+    elif os.path.isdir(source):  # noqa: PTH112
         corpus = _read_folder(source, reader, labels, own_labels=metadata is None)
     else:
         raise CorpusError(
@@ -200,6 +200,11 @@ def recordings(folder: Path) -> list[Path]:
     )
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, out of a table, is none."""
+    return os.path.isfile(path)  # noqa: PTH113  pathlib raises for a name that is too long
+
+
 def _read_one_of_several(
     source: Path, labels: Labels, metadata: str | Path | None, label_map: Mapping[str, str] | None
 ) -> Corpus:
@@ -271,7 +276,7 @@ def _read_rows(table: Path, labels: Labels, own_labels: bool) -> Corpus:
         raise _no_corrected_labels(table)
     root, name = table.parent, table.parent.resolve().name
     paths = find_files(rows, root)
-    if not any(path.is_file() for path in paths):
+    if not any(map(is_file, paths)):
         raise CorpusError(
             f"None of the {len(paths)} recordings that {table} lists is there, {rows[0].path} for one. "
             f"Paths are taken relative to {root}, or as names of files below it."
@@ -298,14 +303,14 @@ def find_files(rows: Sequence[Row], root: Path) -> list[Path]:
         CorpusError: two files below the root go by the name of one row.
     """
     direct = [root / row.path.replace("\\", "/") for row in rows]
-    if all(path.is_file() for path in direct):
+    if all(map(is_file, direct)):
         return direct
     by_name: dict[str, list[Path]] = {}
     for path in recordings(root):
         for name in (path.name, path.stem):
             by_name.setdefault(name, []).append(path)
     for index, path in enumerate(direct):
-        candidates = by_name.get(path.name, []) if not path.is_file() else []
+        candidates = by_name.get(path.name, []) if not is_file(path) else []
         if len(candidates) > 1:
             raise CorpusError(
                 f"{path.name} of the table may be {candidates[0]} or {candidates[1]}. Write its path "

@@ -162,7 +162,8 @@ def _naming(corpus: Corpus) -> list[Reader]:
 
 def _name_of(corpus: Corpus, one: Utterance) -> str:
     """Path below the root with the root's own name before it, without the suffix."""
-    return (Path(corpus.root.resolve().name) / corpus.file_of(one.path)).with_suffix("").as_posix()
+    path = Path(corpus.root.resolve().name) / corpus.file_of(one.path)
+    return path.with_suffix("").as_posix() if path.name else ""  # a table may say "/"
 
 
 def two_genders(corpus: Corpus) -> Iterable[Problem]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ser.corpora import Corpus, Utterance, in_order
+from ser.corpora import Corpus, Utterance, in_order, is_file
 from ser.corpus_checks import (
     KIND_OF_ERROR,
     RULES,
@@ -125,7 +125,7 @@ def inspect_corpus(corpus: Corpus, decode: bool = True, progress: Progress | Non
         try:
             if decode:
                 sounds[one.path] = listen(one.path)
-            elif not one.path.is_file():
+            elif not is_file(one.path):
                 raise AudioError("there is no such file", "missing")
         except AudioError as error:
             kind = KIND_OF_ERROR.get(error.kind, "unreadable")

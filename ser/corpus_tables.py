@@ -105,7 +105,7 @@ def _json_labels(path: Path) -> list[tuple[str, str]]:
         if isinstance(content, dict):
             return [(str(name), str(entry["emotion"])) for name, entry in content.items()]
         return [(str(entry["id"]), str(entry["emotion"])) for entry in content]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorpusError(
             f"{path} is not a label file of ShEMO ({type(error).__name__}: {error}). Expected a list of "
             "objects with id and emotion, or an object of file names."

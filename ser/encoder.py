@@ -264,7 +264,7 @@ def _from_hub(repository: str, revision: str | None, command: str) -> Path:
 def _read_json(place: _Place, file: str) -> dict[str, Any]:
     try:
         content = json.loads((place.folder / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise EncoderError(
             f"The encoder {place.name} is incomplete: {file} is missing or not JSON. {place.remedy}"
         ) from error

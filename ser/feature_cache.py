@@ -94,7 +94,9 @@ class FeatureCache:
             about = _read_description(folder)
             names = (str(about.get("encoder", "?")), about.get("layer"), str(about.get("fingerprint", "?")))
             n_bytes = sum(_size(path) for path in _own_files(folder))
-            found.append(CachedEncoder(*names, dict(about.get("settings", {})), len(clips), n_bytes))
+            settings = about.get("settings")
+            known = settings if isinstance(settings, dict) else {}
+            found.append(CachedEncoder(*names, known, len(clips), n_bytes))
         return found
 
     def clear(self) -> int:
@@ -252,7 +254,7 @@ def _own_files(folder: Path) -> Iterator[Path]:
 def _read_description(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

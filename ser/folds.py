@@ -77,7 +77,7 @@ def make_folds(
     names, labels, counts = _count(speakers, emotions)
     _refuse_too_few(labels, counts, n_folds)
     try:
-        plan = make_plan(counts, n_folds, validation_share, np.random.default_rng(seed))
+        plan = make_plan(counts, n_folds, validation_share, _generator(seed))
     except TimeoutError as error:
         raise FoldError(
             f"No split of {len(names)} speakers into {n_folds} folds with every emotion in every part was "
@@ -111,7 +111,7 @@ def leave_one_speaker_out(
     _check_settings(speakers, emotions, 2, validation_share)
     names, labels, counts = _count(speakers, emotions)
     _refuse_too_few(labels, counts, 2, loso=True)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     folds = []
     for number, name in enumerate(names):
         tested = np.arange(len(names)) == number
@@ -148,7 +148,7 @@ def leave_one_corpus_out(
         )
     speaker_names, _, counts = _count(speakers, emotions)
     corpus_of = dict(zip(speakers, corpora, strict=True))
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     folds = []
     for name in names:
         tested = np.array([corpus_of[speaker] == name for speaker in speaker_names])
@@ -176,8 +176,10 @@ def random_folds(
         SettingsError: as in `make_folds`.
     """
     _check_settings(speakers, emotions, n_folds, validation_share)
-    rng = np.random.default_rng(seed)
+    rng = _generator(seed)
     labels = np.asarray(emotions)
+    if n_folds > len(labels):  # before as many rows are made
+        raise FoldError(f"{len(labels)} utterances cannot be dealt to {n_folds} folds. Use fewer folds.")
     test_fold, validates = np.zeros(len(labels), dtype=np.int64), np.zeros((n_folds, len(labels)), dtype=bool)
     dealt = 0
     for label in in_order(emotions):
@@ -298,6 +300,12 @@ def _check_settings(
             f"With {n_folds} folds the validation share must lie between 0 and {1 - 1 / n_folds:.2f}, got "
             f"{validation_share}."
         )
+
+
+def _generator(seed: int) -> np.random.Generator:
+    if seed < 0:
+        raise SettingsError(f"A seed must not be negative, got {seed}.")
+    return np.random.default_rng(seed)
 
 
 def _count(speakers: Sequence[str], emotions: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...], Counts]:

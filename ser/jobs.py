@@ -195,7 +195,7 @@ def _try_lock(descriptor: int, kind: int) -> bool:
 def _read_job(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -7,6 +7,7 @@ fold is counted from 1. It holds test clips only.
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,13 +27,24 @@ Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 def read_predictions(path: str | Path) -> list[dict[str, str]]:
-    """The rows of `predictions.csv` as text. Raises JobError where columns or rows are missing."""
-    with Path(path).open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    """The rows of `predictions.csv` as text. Raises JobError where it is no table, or columns or rows are missing."""
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise JobError(
+            f"{path} cannot be read as a table ({error}). Run the cross-validation again to write it anew."
+        ) from error
     missing = [column for column in COLUMNS if column not in (rows[0] if rows else COLUMNS)]
     if not rows or missing:
         lack = f"the columns {', '.join(missing)}" if missing else "any row"
         raise JobError(f"{path} lacks {lack}. Run the cross-validation again to write it anew.")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values() or not re.fullmatch(r"[0-9]{1,6}", row["fold"]):
+            raise JobError(
+                f"Row {number} of {path} has cells too many or too few, or no number for its fold. "
+                "Run the cross-validation again to write it anew."
+            )
     return rows
 
 
@@ -79,6 +91,12 @@ def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:
             f"The predictions have {missing} where the result has the labels {', '.join(labels)}. "
             "Take both from the same run folder."
         ) from None
+    except (TypeError, ValueError):
+        probabilities = np.full((1, 1), np.nan)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise JobError(
+            "The predictions have a probability that is no number from 0 to 1. Take them as they were written."
+        )
     return true, predicted, probabilities
 
 

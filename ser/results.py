@@ -149,7 +149,7 @@ class ResultFile:
                 n_whole = n_lines
                 if file is not None:
                     self.done.add(file)
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
+        except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
             raise self._foreign(f" ({error})") from error
         self._file.truncate(sum(map(len, lines[:n_whole])))
         if n_whole == 0:

@@ -73,7 +73,7 @@ class Shard:
             header = file.read(n_header)
         if hashlib.sha256(header).digest() != digest:
             raise DamagedShardError("header fails its checksum")
-        shard = cls._from_header(path, json.loads(header), _aligned(PREFIX.size + n_header))
+        shard = cls._from_header(path, _parsed(header), _aligned(PREFIX.size + n_header))
         if size != shard.offset + shard.n_bytes:
             raise DamagedShardError(f"{size} bytes instead of {shard.offset + shard.n_bytes}")
         return shard
@@ -167,6 +167,19 @@ def write_shard(folder: Path, clips: Sequence[tuple[str, NDArray[np.float16]]]) 
         raise
     _sync_folder(folder)
     return Shard._from_header(path, header, offset)
+
+
+def _parsed(header: bytes) -> dict[str, Any]:
+    """The entries of a header, each of its own type; a checksum that fits does not promise that."""
+    try:
+        content: dict[str, Any] = json.loads(header)
+        counts = [*content["frame_shape"], *(n_frames for _, n_frames in content["clips"])]
+        names = [content["frames_sha256"], *(key for key, _ in content["clips"])]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise DamagedShardError("header is not that of a shard") from error
+    if not all(type(n) is int and n > 0 for n in counts) or not all(isinstance(name, str) for name in names):
+        raise DamagedShardError("header holds entries that make no sense")
+    return content
 
 
 def _aligned(n_bytes: int) -> int:

@@ -28,6 +28,7 @@ from ser.metrics import accuracy_and_uar, confusion
 
 EVALUATION_BATCH = 64
 RMSPROP_ALPHA, KERAS_EPSILON = 0.9, 1e-7  # Keras' defaults; torch has 0.99 and 1e-8
+MAX_SEED = 1 << 32  # what every generator of random numbers here takes
 MASKED_STEPS, MASKED_DIMENSIONS = 0.1, 0.1  # widest span that frame masking takes out
 
 
@@ -80,10 +81,12 @@ class TrainingSettings:
         positive = {"learning_rate": self.learning_rate, "batch_size": self.batch_size,
                     "max_epochs": self.max_epochs, "max_frames": self.max_frames}  # fmt: skip
         for name, value in positive.items():
-            if not value > 0 or not math.isfinite(value):
+            if not 0 < value < math.inf:
                 raise SettingsError(f"{name} must be positive, got {value}.")
-        if self.l2 < 0 or self.patience < 0:
+        if not 0 <= self.l2 < math.inf or self.patience < 0:
             raise SettingsError(f"l2 and patience must not be negative, got {self.l2} and {self.patience}.")
+        if not 0 <= self.seed < MAX_SEED:
+            raise SettingsError(f"seed must be from 0 to {MAX_SEED - 1}, got {self.seed}.")
         for name, share in (("momentum", self.momentum), ("label_smoothing", self.label_smoothing)):
             if not 0 <= share < 1:
                 raise SettingsError(f"{name} must be at least 0 and below 1, got {share}.")

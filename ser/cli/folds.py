@@ -68,7 +68,7 @@ def _labelled(args: argparse.Namespace) -> Labelled:
         corpus = read_corpora(args.corpus, args.labels, args.metadata)
         files = [corpus.file_of(one.path) for one in corpus.utterances]
         return files, [one.speaker for one in corpus.utterances], [one.emotion for one in corpus.utterances]
-    from ser.corpora import find_files
+    from ser.corpora import find_files, is_file
     from ser.corpus_tables import read_table
 
     rows = read_table(args.csv)
@@ -76,7 +76,7 @@ def _labelled(args: argparse.Namespace) -> Labelled:
         raise SettingsError(f"{args.csv} has no column emotion_modified for --labels corrected.")
     if args.corpus:
         paths = find_files(rows, args.corpus[0])
-        there = [row for row, path in zip(rows, paths, strict=True) if path.is_file()]
+        there = [row for row, path in zip(rows, paths, strict=True) if is_file(path)]
         if not there:
             raise CorpusError(f"None of the {len(rows)} files that {args.csv} lists is in {args.corpus[0]}.")
         print(f"{len(there)} of the {len(rows)} files of {args.csv} are in {args.corpus[0]}")

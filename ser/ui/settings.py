@@ -124,7 +124,7 @@ def _number(
         return default
     try:
         value = float(int(given[name])) if whole else float(given[name])
-    except ValueError:
+    except (ValueError, OverflowError):
         value = math.nan
     if not least <= value <= most:
         kind = "whole number" if whole else "number"
@@ -151,7 +151,7 @@ def _corpora(given: Mapping[str, str]) -> tuple[Path, ...]:
     parts = given.get("SER_CORPORA", "").split(os.pathsep)
     folders = tuple(Path(part).expanduser() for part in parts if part)
     for folder in folders:
-        if not folder.is_dir():
+        if not os.path.isdir(folder):  # noqa: PTH112  False, not an error, for a name that is too long
             raise SettingsError(
                 f"SER_CORPORA names {folder}, which is not a folder. Separate folders by {os.pathsep!r}."
             )

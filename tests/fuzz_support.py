@@ -1,0 +1,238 @@
+"""What the fuzzer feeds: a program of its own, so that a crash, a hang or a grab for memory ends it and not the tests.
+
+In: lines of JSON on standard input, `{"target": name, "folder": where the input's files are}`. Out: one line each, what
+came of it. Its memory is limited to `MEMORY_BYTES` above what it needs before the first input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+MEMORY_BYTES = 512 << 20
+CLIP = "clip.bin"
+FRAMES = {"first": 3, "second": 5}  # clips in the kept features, with their numbers of frames
+DIM = 4
+LABELS = ("anger", "neutral", "sadness")
+
+
+def audio(folder: Path) -> Any:
+    """The loader, the stream and the corpus check agree that it is a recording, or say why not."""
+    import numpy as np
+
+    from ser.audio import SAMPLE_RATE_HZ, load_audio, stream_audio
+    from ser.errors import AudioError
+
+    with suppress(AudioError):
+        for piece in islice(stream_audio(folder / CLIP, block_s=5.0), 20):
+            assert np.isfinite(piece).all()
+    samples = load_audio(folder / CLIP, 20.0)
+    assert samples.dtype == np.float32
+    assert np.isfinite(samples).all()
+    assert float(np.abs(samples).max()) <= 1
+    return samples.size / SAMPLE_RATE_HZ
+
+
+def samples(folder: Path) -> Any:
+    """`(rate, samples)` as a program hands them over."""
+    import numpy as np
+
+    from ser.audio import prepare
+
+    told = json.loads((folder / "samples.json").read_text())
+    with np.errstate(all="ignore"):
+        values = np.array(told["values"], dtype=np.float64)
+        given = np.resize(values, told["shape"]).astype(told["dtype"])
+    prepared = prepare(given, told["rate_hz"])
+    assert np.isfinite(prepared).all()
+    return prepared.size
+
+
+def checkpoint(folder: Path) -> Any:
+    """Load a checkpoint, and let it answer."""
+    import numpy as np
+
+    from ser.checkpoint import load_checkpoint
+    from ser.predictor import Predictor
+
+    described, classifier = load_checkpoint(folder)
+    predictor = object.__new__(Predictor)  # without an encoder
+    predictor.checkpoint, predictor.classifier = described, classifier
+    answer = predictor.classify(np.ones((40, described.encoder.dim), dtype=np.float32))
+    assert np.isfinite(answer).all()
+    assert abs(float(answer.sum()) - 1) < 1e-3
+    return answer.tolist()
+
+
+def corpus(folder: Path) -> Any:
+    """Read a folder as a corpus and report on it."""
+    return _inspected(folder, decode=True)
+
+
+def table(folder: Path) -> Any:
+    """Read a CSV as a corpus and report on it."""
+    return _inspected(folder / "metadata.csv", decode=False)
+
+
+def labels(folder: Path) -> Any:
+    """A label file of ShEMO."""
+    from ser.corpus_tables import read_labels
+
+    return len(read_labels(folder / "shemo.json", corrected=False))
+
+
+def environment(folder: Path) -> Any:
+    """The page's settings from environment variables."""
+    from ser.ui.settings import AppSettings
+
+    return repr(AppSettings.from_environment(json.loads((folder / "environment.json").read_text())))
+
+
+def hyperparameters(folder: Path) -> Any:
+    """Settings of a training, for instance out of a study."""
+    from ser.crossval import CrossvalSettings
+    from ser.training import settings_from
+
+    content = json.loads((folder / "settings.json").read_text())
+    made = CrossvalSettings(*settings_from(content["training"]), **content["crossval"])
+    assert "nan" not in repr(made)
+    assert "inf" not in repr(made)
+    return made
+
+
+def shards(folder: Path) -> Any:
+    """Kept features: what is damaged is computed again, never used."""
+    import numpy as np
+
+    from ser.feature_cache import FeatureCache
+
+    cache = FeatureCache(folder)
+    store = cache.store(FakeEncoder(), {})
+    found = store.find(set(FRAMES))
+    for key, shard in found.items():
+        start, n_frames = shard.clips[key]
+        frames = np.asarray(shard.map().frames[start : start + n_frames])
+        assert frames.shape == (n_frames, *shard.frame_shape)
+        assert n_frames > 0
+        if (folder / "unrepaired").exists():  # no checksum was made to fit: it must be what was written
+            assert np.array_equal(frames, kept_frames(key)), key
+    contents = [(one.name, one.n_clips) for one in cache.contents()]
+    cache.clear()
+    return len(found), contents
+
+
+def predictions(folder: Path) -> Any:
+    """The scores from `predictions.csv` alone."""
+    from ser.predictions import read_predictions, recompute
+
+    return recompute(read_predictions(folder / "predictions.csv"), LABELS)["pooled"]["wa"]["value"]
+
+
+def results(folder: Path) -> Any:
+    """A file of answers that an earlier run left."""
+    from ser.results import JsonLines, ResultFile, Table
+
+    path = folder / "results"
+    with ResultFile(path, JsonLines(LABELS) if path.read_bytes()[:1] == b"{" else Table(LABELS)) as file:
+        return len(file.done)
+
+
+def folds(folder: Path) -> Any:
+    """`ser folds --csv CSV`."""
+    words = json.loads((folder / "words.json").read_text())
+    return _command(
+        ["folds", "--csv", str(folder / "folds.csv"), "--folds", "3", "--validation-share", "0.2", *words]
+    )
+
+
+TARGETS: dict[str, Callable[[Path], Any]] = {
+    one.__name__: one
+    for one in (
+        audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, shards, predictions,
+        results, folds,
+    )
+}  # fmt: skip
+
+
+class FakeEncoder:
+    """Names the part of the cache that the fuzzer damages."""
+
+    fingerprint, layer, name = "0123456789abcdef", 2, "fake"
+
+    def __call__(self, utterances: list[Any], /) -> list[Any]:
+        raise NotImplementedError
+
+
+def kept_frames(key: str) -> Any:
+    """`(frames, DIM)` float16 of a clip of `FRAMES`."""
+    import numpy as np
+
+    return np.arange(FRAMES[key] * DIM, dtype=np.float16).reshape(-1, DIM) + len(key)
+
+
+def _inspected(source: Path, decode: bool) -> Any:
+    from ser.corpora import read_corpus
+    from ser.corpus_report import inspect_corpus
+
+    found = read_corpus(source)
+    report = inspect_corpus(found, decode)
+    report.to_text().encode()
+    json.loads(report.to_json())
+    return found.fingerprint
+
+
+def _command(words: list[str]) -> int:
+    """A command of `python -m ser`, whose errors come through."""
+    import importlib
+
+    module = importlib.import_module(f"ser.cli.{words[0]}")
+    parser = argparse.ArgumentParser()
+    module.add_arguments(parser)
+    return int(module.run(parser.parse_args(words[1:])))
+
+
+def outcome(target: str, folder: Path) -> dict[str, Any]:
+    """What comes of an input: a result, an error with a message for people, or a defect with its traceback."""
+    from ser.errors import SerError
+
+    try:
+        return {"result": repr(TARGETS[target](folder))[:200]}
+    except SerError as error:
+        return {"refused": str(error), "kind": type(error).__name__}
+    except BaseException:
+        return {"defect": traceback.format_exc(limit=-6)}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    import logging
+
+    logging.disable(logging.CRITICAL)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        if asked["target"] == "limit":  # everything that is needed has been imported
+            _limit_memory()
+            answer: dict[str, Any] = {"result": "limited"}
+        else:
+            answer = outcome(asked["target"], Path(asked["folder"]))
+        answers.write(json.dumps(answer) + "\n")
+
+
+def _limit_memory() -> None:
+    import resource
+
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
+
+
+if __name__ == "__main__":
+    main()

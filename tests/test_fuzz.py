@@ -1,0 +1,325 @@
+"""Whatever is given, it ends in a result or in one `SerError` with a message: no crash, no hang, no grab for memory.
+
+`python -m pytest tests/test_fuzz.py` tries a few hundred inputs, always the same ones; `-m slow` ten times as many.
+`SER_FUZZ=10000 python -m pytest -m slow tests/test_fuzz.py` tries that many in all, others every time.
+What it found is below as plain tests, so that it stays found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import select
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fuzz_inputs import Input, inputs, seeds
+from fuzz_support import LABELS, TARGETS, FakeEncoder, kept_frames
+from hypothesis import HealthCheck, given, settings
+
+from ser.checkpoint import Calibration, read_description
+from ser.corpora import read_corpus
+from ser.corpus_report import inspect_corpus
+from ser.corpus_tables import read_labels
+from ser.errors import CheckpointError, CorpusError, FoldError, JobError, SettingsError
+from ser.feature_cache import FeatureCache
+from ser.folds import make_folds, random_folds
+from ser.jobs import look
+from ser.predictions import read_predictions, recompute
+from ser.results import JsonLines, ResultFile
+from ser.shards import MAGIC, PREFIX, DamagedShardError, Shard
+from ser.training import TrainingSettings
+from ser.ui.settings import AppSettings
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
+
+HERE = Path(__file__).parent
+HANG_S = 120.0
+# Inputs of each target in a quick run; the decoders, which are native code, take most.
+SHARES = {"audio": 90, "checkpoint": 50, "corpus": 30, "folds": 20} | dict.fromkeys(
+    ["samples", "table", "labels", "environment", "hyperparameters", "shards", "predictions", "results"], 20
+)
+TOTAL = int(os.environ.get("SER_FUZZ", "0"))
+
+
+class Child:
+    """The program that takes the inputs; started again after it was brought down."""
+
+    def __init__(self, folder: Path, valid: dict[str, Input]) -> None:
+        self.folder, self.valid = folder, valid
+        self.process: subprocess.Popen[str] | None = None
+        self.counts: dict[str, dict[str, int]] = {}
+
+    def ask(self, target: str, files: Input) -> dict[str, Any]:
+        """What comes of an input."""
+        if self.process is None:
+            self.process = self._started()
+        folder = self.folder / "input"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write(folder, files)
+        answer = self._answer(target, folder)
+        counts = self.counts.setdefault(target, {"result": 0, "refused": 0, "defect": 0})
+        counts[next(iter(answer))] += 1
+        return answer
+
+    def close(self) -> None:
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def _started(self) -> subprocess.Popen[str]:
+        environment = os.environ | {
+            "PYTHONPATH": str(HERE.parent),
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        }
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "fuzz_support.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            stderr=(self.folder / "stderr").open("a"), env=environment,
+        )  # fmt: skip
+        for target, files in self.valid.items():  # valid ones: whatever is imported late is imported now
+            folder = self.folder / f"valid {target}"
+            if not folder.exists():
+                folder.mkdir()
+                write(folder, files)
+            answer = self._answer(target, folder)
+            assert "result" in answer, answer
+        self._answer("limit", self.folder)
+        return self.process
+
+    def _answer(self, target: str, folder: Path) -> dict[str, Any]:
+        assert self.process is not None
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(json.dumps({"target": target, "folder": str(folder)}) + "\n")
+        self.process.stdin.flush()
+        ready, _, _ = select.select([self.process.stdout], [], [], HANG_S)
+        line = self.process.stdout.readline() if ready else ""
+        if line:
+            answer: dict[str, Any] = json.loads(line)
+            return answer
+        code = self.process.poll()
+        self.close()
+        return {"defect": f"hung for {HANG_S} s" if not ready else f"the process ended with {code}"}
+
+
+def write(folder: Path, files: Input) -> None:
+    """The files of an input; those that a file system cannot hold are left out."""
+    for name, content in files.items():
+        path = folder / name
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if content is None:
+                path.mkdir(exist_ok=True)
+            elif isinstance(content, Path):
+                path.symlink_to(content)
+            else:
+                path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def convert() -> Any:
+    """ffmpeg, or None."""
+    if shutil.which("ffmpeg") is None:
+        return None
+
+    def run(source: Path, target: Path, *options: str) -> Path:
+        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
+        return target
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def strategies(
+    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, convert: Any
+) -> dict[str, Any]:
+    made = seeds(tiny_checkpoint, tmp_path_factory.mktemp("seeds"), convert)
+    return {"seeds": made, **inputs(made)}
+
+
+@pytest.fixture(scope="module")
+def child(strategies: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
+    made = strategies["seeds"]
+    table = b"path,speaker,emotion\nclip0.wav,s1,anger\n"
+    valid: dict[str, Input] = {
+        "audio": {"clip.bin": made["audio"]["adpcm"]},
+        "checkpoint": made["checkpoint"],
+        "corpus": {"F03S02.wav": made["audio"]["wav"], "M03A02.flac": made["audio"]["flac"]},
+        "table": {"metadata.csv": table, "clip0.wav": b""},
+        "predictions": made["predictions"],
+        "shards": {**made["shards"], "unrepaired": b""},
+        "folds": {"folds.csv": FOLDABLE, "words.json": b"[]"},
+        "hyperparameters": {"settings.json": b'{"training": {}, "crossval": {}}'},
+        "samples": {
+            "samples.json": b'{"values": [0, 1], "shape": [9000], "dtype": "float32", "rate_hz": 44100}'
+        },
+    }
+    child = Child(tmp_path_factory.mktemp("fuzz"), valid)
+    yield child
+    child.close()
+    print("\nfuzzed:", json.dumps(child.counts))
+
+
+FOLDABLE = "\n".join(
+    ["file,speaker,emotion"]
+    + [f"{n}.wav,s{n % 12},{('anger', 'fear', 'neutral')[n // 12 % 3]}" for n in range(72)]
+).encode()
+
+
+def fuzz(target: str, strategies: dict[str, Any], child: Child, n: int, same: bool) -> None:
+    @settings(
+        max_examples=n,
+        deadline=None,
+        derandomize=same,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategies[target])
+    def ends_well(files: Input) -> None:
+        answer = child.ask(target, files)
+        assert "defect" not in answer, answer["defect"]
+        message = answer.get("refused", "a result needs none")
+        assert " " in message, message
+        assert len(message) < 2_000 + sum(
+            len(content) for content in files.values() if isinstance(content, bytes)
+        )
+
+    ends_well()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_input_ends_in_a_result_or_a_sentence(target, strategies, child):
+    fuzz(target, strategies, child, SHARES[target] // 2, same=True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_many_inputs_end_in_a_result_or_a_sentence(target, strategies, child):
+    total = TOTAL or 10 * sum(SHARES.values())
+    fuzz(target, strategies, child, -(-total * SHARES[target] // sum(SHARES.values())), same=not TOTAL)
+
+
+# ---- what it found ----------------------------------------------------------------------------------------
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GRADIO_SERVER_PORT", "1" + 400 * "0"), ("SER_QUEUE_LENGTH", 5_000 * "9"), ("SER_CORPORA", 300 * "a")],
+)
+def test_a_setting_that_no_number_or_path_can_hold_is_refused_by_its_name(name, value):
+    with pytest.raises(SettingsError, match=name):
+        AppSettings.from_environment({name: value})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"l2": float("nan")}, {"l2": float("inf")}, {"patience": -(10**400)}, {"seed": -1}, {"seed": 2**32}],
+)
+def test_hyperparameters_that_nothing_can_be_trained_with_are_refused(wrong):
+    with pytest.raises(SettingsError):
+        TrainingSettings(**wrong)
+
+
+def test_a_number_of_epochs_beyond_all_floats_is_a_number():
+    assert TrainingSettings(max_epochs=10**400).max_epochs == 10**400
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"null", b'"text"', b"22", b"{}", DEEP.encode(), b'{"clips": 5}', 5_000 * b"9",
+        b'{"frame_shape": null, "clips": [], "frames_sha256": ""}',
+        b'{"frame_shape": [4], "clips": [null], "frames_sha256": ""}',
+        b'{"frame_shape": [4], "clips": [["key", -1]], "frames_sha256": ""}',
+        b'{"frame_shape": [4], "clips": [["key", 1, 2]], "frames_sha256": ""}',
+        b'{"frame_shape": [4], "clips": [[["list"], 1]], "frames_sha256": ""}',
+        b'{"frame_shape": [0.5], "clips": [["key", 1]], "frames_sha256": 30}',
+    ],
+)  # fmt: skip
+def test_a_shard_whose_header_passes_its_checksum_and_makes_no_sense_is_damaged(tmp_path, header):
+    content = PREFIX.pack(MAGIC, len(header), hashlib.sha256(header).digest()) + header
+    (tmp_path / "one.shard").write_bytes(content + bytes(128))
+    with pytest.raises(DamagedShardError):
+        Shard.read(tmp_path / "one.shard")
+
+
+@pytest.mark.parametrize("about", ['{"settings": 5}', '{"settings": ["abc"]}', DEEP, "[]"])
+def test_the_cache_is_shown_although_its_description_is_damaged(tmp_path, about):
+    store = FeatureCache(tmp_path).store(FakeEncoder(), {})
+    store.add("first", kept_frames("first"))
+    store.flush()
+    (store.folder / "encoder.json").write_text(about)
+    [shown] = FeatureCache(tmp_path).contents()
+    assert (shown.settings, shown.n_clips) == ({}, 1)
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (b"\xff\xfe", "cannot be read as a table"), (b"1," + 140_000 * b"a", "cannot be read as a table"),
+        (b"1.wav,s1,one,anger,anger,1,0,0", "Row 1 of"), (b"1.wav,s1,1,anger,anger,1", "Row 1 of"),
+        (b"1.wav,s1,,anger,anger,1,0,0", "Row 1 of"), (b"1.wav,s1,1,anger,anger,1,0,0,0", "Row 1 of"),
+        (b"1.wav,s1,1,anger,anger,nan,0,0", "probability"), (b"1.wav,s1,1,anger,anger,much,0,0", "probability"),
+        (b"1.wav,s1,1,anger,anger,1e400,0,0", "probability"), (b"1.wav,s1,1,anger,anger,-1,0,0", "probability"),
+    ],
+)  # fmt: skip
+def test_predictions_that_were_damaged_are_refused_with_the_reason(tmp_path, found, words):
+    header = b"file,speaker,fold,emotion,predicted,anger,neutral,sadness\n"
+    (tmp_path / "predictions.csv").write_bytes(header + found)
+    with pytest.raises(JobError, match=words):
+        recompute(read_predictions(tmp_path / "predictions.csv"), LABELS)
+
+
+def test_json_that_is_nested_beyond_all_measure_is_refused(tmp_path, tiny_checkpoint):
+    (tmp_path / "shemo.json").write_text(DEEP)
+    with pytest.raises(CorpusError, match="label file"):
+        read_labels(tmp_path / "shemo.json", corrected=False)
+    (tmp_path / "model.json").write_text(DEEP)
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        read_description(tmp_path)
+    (tmp_path / "answers.jsonl").write_text('{"file": "' + f'a", "b": {DEEP}}}\n')
+    with pytest.raises(SettingsError, match="something else"):
+        ResultFile(tmp_path / "answers.jsonl", JsonLines(LABELS))
+    (tmp_path / "job.json").write_text(DEEP)
+    assert look(tmp_path).state == "never"
+
+
+def test_a_table_may_list_a_name_that_no_file_can_have(tmp_path):
+    (tmp_path / "clip.wav").write_bytes(b"")
+    lines = ["path,speaker,emotion", "clip.wav,s1,anger", f"{300 * 'a'},s2,fear", "/,s3,fear"]
+    (tmp_path / "metadata.csv").write_text("\n".join(lines))
+    corpus = read_corpus(tmp_path)
+    report = inspect_corpus(corpus, decode=False)
+    assert len(corpus.utterances) == 3
+    assert [problem.kind for problem in report.problems] == ["missing"] * 2
+
+
+@pytest.mark.parametrize("seed", [-1, -(2**63)])
+def test_a_seed_below_zero_is_refused(seed):
+    speakers, emotions = [f"s{n % 12}" for n in range(72)], [LABELS[n // 12 % 3] for n in range(72)]
+    for split in (make_folds, random_folds):
+        with pytest.raises(SettingsError, match="negative"):
+            split(speakers, emotions, 3, 0.2, seed)
+
+
+def test_more_folds_than_utterances_are_refused_before_they_are_made():
+    with pytest.raises(FoldError, match="Use fewer folds"):
+        random_folds(["a", "b", "c"], ["fear"] * 3, 10**30, 0.2)
+
+
+@pytest.mark.parametrize("temperature", [10**400, 1e-310, 5e-324, 1e308])
+def test_a_temperature_that_leaves_no_probabilities_is_refused(temperature):
+    with pytest.raises(SettingsError, match="temperature"):
+        Calibration(temperature)
