@@ -26,6 +26,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from ser import hub
 from ser.audio import SAMPLE_RATE_HZ
 from ser.compat import import_torchaudio
 from ser.errors import EncoderError
@@ -205,20 +206,6 @@ def _equal_length_batches(waveforms: Sequence[NDArray[np.float32]]) -> Iterator[
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
-def is_here(source: str | Path) -> bool:
-    """True where an encoder's files are on this machine, so that loading it needs no network."""
-    if Path(source).is_dir():
-        return True
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = str(source).partition("@")
-    try:
-        snapshot_download(repository, revision=revision or None, local_files_only=True)
-    except Exception:  # the hub client raises a dozen unrelated classes
-        return False
-    return True
-
-
 @dataclass(frozen=True)
 class _Place:
     """Where an encoder's files are, what it is called, and what to do when they are damaged."""
@@ -236,29 +223,8 @@ def _locate(source: str | Path) -> _Place:
         raise EncoderError(
             f"There is no encoder folder {text}. Give a folder with config.json and weights, or a hub id."
         )
-    repository, _, revision = text.partition("@")
-    command = f"hf download {repository}" + (f" --revision {revision}" if revision else "")
-    folder = _from_hub(repository, revision or None, command)
-    return _Place(folder, text.rstrip("@"), f"Fetch it again with: {command} --force-download")
-
-
-def _from_hub(repository: str, revision: str | None, command: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        for weights in ("*.safetensors", "pytorch_model.bin"):  # the second is for old repositories
-            folder = Path(
-                snapshot_download(repository, revision=revision, allow_patterns=["*.json", weights])
-            )
-            if any(folder.glob(weights)):
-                break
-    except Exception as error:
-        # The hub client raises a dozen unrelated classes (its own, httpx's, OSError, ValueError).
-        raise EncoderError(
-            f"The encoder {repository} is neither on this machine nor within reach ({type(error).__name__}). "
-            f"With a network connection, fetch it once with: {command}"
-        ) from error
-    return folder
+    again = f"Fetch it again with: {hub.command(text)} --force-download"
+    return _Place(hub.fetch(text), text.rstrip("@"), again)
 
 
 def _read_json(place: _Place, file: str) -> dict[str, Any]:

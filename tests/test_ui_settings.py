@@ -27,6 +27,13 @@ def test_a_space_listens_on_every_address_and_offers_the_hub_encoder() -> None:
     assert settings.hub_encoder == "ntu-spml/distilhubert"
 
 
+def test_the_encoder_that_is_fetched_can_be_chosen_or_left_out() -> None:
+    pinned = AppSettings.from_environment({"SER_HUB_ENCODER": "someone/encoder@0123abc"})
+    assert pinned.hub_encoder == "someone/encoder@0123abc"
+    none = AppSettings.from_environment({"SPACE_ID": "someone/space", "SER_HUB_ENCODER": "none"})
+    assert none.hub_encoder is None
+
+
 def test_the_server_name_wins_over_the_space() -> None:
     environment = {"SPACE_ID": "someone/space", "GRADIO_SERVER_NAME": "127.0.0.2", "GRADIO_SERVER_PORT": "80"}
     settings = AppSettings.from_environment(environment)
@@ -74,6 +81,7 @@ def test_a_blank_variable_counts_as_unset() -> None:
         ("SER_QUEUE_LENGTH", "many"),
         ("SER_REQUESTS_PER_MINUTE", "inf"),
         ("SER_CORPORA", "/no/such/folder"),
+        ("SER_HUB_ENCODER", "../../etc/passwd"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named_with_its_variable(name: str, value: str) -> None:

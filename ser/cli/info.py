@@ -69,8 +69,9 @@ def _model(folder: Path) -> dict[str, Any]:
 def _encoder_problem(checkpoint: Any) -> str | None:
     """Why the checkpoint's encoder cannot be used; None where it is here and the right one."""
     from ser.checkpoint import check_encoder
-    from ser.encoder import Encoder, is_here
+    from ser.encoder import Encoder
     from ser.errors import SerError
+    from ser.hub import is_here
     from ser.predictor import encoder_source
 
     source = encoder_source(checkpoint)

@@ -13,6 +13,7 @@ from gradio.components import Component
 from gradio.i18n import I18nData
 from starlette.routing import BaseRoute
 
+from ser.ui.hub_encoder import HubEncoder
 from ser.ui.limits import RateLimit
 from ser.ui.model import ModelHolder, ModelSource
 from ser.ui.recordings import Recordings, private_folder
@@ -35,6 +36,7 @@ class Context:
         routes: further routes of the server, such as a dashboard; a tab appends to it while it is built.
             Gradio's own sign-in does not guard them.
         on_close: called when the server stops.
+        hub: the encoder that is fetched behind the page.
     """
 
     settings: AppSettings
@@ -45,6 +47,7 @@ class Context:
     loads: list[tuple[Callable[[str], Any], Component]] = field(default_factory=list)
     routes: list[BaseRoute] = field(default_factory=list)
     on_close: list[Callable[[], Any]] = field(default_factory=list)
+    hub: HubEncoder = field(default_factory=lambda: HubEncoder(None))
 
     @classmethod
     def of(cls, settings: AppSettings) -> Context:
@@ -52,9 +55,12 @@ class Context:
         uploads = private_folder()
         os.environ["GRADIO_TEMP_DIR"] = str(uploads)
         source = ModelSource(settings.checkpoint, settings.encoder)
-        return cls(
+        context = cls(
             settings, ModelHolder(source), Recordings(uploads), RateLimit(settings.requests_per_minute)
         )
+        context.hub = HubEncoder(settings.hub_encoder)
+        context.on_close += [context.hub.close, context.model.close]
+        return context
 
     @property
     def uploads(self) -> Path:

@@ -18,10 +18,13 @@ from typing import TYPE_CHECKING
 
 from ser.checkpoint import SHIPPED, SHIPPED_ENCODER, read_description
 from ser.errors import CheckpointError, SerError
+from ser.hub import Fetching
 from ser.ui.texts import say
 
 if TYPE_CHECKING:
     from ser.predictor import Predictor
+
+FETCH_TIMEOUT_S = 900.0
 
 log = logging.getLogger(__name__)
 
@@ -47,13 +50,13 @@ class ModelSource:
         return folder.parent.name if folder.name == "checkpoint" else folder.name
 
     @property
-    def is_remote(self) -> bool:
-        """True where the encoder may have to be fetched from the hub."""
+    def hub_id(self) -> str | None:
+        """The encoder where it may have to be fetched from the hub, else None."""
         try:
             encoder = self.encoder or read_description(self.checkpoint or SHIPPED).encoder.source
         except SerError:
-            return False
-        return encoder != SHIPPED_ENCODER and not Path(encoder).is_dir()
+            return None
+        return None if encoder == SHIPPED_ENCODER or Path(encoder).is_dir() else encoder
 
     def load(self) -> Predictor:
         """Load it.
@@ -84,6 +87,7 @@ class ModelHolder:
         self._source = ModelSource()
         self._pending = True
         self._replaced = False
+        self._fetching: Fetching | None = None
         self._problem = ""
 
     def start(self) -> None:
@@ -156,24 +160,46 @@ class ModelHolder:
 
     def _load_configured(self) -> None:
         shipped = ModelSource()
-        if self._configured != shipped and self._configured.is_remote:
+        remote = self._configured.hub_id
+        if remote:
             self._try(shipped)
-        if not self._try(self._configured) and self._configured != shipped and self._predictor is None:
+        fetched = self._fetch(remote) if remote else True
+        if not (fetched and self._try(self._configured)) and self._configured != shipped and self.is_missing:
             self._try(shipped, problem=self._problem)
         with self._lock:
             self._pending = False
         self._answered.set()
         import ser.recording_charts  # noqa: F401  plotly takes a second to import: not a visitor's
 
+    def close(self) -> None:
+        """The server ends: so does a download."""
+        with self._lock:
+            if self._fetching is not None:
+                self._fetching.stop()
+
+    def _fetch(self, encoder: str) -> bool:
+        """Have an encoder's files here, in a process of its own: this one cannot be held up by the hub."""
+        try:
+            with self._lock:
+                self._fetching = Fetching(encoder, FETCH_TIMEOUT_S)
+            self._fetching.result()
+        except (SerError, OSError) as error:
+            self._failed(error)
+            return False
+        return True
+
+    def _failed(self, error: Exception, problem: str = "") -> None:
+        log.warning("event=model_failed reason=%r", str(error), exc_info=not isinstance(error, SerError))
+        reason = without_folders(str(error)) if isinstance(error, SerError) else type(error).__name__
+        with self._lock:
+            self._problem = problem or reason
+
     def _try(self, source: ModelSource, problem: str = "") -> bool:
         """Load and set a model; False where it cannot be loaded, with the reason in `problem`."""
         try:
             predictor = source.load()
         except Exception as error:  # whatever a damaged model leads to, the page must say it and go on
-            log.warning("event=model_failed reason=%r", str(error), exc_info=not isinstance(error, SerError))
-            reason = without_folders(str(error)) if isinstance(error, SerError) else type(error).__name__
-            with self._lock:
-                self._problem = problem or reason
+            self._failed(error, problem)
             return False
         with self._lock:
             if not self._replaced:

@@ -23,7 +23,6 @@ from ser.errors import SettingsError
 from ser.ui.context import LANGUAGE_JS, Context, translated
 from ser.ui.look import CSS, LANGUAGE_LINKS, LanguageScript, theme
 from ser.ui.recordings import UNASKED_S
-from ser.ui.replies import Replies
 from ser.ui.settings import AppSettings
 from ser.ui.texts import TEXTS, fixed_texts
 
@@ -74,7 +73,7 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
     settings = context.settings
     tables = [TEXTS, *(getattr(importlib.import_module(module), "TEXTS", {}) for _, module in TABS)]
     routes = [_health(context), *context.routes]
-    app_kwargs = {"middleware": [Middleware(Replies), Middleware(LanguageScript)], "routes": routes}
+    app_kwargs = {"middleware": [Middleware(LanguageScript)], "routes": routes}
     try:
         page.launch(
             server_name=settings.host, server_port=settings.port, prevent_thread_lock=True, share=False,
@@ -91,6 +90,7 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
     log.info("event=ready url=%s", page.local_url)
     context.recordings.start()
     context.model.start()
+    context.hub.start(context.model.wait)
     return page
 
 
@@ -112,6 +112,7 @@ def serve(settings: AppSettings) -> None:
 def _health(context: Context) -> Route:
     async def healthz(request: Request) -> JSONResponse:
         model = "loading" if not context.model.wait(0) else "none" if context.model.is_missing else "ready"
-        return JSONResponse({"status": "ok", "model": model})
+        hub = {} if context.hub.state == "off" else {"hub": context.hub.state}
+        return JSONResponse({"status": "ok", "model": model} | hub)
 
     return Route("/healthz", healthz)

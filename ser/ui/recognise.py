@@ -171,8 +171,9 @@ class Desk:
         return Answer(prediction, samples, predictor.checkpoint.calibration)
 
     def note(self, language: str) -> str:
-        """Which model answers."""
-        return self.context.model.description(language)
+        """Which model answers, and how the encoder stands that is fetched from the hub."""
+        parts = (self.context.model.description(language), self.context.hub.description(language))
+        return "\n\n".join(part for part in parts if part)
 
     def note_once_loaded(self, language: str) -> str:
         """Which model answers, as soon as one does; the page says until then that it is being loaded."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ser.errors import SettingsError
 
 LOCAL_HOST, EVERY_HOST = "127.0.0.1", "0.0.0.0"
 SPACE_ENCODER = "ntu-spml/distilhubert"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
 
 
 def temporary_data_folder() -> Path:
@@ -37,8 +39,8 @@ class AppSettings:
         checkpoint: folder of the classifier that answers (SER_CHECKPOINT); None is the shipped one.
         encoder: hub id or folder of the encoder for that checkpoint (SER_ENCODER); None is the one that the
             checkpoint names.
-        hub_encoder: encoder that the training tabs offer beside the shipped one, fetched from the hub; set
-            on a Space only.
+        hub_encoder: encoder that the training tabs offer beside the shipped one, fetched from the hub behind
+            the page (SER_HUB_ENCODER, "none" for none); without it DistilHuBERT on a Space, else none.
         data: folder for runs and studies (SER_DATA); without it a temporary one, and the page says so.
         data_is_temporary: True where SER_DATA is not set.
         corpora: folders with labelled recordings that the training tabs may read (SER_CORPORA, separated as
@@ -84,7 +86,7 @@ class AppSettings:
             port=int(_number(given, "GRADIO_SERVER_PORT", cls.port, 1, 65_535, whole=True)),
             checkpoint=_folder(given, "SER_CHECKPOINT"),
             encoder=_encoder(given),
-            hub_encoder=SPACE_ENCODER if on_space else None,
+            hub_encoder=_hub_encoder(given, on_space),
             data=Path(given["SER_DATA"]).expanduser() if "SER_DATA" in given else temporary_data_folder(),
             data_is_temporary="SER_DATA" not in given,
             corpora=_corpora(given),
@@ -145,6 +147,17 @@ def _folder(given: Mapping[str, str], name: str) -> Path | None:
 def _encoder(given: Mapping[str, str]) -> str | None:
     encoder = given.get("SER_ENCODER")
     return None if encoder == SHIPPED_ENCODER else encoder
+
+
+def _hub_encoder(given: Mapping[str, str], on_space: bool) -> str | None:
+    encoder = given.get("SER_HUB_ENCODER", SPACE_ENCODER if on_space else "none")
+    if encoder == "none":
+        return None
+    if not HUB_ID.fullmatch(encoder):
+        raise SettingsError(
+            f"SER_HUB_ENCODER must be OWNER/NAME, OWNER/NAME@COMMIT or none, got {encoder!r}."
+        )
+    return encoder
 
 
 def _corpora(given: Mapping[str, str]) -> tuple[Path, ...]:

@@ -102,6 +102,23 @@ TEXTS: dict[str, Text] = {
         "Meanwhile {model} is being fetched and takes over as soon as it is here.",
         "در این میان {model} در حال دریافت است و به محض آماده شدن جایگزین می‌شود.",
     ),
+    "hub_loading": Text(
+        "`{encoder}` is being fetched from the Hugging Face hub for the training tabs. It answers nothing by itself: a "
+        "model has to be trained on it first.",
+        "`{encoder}` برای زبانه‌های آموزش از هاب Hugging Face در حال دریافت است. خودش پاسخی نمی‌دهد: ابتدا باید مدلی روی آن "
+        "آموزش داده شود.",
+    ),
+    "hub_ready": Text(
+        "`{encoder}` is here from the Hugging Face hub: the training tabs offer it, and a model trained on it can answer.",
+        "`{encoder}` از هاب Hugging Face دریافت شده است: زبانه‌های آموزش آن را پیشنهاد می‌کنند و مدلی که روی آن آموزش دیده باشد "
+        "می‌تواند پاسخ دهد.",
+    ),
+    "hub_failed": Text(
+        "`{encoder}` could not be fetched from the Hugging Face hub, so nothing can be trained on it yet; answers do not "
+        "need it. Reason: {reason}",
+        "`{encoder}` از هاب Hugging Face دریافت نشد، پس هنوز نمی‌توان روی آن آموزش داد؛ پاسخ‌ها به آن نیاز ندارند. "
+        "دلیل: {reason}",
+    ),
     "model_fallback": Text(
         "**The configured model could not be loaded, so the shipped one answers.** Reason: {reason}",
         "**مدل تنظیم‌شده بارگذاری نشد و مدل همراه پروژه پاسخ می‌دهد.** دلیل: {reason}",

@@ -1,0 +1,203 @@
+"""A stand-in for the Hugging Face hub: the few calls that huggingface_hub makes, over HTTP on this machine.
+
+Downloads (model info, HEAD and GET of a file) come from a folder; uploads (create, preupload, LFS batch and
+object, commit) are remembered. `fault` makes it misbehave.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+LFS_SUFFIXES = (".safetensors", ".npz", ".flac", ".png")
+TRUNCATED_BYTES = 1000
+
+
+class Hub(ThreadingHTTPServer):
+    """Serves one model and takes one Space.
+
+    Attributes:
+        fault: "" works; "hang" takes requests and never answers; "error" answers 500; "truncate" cuts files;
+            "denied" answers 401.
+        calls: method and path of every request.
+        created: what repositories were asked for.
+        objects: LFS objects by their SHA-256.
+        files: the files of the Space after the commit; of an LFS file, its object.
+        deleted: the paths that the commit deletes.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, repository: str = "", folder: Path | None = None) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repository, self.folder = repository, folder
+        self.fault = ""
+        self.ended = threading.Event()
+        self.calls: list[str] = []
+        self.created: list[dict[str, Any]] = []
+        self.objects: dict[str, bytes] = {}
+        self.files: dict[str, bytes] = {}
+        self.deleted: list[str] = []
+        self.tokens: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that hangs up is no news."""
+
+
+@contextmanager
+def running_hub(repository: str = "", folder: Path | None = None) -> Iterator[Hub]:
+    """A hub that answers until the block ends."""
+    hub = Hub(repository, folder)
+    threading.Thread(target=hub.serve_forever, daemon=True).start()
+    try:
+        yield hub
+    finally:
+        hub.ended.set()
+        hub.shutdown()
+        hub.server_close()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing is printed."""
+
+    def do_GET(self) -> None:
+        self._answer()
+
+    def do_HEAD(self) -> None:
+        self._answer()
+
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
+    def _answer(self) -> None:
+        path = unquote(urlsplit(self.path).path)
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.server.calls.append(f"{self.command} {path}")
+        self.server.tokens.add(self.headers.get("Authorization", ""))
+        if self.server.fault == "hang":
+            self.server.ended.wait()
+            self.close_connection = True
+        elif self.server.fault == "error":
+            self._send(500, b"{}")
+        elif self.server.fault == "denied":
+            self._send(401, b'{"error": "Invalid username or password."}')
+        elif self.command in ("GET", "HEAD"):
+            self._read(path)
+        else:
+            self._write(path, body)
+
+    def _read(self, path: str) -> None:
+        model, folder = self.server.repository, self.server.folder
+        if path.startswith("/objects/"):
+            self._send(200, b"")
+        elif path.startswith("/api/spaces/") and "/tree/" in path:
+            self._json([_entry(name, b"x") for name in ("ser/gone.py", "notes.md")])
+        elif folder and path.startswith(f"/api/models/{model}/tree/"):
+            self._json([_entry(file.name, file.read_bytes()) for file in sorted(folder.iterdir())])
+        elif folder and path.startswith(f"/api/models/{model}"):
+            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+            self._json({"id": model, "modelId": model, "sha": COMMIT, "siblings": siblings, "private": False})
+        elif folder and path.startswith(f"/{model}/resolve/") and (folder / Path(path).name).is_file():
+            self._file((folder / Path(path).name).read_bytes())
+        else:
+            self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+    def _file(self, content: bytes) -> None:
+        start = int(self.headers.get("Range", "bytes=0-").removeprefix("bytes=").split("-")[0])
+        headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
+        if start:
+            headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
+        part = content[start:]
+        cut = self.server.fault == "truncate" and self.command == "GET" and len(content) > TRUNCATED_BYTES
+        self._send(
+            206 if start else 200, part, headers, TRUNCATED_BYTES if cut and not start else 0 if cut else None
+        )
+
+    def _write(self, path: str, body: bytes) -> None:
+        hub = self.server
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            hub.created.append(asked)
+            self._json({"url": f"{hub.url}/spaces/{asked.get('organization', 'me')}/{asked['name']}"})
+        elif path == "/api/validate-yaml":
+            self._json({"errors": [], "warnings": []})
+        elif "/preupload/" in path:
+            modes = [
+                {"path": file["path"], "shouldIgnore": False,
+                 "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"}
+                for file in json.loads(body)["files"]
+            ]  # fmt: skip
+            self._json({"files": modes})
+        elif path.endswith("/info/lfs/objects/batch"):
+            wanted = [
+                {"oid": one["oid"], "size": one["size"], "authenticated": True,
+                 "actions": {"upload": {"href": f"{hub.url}/objects/{one['oid']}"}}}
+                for one in json.loads(body)["objects"]
+            ]  # fmt: skip
+            self._json({"transfer": "basic", "objects": wanted})
+        elif path.startswith("/objects/"):
+            hub.objects[path.removeprefix("/objects/")] = body
+            self._send(200, b"")
+        elif "/commit/" in path:
+            self._commit([json.loads(line) for line in body.splitlines() if line.strip()])
+        else:
+            self._send(404, b"{}")
+
+    def _commit(self, lines: list[dict[str, Any]]) -> None:
+        hub = self.server
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                hub.files[value["path"]] = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                hub.files[value["path"]] = hub.objects[value["oid"]]
+            elif line["key"] in ("deletedFile", "deletedFolder"):
+                hub.deleted.append(value["path"])
+        self._json(
+            {
+                "success": True,
+                "commitOid": COMMIT,
+                "commitUrl": f"{hub.url}/commit/{COMMIT}",
+                "hookOutput": "",
+            }
+        )
+
+    def _json(self, content: Any) -> None:
+        self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
+
+    def _send(
+        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut_at: int | None = None
+    ) -> None:
+        self.send_response(status)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[:cut_at] if cut_at is not None else body)
+        if cut_at is not None:
+            self.close_connection = True
+
+
+def _entry(path: str, content: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": path, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}

@@ -1,0 +1,181 @@
+"""The encoder of the hub, against a stand-in for the hub on this machine: it comes, or it is said why not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hub_server import Hub, running_hub
+
+from ser import hub
+from ser.encoder import Encoder
+from ser.errors import EncoderError
+from ser.hub import Fetching, command, fetch
+from ser.ui.hub_encoder import HubEncoder
+from ser.ui.model import ModelHolder, ModelSource
+from ser.ui.texts import TEXTS
+
+NAME = "ntu-spml/distilhubert"
+FAULTS = ("error", "truncate")
+
+
+@pytest.fixture
+def server(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A hub with a tiny encoder, and a fresh place to keep it, for processes that are started here."""
+    with running_hub(NAME, tiny_encoder) as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        yield server
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_an_encoder_is_fetched_by_a_process_of_its_own_and_loads(server: Hub, tiny_encoder: Path) -> None:
+    folder = Fetching(NAME, 120).result()
+    assert Encoder.load(folder).fingerprint == Encoder.load(tiny_encoder).fingerprint
+    assert any("/resolve/" in call for call in server.calls)
+
+
+def test_what_is_here_already_is_used_while_the_hub_fails(server: Hub) -> None:
+    folder = Fetching(NAME, 120).result()
+    server.fault = "error"
+    assert Fetching(NAME, 120).result() == folder
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.slow
+def test_a_hub_that_fails_is_named_with_the_command_that_fetches(server: Hub, fault: str) -> None:
+    server.fault = fault
+    with pytest.raises(EncoderError, match=rf"within reach \(\w+\).*hf download {NAME}$"):
+        Fetching(NAME, 120).result()
+
+
+def test_a_hub_that_hangs_is_given_up(server: Hub) -> None:
+    server.fault = "hang"
+    with pytest.raises(EncoderError, match=r"did not come from the hub within 2 s.*hf download"):
+        Fetching(NAME, 2).result()
+
+
+def test_a_download_can_be_stopped(server: Hub) -> None:
+    server.fault = "hang"
+    fetching = Fetching(NAME, 600)
+    threading.Timer(0.2, fetching.stop).start()
+    with pytest.raises(EncoderError, match="was stopped"):
+        fetching.result()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_a_full_disk_is_named_as_such(server: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("this machine mounts nothing")
+    try:
+        monkeypatch.setenv("HF_HOME", str(small))
+        with pytest.raises(EncoderError, match=r"no room for the encoder.*No space left.*HF_HOME"):
+            Fetching(NAME, 120).result()
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+def test_no_space_is_found_behind_what_the_client_makes_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> str:
+        try:
+            raise OSError(28, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("the download failed") from error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", full)
+    with pytest.raises(EncoderError, match=r"There is no room.*\(No space left on device\)"):
+        fetch(NAME)
+
+
+def test_the_command_names_the_revision() -> None:
+    assert command("a/b@c") == "hf download a/b --revision c"
+    assert command("a/b") == "hf download a/b"
+
+
+def test_the_page_says_that_it_loads_then_that_it_is_ready(server: Hub) -> None:
+    model_answers = threading.Event()
+    encoder = HubEncoder(NAME, 120, ())
+    assert encoder.description("en") == TEXTS["hub_loading"].say("en", encoder=NAME)
+    encoder.start(model_answers.wait)
+    assert server.calls == []  # the model that answers comes first
+    model_answers.set()
+    wait_until(lambda: encoder.state != "loading")
+    assert encoder.description("en") == TEXTS["hub_ready"].say("en", encoder=NAME)
+
+
+def test_a_hub_that_hangs_is_said_and_tried_again(server: Hub) -> None:
+    server.fault = "hang"
+    encoder = HubEncoder(NAME, 2, (0.5,))
+    encoder.start(lambda: None)
+    wait_until(lambda: encoder.state == "failed")
+    assert "within 2 s" in encoder.description("en")
+    assert "within 2 s" in encoder.description("fa")
+    server.fault, encoder.timeout_s = "", 120
+    wait_until(lambda: encoder.state == "ready")
+
+
+def test_a_damaged_encoder_is_said_without_folders_of_the_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text("{")
+    monkeypatch.setattr(hub.Fetching, "__init__", lambda *_: None)
+    monkeypatch.setattr(hub.Fetching, "result", lambda _: tmp_path)
+    encoder = HubEncoder(NAME, 2, ())
+    encoder.start(lambda: None)
+    wait_until(lambda: encoder.state == "failed")
+    assert "config.json is missing or not JSON" in encoder.description("en")
+    assert str(tmp_path.parent) not in encoder.description("en")
+
+
+def test_without_a_setting_nothing_is_fetched_or_said() -> None:
+    encoder = HubEncoder(None)
+    encoder.start(lambda: None)
+    assert (encoder.state, encoder.description("en")) == ("off", "")
+
+
+def test_the_shipped_model_answers_while_the_configured_encoder_hangs(
+    server: Hub, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ser.checkpoint.SHIPPED", tiny_checkpoint)
+    monkeypatch.setattr("ser.predictor.SHIPPED", tiny_checkpoint, raising=False)
+    server.fault = "hang"
+    holder = ModelHolder(ModelSource(tiny_checkpoint, NAME))
+    holder.start()
+    holder.get(120)
+    assert holder.is_shipped
+    assert "being fetched" in holder.description("en")
+    wait_until(lambda: bool(server.calls))
+    holder.close()
+    wait_until(lambda: bool(holder.problem))
+    assert "was stopped" in holder.description("en")
+
+
+def test_the_configured_encoder_takes_over_when_it_is_here(server: Hub, tiny_checkpoint: Path) -> None:
+    loaded: list[ModelSource] = []
+
+    class Source(ModelSource):
+        def load(self):  # type: ignore[no-untyped-def]
+            loaded.append(self)
+            return ModelSource(tiny_checkpoint).load()
+
+    holder = ModelHolder(Source(tiny_checkpoint, NAME))
+    holder.start()
+    wait_until(lambda: bool(loaded))
+    assert any("/resolve/" in call for call in server.calls)
