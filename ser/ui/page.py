@@ -23,6 +23,7 @@ from ser.errors import SettingsError
 from ser.ui.context import LANGUAGE_JS, Context, translated
 from ser.ui.look import CSS, LANGUAGE_LINKS, LanguageScript, theme
 from ser.ui.recordings import UNASKED_S
+from ser.ui.replies import Replies
 from ser.ui.settings import AppSettings
 from ser.ui.texts import TEXTS, fixed_texts
 
@@ -73,7 +74,7 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
     settings = context.settings
     tables = [TEXTS, *(getattr(importlib.import_module(module), "TEXTS", {}) for _, module in TABS)]
     routes = [_health(context), *context.routes]
-    app_kwargs = {"middleware": [Middleware(LanguageScript)], "routes": routes}
+    app_kwargs = {"middleware": [Middleware(Replies), Middleware(LanguageScript)], "routes": routes}
     try:
         page.launch(
             server_name=settings.host, server_port=settings.port, prevent_thread_lock=True, share=False,
