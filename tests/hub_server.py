@@ -159,11 +159,11 @@ class Handler(BaseHTTPRequestHandler):
             hub.objects[path.removeprefix("/objects/")] = body
             self._send(200, b"")
         elif "/commit/" in path:
-            self._commit([json.loads(line) for line in body.splitlines() if line.strip()])
+            self._commit(path, [json.loads(line) for line in body.splitlines() if line.strip()])
         else:
             self._send(404, b"{}")
 
-    def _commit(self, lines: list[dict[str, Any]]) -> None:
+    def _commit(self, path: str, lines: list[dict[str, Any]]) -> None:
         hub = self.server
         for line in lines:
             value = line["value"]
@@ -173,14 +173,9 @@ class Handler(BaseHTTPRequestHandler):
                 hub.files[value["path"]] = hub.objects[value["oid"]]
             elif line["key"] in ("deletedFile", "deletedFolder"):
                 hub.deleted.append(value["path"])
-        self._json(
-            {
-                "success": True,
-                "commitOid": COMMIT,
-                "commitUrl": f"{hub.url}/commit/{COMMIT}",
-                "hookOutput": "",
-            }
-        )
+        space = path.removeprefix("/api/").split("/commit/")[0]
+        url = f"{hub.url}/{space}/commit/{COMMIT}"
+        self._json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
 
     def _json(self, content: Any) -> None:
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

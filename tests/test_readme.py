@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from ser.cli import COMMANDS, main
+from ser.ui.settings import AppSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+# https://huggingface.co/docs/hub/spaces-config-reference
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+SPACE_KEYS = {
+    "title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
+    "short_description", "tags", "models", "preload_from_hub", "startup_duration_timeout",
+}  # fmt: skip
 CARD = ROOT / "checkpoints" / "classifier" / "model.json"
 
 
@@ -21,9 +30,9 @@ def requirement(name: str) -> str:
     return next(line for line in lines if re.match(rf"{name}\b", line))
 
 
-def front_matter() -> dict[str, str]:
-    block = README.split("---\n")[1]
-    return dict(line.split(": ", 1) for line in block.splitlines() if re.match(r"\w+: ", line))
+def front_matter() -> dict[str, Any]:
+    """What a Space reads from the head of README.md; types as YAML sees them."""
+    return yaml.safe_load(README.split("---\n")[1])
 
 
 def set_up_line(name: str) -> str:
@@ -40,8 +49,28 @@ def test_the_space_runs_the_gradio_that_requirements_pin():
     matter = front_matter()
     assert requirement("gradio") == f"gradio=={matter['sdk_version']}"
     assert (ROOT / matter["app_file"]).is_file()
-    assert matter["python_version"].strip('"') in ("3.11", "3.12")
+    assert matter["sdk"] == "gradio"
+    assert matter["python_version"] in ("3.11", "3.12")  # text: YAML reads 3.10 without quotes as 3.1
+
+
+def test_the_space_is_described_as_the_hub_wants_it():
+    matter = front_matter()
+    assert set(matter) <= SPACE_KEYS
     assert len(matter["short_description"]) <= 60
+    assert matter["title"]
+    assert not matter["emoji"].isascii()
+    assert {matter["colorFrom"], matter["colorTo"]} <= COLOURS
+    assert matter["license"] == "apache-2.0"
+    assert "Apache License" in (ROOT / "LICENSE").read_text()
+    assert all(re.fullmatch(r"[a-z0-9-]+", tag) for tag in matter["tags"])
+    assert re.fullmatch(r"\d+[smh]", matter["startup_duration_timeout"])
+
+
+def test_the_space_preloads_the_encoder_that_the_page_fetches_there():
+    matter = front_matter()
+    settings = AppSettings.from_environment({"SPACE_ID": "someone/space"})
+    assert matter["models"] == [settings.hub_encoder]
+    assert [entry.split()[0] for entry in matter["preload_from_hub"]] == matter["models"]
 
 
 def test_torch_is_pinned_so_that_no_cuda_packages_are_pulled():

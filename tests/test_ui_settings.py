@@ -82,6 +82,7 @@ def test_a_blank_variable_counts_as_unset() -> None:
         ("SER_REQUESTS_PER_MINUTE", "inf"),
         ("SER_CORPORA", "/no/such/folder"),
         ("SER_HUB_ENCODER", "../../etc/passwd"),
+        ("SER_HUB_ENCODER", "../encoder"),
     ],
 )
 def test_a_value_that_makes_no_sense_is_named_with_its_variable(name: str, value: str) -> None:

@@ -19,7 +19,7 @@ from ser.errors import SettingsError
 
 LOCAL_HOST, EVERY_HOST = "127.0.0.1", "0.0.0.0"
 SPACE_ENCODER = "ntu-spml/distilhubert"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?")
 
 
 def temporary_data_folder() -> Path:
