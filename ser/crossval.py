@@ -193,7 +193,12 @@ class Crossval:
         self.states.mkdir(parents=True, exist_ok=True)
         path = self.folder / "run.json"
         if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+            try:
+                found = dict(json.loads(path.read_text(encoding="utf-8")))
+            except (ValueError, TypeError, RecursionError) as error:
+                raise SettingsError(
+                    f"{path} is damaged ({error}). Choose another folder for this run, or delete that one."
+                ) from error
             if found != self.identity:
                 other = [key for key in self.identity if found.get(key) != self.identity[key]]
                 raise SettingsError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -180,10 +181,12 @@ def test_an_answered_recording_is_deleted_after_its_time(tmp_path: Path) -> None
 
 
 def test_a_recording_that_was_uploaded_again_since_its_answer_stays(tmp_path: Path) -> None:
-    now = [0.0]  # the answer lies before the time of the file
+    now = [0.0]
     recordings = Recordings(tmp_path, grace_s=60, clock=lambda: now[0])
     path = recording(tmp_path / "clip.wav")
     recordings.forget(path)
+    time.sleep(0.02)  # a file system's clock ticks a hundred times a second
+    recording(path)
     now[0] = 60
     recordings.sweep()
     assert path.exists()

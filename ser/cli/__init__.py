@@ -56,6 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, for instance `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:  # disk full, read-only, no permission
+        if args.debug:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"ser: {where}{error.strerror or error}. Remedy that and run the same command again.", file=sys.stderr)
+        return 1
     except Exception as error:  # a defect of ours: one line for the user, the rest with --debug
         if args.debug:
             raise

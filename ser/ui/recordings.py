@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 GRACE_S = 60
@@ -38,15 +39,15 @@ class Recordings:
     Args:
         folder: where gradio keeps uploads.
         grace_s: how long after its answer a recording goes.
-        clock: seconds since the epoch, as file times are.
+        clock: seconds; one that nobody sets, so that a recording goes in time whatever becomes of the date.
     """
 
     def __init__(
-        self, folder: Path, grace_s: float = GRACE_S, clock: Callable[[], float] = time.time
+        self, folder: Path, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.folder, self.grace_s, self.clock = folder.resolve(), grace_s, clock
         self._kept: set[Path] = set()
-        self._answered: dict[Path, float] = {}
+        self._answered: dict[Path, tuple[float, int]] = {}  # when, and the time that its file then bore
         self._lock = threading.Lock()
 
     def keep(self, copy: str | Path) -> None:
@@ -57,18 +58,18 @@ class Recordings:
         """Have a recording deleted `grace_s` from now."""
         path = Path(recording).resolve()
         if path.is_relative_to(self.folder) and path not in self._kept:
-            with self._lock:
-                self._answered[path] = self.clock()
+            with self._lock, suppress(FileNotFoundError):
+                self._answered[path] = self.clock(), path.stat().st_ctime_ns
 
     def sweep(self) -> None:
         """Delete what is due, with the folder that gradio made for it."""
         now = self.clock()
         with self._lock:
-            due = [path for path, answered in self._answered.items() if now - answered >= self.grace_s]
-            answered_at = {path: self._answered.pop(path) for path in due}
-        for path, answered in answered_at.items():
+            due = [path for path, (answered, _) in self._answered.items() if now - answered >= self.grace_s]
+            born = {path: self._answered.pop(path)[1] for path in due}
+        for path, changed_ns in born.items():
             try:
-                if path.stat().st_ctime <= answered:  # else it was uploaded again since
+                if path.stat().st_ctime_ns == changed_ns:  # else it was uploaded again since
                     path.unlink()
                     path.parent.rmdir()
             except OSError:  # already gone, or the folder holds another visitor's file

@@ -1,8 +1,8 @@
 """Requests that gradio chokes on are answered with a sentence, never with a bare 500 or a broken connection.
 
-Gradio takes the endpoints' arguments apart before any function of ours sees them, and lets what goes wrong there through
-to the server. `Replies` is the last to see it: the client is told what was wrong with its request, the operator finds one
-line in the log, and for what is no fault of the client, the traceback.
+Gradio takes the endpoints' arguments apart before any function of ours sees them, and lets what goes wrong there
+through to the server. `Replies` is the last to see it: the client is told what was wrong with its request, the
+operator finds one line in the log, and for what is no fault of the client, the traceback.
 """
 
 from __future__ import annotations

@@ -106,7 +106,9 @@ class Runs:
     def new(self, corpus: str) -> Run:
         """A run that does not exist yet, named after the time and its corpus."""
         slug = re.sub(r"\W+", "-", corpus).strip("-")[:40] or "corpus"
-        return Run(self.folder / f"{time.strftime(f'{self.prefix}%Y%m%d-%H%M%S')}-{slug}")
+        name = f"{time.strftime(f'{self.prefix}%Y%m%d-%H%M%S')}-{slug}"
+        names = (name, *(f"{name}-{number}" for number in range(2, 100)))  # the clock may go back
+        return Run(self.folder / next(free for free in names if not (self.folder / free).exists()))
 
     def running(self) -> Run | None:
         """The newest run that is in work."""

@@ -1,0 +1,401 @@
+"""What goes wrong around the program is said in a sentence, and nothing is lost: disks, clocks, kills, bad requests.
+
+More of it is beside what it concerns: missing ffmpeg in test_audio.py, damaged shards and two writers in
+test_features.py, wrong checkpoints in test_checkpoint.py, no network in test_shemo.py and test_encoder.py, killed jobs
+and workers in test_jobs.py and test_tuning_command.py.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from support import write_voice
+from tuning_support import write_tiny_corpus
+
+from ser import jobs
+from ser.checkpoint import write_atomically
+from ser.cli import main
+from ser.errors import CacheError, JobError, SettingsError
+from ser.feature_cache import FeatureCache
+from ser.features import extract
+from ser.ui.context import Context
+from ser.ui.limits import RateLimit
+from ser.ui.recordings import Recordings
+from ser.ui.replies import UNUSABLE, Replies
+from ser.ui.runs import Runs
+from ser.ui.settings import AppSettings
+
+ROOT = Path(__file__).parent.parent
+KILLS = 10 if os.environ.get("SER_SOAK") == "full" else 3
+
+# ---- disks ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """`disk(options)`: a disk of its own, mounted with these options; skips where that is not permitted."""
+    place = tmp_path / "disk"
+    place.mkdir()
+
+    def mount(options: str) -> Path:
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pytest.skip("there is no mount here")
+        if done.returncode:
+            pytest.skip(f"a disk cannot be mounted here: {done.stderr.strip()}")
+        return place
+
+    yield mount
+    subprocess.run(["umount", str(place)], capture_output=True, check=False)
+
+
+class Frames:
+    """An encoder of 3,000 numbers a frame."""
+
+    fingerprint, layer, name = "0123456789abcdef", 2, "frames"
+
+    def __call__(self, utterances: list[Any], /) -> list[Any]:
+        import numpy as np
+
+        return [np.ones((1 + one.size // 320, 3_000), dtype=np.float32) for one in utterances]
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> list[Path]:
+    (tmp_path / "clips").mkdir()
+    return [write_voice(tmp_path / "clips" / f"{n}.wav", 0.3, seed=n) for n in range(4)]
+
+
+def test_a_full_disk_stops_the_cache_with_a_message_and_leaves_no_piece(disk, clips):
+    place = disk("size=64k")
+    with pytest.raises(CacheError, match=r"No space left on device\. Free space, or name another folder"):
+        extract(clips, Frames(), FeatureCache(place / "cache"))
+    assert not [path for path in place.rglob("*") if path.suffix in (".shard", ".tmp")]
+
+
+def test_a_cache_that_cannot_be_written_is_said_and_one_that_holds_everything_is_read(disk, clips):
+    place = disk("size=4m")
+    extract(clips[:2], Frames(), FeatureCache(place))
+    remounted = subprocess.run(["mount", "-o", "remount,ro", str(place)], capture_output=True, check=False)
+    if remounted.returncode:
+        pytest.skip("the disk cannot be made read-only")
+    assert extract(clips[:2], Frames(), FeatureCache(place)).n_computed == 0
+    with pytest.raises(CacheError, match="Read-only file system"):
+        extract(clips, Frames(), FeatureCache(place))
+    with pytest.raises(SettingsError, match="SER_DATA"):
+        AppSettings(data=place / "data").make_data_folder()
+    with pytest.raises(JobError, match="Read-only file system"):
+        jobs.start(["info"], place / "run")
+
+
+def test_a_file_that_finds_no_room_leaves_the_old_one_and_nothing_else(disk):
+    path = disk("size=64k") / "progress.json"
+    write_atomically(path, b"old")
+    with pytest.raises(OSError, match=r"No space left on device.*progress\.json"):
+        write_atomically(path, bytes(100_000))
+    assert path.read_bytes() == b"old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_command_says_in_one_line_that_the_disk_is_full(disk, capsys):
+    place = disk("size=16k")
+    (place / "filler").write_bytes(bytes(12_000))
+    assert main(["synth", "--to", str(place / "demo"), "--voices", "12"]) == 1
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("ser: ")
+    assert "unforeseen" not in said
+
+
+def test_a_run_folder_whose_description_is_damaged_is_refused(tmp_path):
+    from test_crossval import Toy, crossval
+
+    toy = Toy(tmp_path / "corpus")
+    crossval(toy, tmp_path / "run")
+    for damaged in ("", "[]x", "5", "[" * 100_000):
+        (tmp_path / "run" / "run.json").write_text(damaged)
+        with pytest.raises(SettingsError, match=r"run\.json is damaged"):
+            crossval(toy, tmp_path / "run")
+
+
+# ---- clocks -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("jump_s", [-86_400 * 365, 86_400 * 365])
+def test_a_clock_that_jumps_changes_neither_limits_nor_when_a_recording_goes(tmp_path, monkeypatch, jump_s):
+    now = time.monotonic()
+    limit, recordings = RateLimit(1), Recordings(tmp_path, grace_s=0.2)
+    path = tmp_path / "clip.wav"
+    path.write_bytes(b"sound")
+    assert limit.wait_s("visitor") == 0
+    recordings.forget(path)
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + jump_s)
+    assert 0 < limit.wait_s("visitor") <= 60
+    recordings.sweep()
+    assert path.exists() or time.monotonic() - now > 0.2
+    time.sleep(0.3)
+    recordings.sweep()
+    assert not path.exists()
+
+
+def test_a_clock_that_jumps_ahead_costs_no_features(tmp_path, clips, monkeypatch):
+    """Another process takes our unfinished file for one that was left behind, and deletes it while we write."""
+    ours, theirs = FeatureCache(tmp_path / "cache"), FeatureCache(tmp_path / "cache")
+    sync, real, jumped = os.fsync, time.time, []
+
+    def fsync(descriptor: int) -> None:
+        if not jumped:
+            jumped.append(1)
+            monkeypatch.setattr("ser.feature_cache.time.time", lambda: real() + 86_400)
+            extract(clips[2:], Frames(), theirs)
+        sync(descriptor)
+
+    monkeypatch.setattr("ser.shards.os.fsync", fsync)
+    assert extract(clips[:2], Frames(), ours).n_computed == 2
+    monkeypatch.undo()
+    assert extract(clips, Frames(), ours).n_computed == 0
+
+
+def test_a_clock_that_goes_back_gives_no_run_the_folder_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr("ser.ui.runs.time.strftime", lambda form: "crossval-20261101-020000")
+    runs = Runs(tmp_path)
+    names = []
+    for _ in range(3):
+        run = runs.new("emodb")
+        run.folder.mkdir()
+        names.append(run.name)
+    assert names == [f"crossval-20261101-020000-emodb{number}" for number in ("", "-2", "-3")]
+    assert runs.names()[0] == names[-1]
+
+
+# ---- kills ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_cross_validation_killed_at_random_moments_ends_like_one_that_was_not(tmp_path, tiny_encoder):
+    corpus = write_tiny_corpus(tmp_path / "corpus")
+
+    def command(out: Path) -> list[str]:
+        words = [
+            "crossval", "--corpus", corpus, "--encoder", tiny_encoder, "--cache", tmp_path / "cache", "--out", out,
+            "--folds", 3, "--validation-share", 0.2, "--max-epochs", 12, "--patience", 0, "--base-units", 8,
+            "--final-units", 4, "--threads", 1,
+        ]  # fmt: skip
+        return [sys.executable, "-m", "ser", *map(str, words)]
+
+    def start(out: Path) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command(out), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    process = start(whole)
+    assert process.wait(600) == 0, process.stderr.read()  # type: ignore[union-attr]
+    chance = random.Random(40)
+    killed = 0
+    while killed < KILLS:
+        process = start(cut)
+        seen = epochs_of(cut)
+        # Once it goes on with training: so that ten kills are ten kills of work, at any place in it.
+        while process.poll() is None and epochs_of(cut) == seen:
+            time.sleep(0.005)
+        time.sleep(chance.uniform(0, 0.3))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        killed += 1
+        if (cut / "result.json").exists():
+            break
+    process = start(cut)
+    assert process.wait(600) == 0, process.stderr.read()  # type: ignore[union-attr]
+    print(f"\nkilled {killed} times, the last in epoch {seen}")
+    for name in ("predictions.csv", "checkpoint/model.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, cut)]
+    for result in results:
+        del result["created"]
+    assert results[0] == results[1]
+    assert not list(cut.rglob("*.tmp")) or killed  # a killed process may leave an unfinished file behind
+
+
+def epochs_of(run: Path) -> int:
+    """Epochs of all folds that a run has told of."""
+    try:
+        progress = json.loads((run / "progress.json").read_text())
+    except FileNotFoundError:
+        return 0
+    return sum(len(fold["epochs"]) for fold in progress["folds"]) + (progress["state"] != "training")
+
+
+# ---- requests ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def context(tiny_checkpoint: Path) -> Context:
+    settings = AppSettings(
+        checkpoint=tiny_checkpoint,
+        port=0,
+        max_upload_mb=1,
+        max_audio_s=5,
+        requests_per_minute=10_000,
+        queue_length=2,
+    )
+    context = Context.of(settings)
+    context.model.start()
+    context.model.get(120)
+    return context
+
+
+@pytest.fixture(scope="module")
+def url(context: Context) -> Iterator[str]:
+    from test_app import free_port
+
+    from ser.ui.page import build_page, launch
+
+    page = build_page(context.settings, context)
+    launch(page, replace(context, settings=replace(context.settings, port=free_port())))
+    yield str(page.local_url).rstrip("/") + "/gradio_api"
+    page.close(verbose=False)
+
+
+def upload(url: str, content: bytes, name: str = "clip.wav") -> httpx.Response:
+    return httpx.post(f"{url}/upload", files={"files": (name, content)}, timeout=60)
+
+
+def call(url: str, path: str) -> httpx.Response:
+    data = {"data": [{"path": path, "meta": {"_type": "gradio.FileData"}}]}
+    return httpx.post(f"{url}/call/recognise", json=data, timeout=60)
+
+
+def answer_of(url: str, called: httpx.Response) -> str:
+    return httpx.get(f"{url}/call/recognise/{called.json()['event_id']}", timeout=120).text
+
+
+def asked(url: str, seconds: float, folder: Path) -> str:
+    """The answer to a recording of so many seconds."""
+    sound = write_voice(folder / "clip.wav", seconds).read_bytes()
+    return answer_of(url, call(url, upload(url, sound).json()[0]))
+
+
+def test_a_file_over_the_limit_is_refused_while_it_is_sent(url):
+    refused = upload(url, bytes(2 << 20))
+    assert refused.status_code == 413
+    assert "exceeded maximum allowed size" in refused.text
+
+
+def test_a_recording_over_the_limit_is_refused_with_the_limit(url, tmp_path):
+    assert "the limit is 5 s" in asked(url, 6, tmp_path) or "more than 5 s" in asked(url, 6, tmp_path)
+
+
+def test_more_requests_a_minute_than_the_limit_are_told_to_wait(url, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(context.limit, "per_minute", 1)
+    answers = [asked(url, 1, tmp_path) for _ in range(2)]
+    assert any("more than 1 recordings in a minute. Wait" in answer for answer in answers)
+
+
+def test_requests_beyond_the_queue_are_told_that_it_is_full(url, context, tmp_path, monkeypatch):
+    freed = threading.Event()
+    model = context.model.get()
+    monkeypatch.setattr(context.model, "get", lambda timeout_s=None: freed.wait(60) and model)
+    path = upload(url, write_voice(tmp_path / "clip.wav", 1).read_bytes()).json()[0]
+    calls: list[httpx.Response] = []
+    try:
+        for _ in range(20):  # two in work, two that wait, and what the server has not looked at yet
+            calls.append(call(url, path))
+            if calls[-1].status_code != 200:
+                break
+    finally:
+        freed.set()
+    assert calls[-1].status_code == 503
+    assert "Queue is full. Max size is 2" in calls[-1].text
+    assert all("event: complete" in answer_of(url, one) for one in calls[:-1])
+
+
+JSON_BODIES = [
+    b"", b"{", b"null", b"[]", b"5", b'"x"', b"{}", b'{"data": null}', b'{"data": 5}', b'{"data": []}',
+    b'{"data": [null, null]}', b'{"data": [5]}', b'{"data": [{"path": 5}]}', b'{"data": [{"path": "/etc/passwd"}]}',
+    b'{"data": [{"path": "a\\u0000b", "meta": {"_type": "gradio.FileData"}}]}', b'{"data": [NaN]}', b"\xff\xfe",
+    b'{"data": [{"path": "%s", "meta": {"_type": "gradio.FileData"}}]}' % (5_000 * b"a"), b"[" * 100_000,
+    b'{"recording": 5}', b'{"recording": {"path": 5}}', b'{"recording": null}', b'{"fn_index": 10000, "data": []}',
+    b'{"data": [[[[[]]]]], "session_hash": 5}', b'{"data": [' + 5_000 * b"9" + b"]}",
+]  # fmt: skip
+FORMS: list[dict[str, Any]] = [
+    {"data": {"files": "x"}}, {"content": b"x", "headers": {"content-type": "multipart/form-data"}},
+    {"content": b"--x\r\n", "headers": {"content-type": "multipart/form-data; boundary=x"}},
+    {"files": {"files": ("", b"x")}}, {"files": {"files": ("../../x.wav", b"x")}}, {"files": {"other": ("x", b"x")}},
+    {"files": {"files": (400 * "a" + ".wav", b"x")}}, {"files": {"files": ("\0.wav", b"x")}}, {"content": b"x"},
+]  # fmt: skip
+
+
+def listed(url: str) -> list[tuple[str, str]]:
+    paths = httpx.get(f"{url}/openapi.json").json()["paths"]
+    return [(method, path) for path, methods in paths.items() for method in methods]
+
+
+def is_plain(response: httpx.Response) -> bool:
+    """No server error, no trace, no path of the server."""
+    hidden = ("Traceback", "site-packages", str(ROOT))
+    return response.status_code < 500 and not any(word in response.text for word in hidden)
+
+
+def test_malformed_requests_to_every_listed_endpoint_are_answered_with_a_sentence(url):
+    root = url.removesuffix("/gradio_api")
+    endpoints = listed(url)
+    assert len(endpoints) >= 3
+    with httpx.Client(base_url=root, timeout=60) as client:
+        for (method, path), body in itertools.product(endpoints, JSON_BODIES):
+            if method == "get":
+                continue
+            sent = client.post(path, content=body, headers={"content-type": "application/json"})
+            assert is_plain(sent), (path, body[:60], sent.status_code, sent.text[:200])
+            if sent.status_code == 200 and "event_id" in sent.text:
+                said = client.get(f"/gradio_api/call/recognise/{sent.json()['event_id']}")
+                assert "event: error" in said.text, (body[:60], said.text[:200])
+                assert '"error": "' in said.text, (body[:60], said.text[:200])
+                assert is_plain(said)
+        for form in FORMS:
+            sent = client.post("/gradio_api/upload", **form)
+            assert is_plain(sent), (str(form)[:60], sent.status_code, sent.text[:200])
+        for path in ("/gradio_api/call/nothing", "/gradio_api/run/recognise", "/gradio_api/queue/join"):
+            for body in JSON_BODIES:
+                sent = client.post(path, content=body, headers={"content-type": "application/json"})
+                assert is_plain(sent), (path, body[:60], sent.status_code, sent.text[:200])
+        assert "There is no such" in client.get("/gradio_api/call/recognise/nobody").text
+        assert client.get("/healthz").json()["status"] == "ok"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), 507, "disk is full"),
+        (OSError(errno.EIO, "Input/output error"), 500, "operator"),
+        (TypeError("no recording"), 400, UNUSABLE[:20]),
+    ],
+)
+def test_what_a_request_runs_into_is_told_without_its_details(error, status, words):
+    from starlette.testclient import TestClient
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        raise error
+
+    reply = TestClient(Replies(app)).get("/gradio_api/upload")
+    assert reply.status_code == status
+    assert words in reply.json()["error"]
+    assert str(error.args[-1]) not in reply.text
