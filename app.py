@@ -5,20 +5,19 @@ Settings come from environment variables, see `ser/ui/settings.py`. Ends cleanly
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
 import sys
 
 from ser.errors import SerError, SettingsError
 from ser.ui.gradio_import import import_gradio
+from ser.ui.logs import set_up_logs
 from ser.ui.settings import AppSettings
 
 
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    set_up_logs()
     try:
         settings = AppSettings.from_environment(os.environ)
         import_gradio()
