@@ -30,6 +30,7 @@ from ser import hub
 from ser.audio import SAMPLE_RATE_HZ
 from ser.compat import import_torchaudio
 from ser.errors import EncoderError
+from ser.fast_hubert import speed_up
 
 DISTILHUBERT = "ntu-spml/distilhubert"  # section 3.3 of the paper
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "encoder"
@@ -89,6 +90,8 @@ class Encoder:
         model = _load_model(place, model_type)
         digest = _weights_digest(model)
         _own_weights(model)
+        if torch.device(device).type == "cpu":
+            speed_up(model)
         kind = WhisperFrames if model_type == "whisper" else cls
         return kind(model.to(device), place.name, digest, layer, _do_normalize(place))
 
