@@ -1,0 +1,208 @@
+"""An anonymous visitor of a public page, who calls every endpoint directly with whatever comes to mind."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from test_app import free_port
+from ui_support import recording, tiny_model
+
+from ser import jobs
+from ser.ui.context import Context
+from ser.ui.settings import AppSettings
+
+MARK = "only-the-operator-may-read-this"
+PASSWORD = "the owner's"
+RUN, STUDY = "crossval-20261120-101112-demonstration", "tune-20261120-101112-demonstration"
+
+
+@dataclass
+class Site:
+    """A running page, and what it must not give away.
+
+    Attributes:
+        url: of the page.
+        config: what the browser is told of it.
+        context: of the server.
+        secret: a file outside the page's folders.
+        started: the commands of the jobs that were started.
+    """
+
+    url: str
+    config: dict[str, Any]
+    context: Context
+    secret: Path
+    started: list[Any]
+
+    @property
+    def endpoints(self) -> list[dict[str, Any]]:
+        """All that call the server, the hidden ones of the page's own buttons too."""
+        return [one for one in self.config["dependencies"] if one["backend_fn"]]
+
+    def call(self, endpoint: dict[str, Any], data: list[Any]) -> str:
+        """What an endpoint answers: by the queue where it has one, else at once."""
+        body = {"fn_index": endpoint["id"], "data": data, "session_hash": "visitor"}
+        if endpoint["queue"] is False:
+            return httpx.post(f"{self.url}gradio_api/run/predict", json=body, timeout=60).text
+        joined = httpx.post(f"{self.url}gradio_api/queue/join", json=body, timeout=60)
+        if joined.status_code != 200:
+            return joined.text
+        heard = ""
+        url = f"{self.url}gradio_api/queue/data?session_hash=visitor"
+        with httpx.stream("GET", url, timeout=60) as stream:
+            for line in stream.iter_lines():
+                heard += line
+                if '"process_completed"' in line or '"close_stream"' in line:
+                    break
+        return heard
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    from ser.ui.page import build_page, launch
+
+    folder = tmp_path_factory.mktemp("site")
+    secret = folder / "private" / "secret.txt"
+    corpus = folder / "private" / "corpus"
+    corpus.mkdir(parents=True)
+    secret.write_text(MARK)
+    (corpus / "metadata.csv").write_text(f"path,speaker,emotion\n{MARK},a,anger\n")
+    for name in (f"runs/{RUN}", f"studies/{STUDY}"):
+        (folder / "data" / name).mkdir(parents=True)
+        (folder / "data" / name / "job.json").write_text(json.dumps({"command": ["synth"], "exit_code": 1}))
+        (folder / "data" / name / "log.txt").write_text(f"{MARK}\nser: it ended\n")
+    settings = AppSettings(
+        checkpoint=tiny_model(folder), data=folder / "data", data_is_temporary=False, corpora=(corpus,),
+        password=PASSWORD, on_space=True, port=free_port(), requests_per_minute=100_000,
+    )  # fmt: skip
+    context = Context.of(settings)
+    started: list[Any] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jobs, "start", lambda words, *_, **__: started.append(list(words)))
+        patch.setattr("ser.synth.write_demo_corpus", lambda folder: folder.mkdir(parents=True, exist_ok=True))
+        page = build_page(settings, context)
+        launch(page, replace(context))
+        context.model.get(120)
+        config = httpx.get(f"{page.local_url}config").json()
+        yield Site(page.local_url, config, context, secret, started)
+        page.close(verbose=False)
+
+
+def buttons(site: Site, kind: str) -> list[dict[str, Any]]:
+    """The endpoints that take the password of a tab ("cv" or "tune")."""
+    (password,) = [one["id"] for one in site.config["components"]
+                   if one["props"].get("elem_id") == f"{kind}-password"]  # fmt: skip
+    return [one for one in site.endpoints if password in one["inputs"]]
+
+
+def attacks(site: Site) -> list[Any]:
+    path = str(site.secret)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    return [
+        path,
+        f"../../{site.secret.name}",
+        file,
+        [file],
+        {"url": f"file://{path}"},
+        RUN,
+        STUDY,
+        "",
+        None,
+        -1,
+    ]
+
+
+def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(site: Site) -> None:
+    before = site.context.model.get()
+    kept = sorted(path for path in site.context.settings.data.rglob("*") if path.is_file())
+    assert len(site.endpoints) > 15
+    for endpoint in site.endpoints:
+        for attack in attacks(site):
+            answer = site.call(endpoint, [attack] * len(endpoint["inputs"]))
+            assert MARK not in answer, (endpoint["id"], attack)
+            assert str(site.context.settings.data) not in answer, (endpoint["id"], attack)
+    assert site.started == []
+    assert site.context.model.get() is before
+    assert sorted(path for path in site.context.settings.data.rglob("*") if path.is_file()) == kept
+
+
+@pytest.mark.parametrize("kind", ["cv", "tune"])
+@pytest.mark.parametrize("password", ["", "guess", None, [], {"": ""}, PASSWORD.upper()])
+def test_no_button_works_without_the_password(site: Site, kind: str, password: Any) -> None:
+    assert len(buttons(site, kind)) == 4  # start, stop, go on, use
+    for endpoint in buttons(site, kind):
+        values = [password, "en", *(["latest"] * (len(endpoint["inputs"]) - 2))]
+        site.call(endpoint, values)
+    assert site.started == []
+
+
+def test_the_password_is_what_they_lacked(site: Site) -> None:
+    for kind in ("cv", "tune"):
+        for endpoint in buttons(site, kind):
+            if len(endpoint["inputs"]) == 3:
+                site.call(endpoint, [PASSWORD, "en", "latest"])
+    assert site.started == [["synth"], ["synth"]]  # "go on", of the run and of the study
+    site.started.clear()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "SECRET",
+        "DATA/runs/RUN/log.txt",
+        "DATA/runs/RUN/job.json",
+        "/etc/passwd",
+        "UPLOADS",
+        "UPLOADS/../",
+        "app.py",
+    ],
+)
+def test_no_file_of_the_server_can_be_fetched(site: Site, path: str) -> None:
+    for short, full in (("SECRET", site.secret), ("DATA", site.context.settings.data), ("RUN", RUN),
+                        ("UPLOADS", site.context.uploads)):  # fmt: skip
+        path = path.replace(short, str(full))
+    for address in (f"gradio_api/file={path}", f"gradio_api/file/{path}", f"gradio_api/proxy=file://{path}"):
+        answer = httpx.get(site.url + address)
+        assert answer.status_code >= 400, address
+        assert MARK not in answer.text
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["log.txt", "job.json", "..%2F..%2F..%2Fprivate%2Fsecret.txt", "%2Fetc%2Fpasswd", "checkpoint.zip"],
+)
+def test_of_a_run_only_its_results_can_be_fetched(site: Site, name: str) -> None:
+    for run in (RUN, "..%2Fprivate", "latest", STUDY):
+        assert httpx.get(f"{site.url}runs/{run}/{name}").status_code == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    "path", ["api/studies", "api/studies/0", "api/studies/0/rename", "api/trials/0/note"]
+)
+def test_no_study_can_be_made_changed_or_deleted(site: Site, method: str, path: str) -> None:
+    assert httpx.request(method, site.url + path, json={}).status_code == 405
+
+
+def test_a_recording_lies_under_a_digest_of_its_sound_that_nobody_can_guess(
+    site: Site, tmp_path: Path
+) -> None:
+    content = recording(tmp_path / "clip.wav").read_bytes()
+    (path,) = httpx.post(f"{site.url}gradio_api/upload", files={"files": ("clip.wav", content)}).json()
+    assert re.fullmatch(r"[0-9a-f]{64}", Path(path).parent.name)
+    assert Path(path).stat().st_mode & 0o077 == 0 or site.context.uploads.stat().st_mode & 0o077 == 0
+
+
+def test_the_page_says_when_a_recording_is_deleted(site: Site) -> None:
+    shown = json.dumps(httpx.get(f"{site.url}config").json())
+    assert "ser_privacy" in shown
+    assert "deleted from the server one minute after the answer" in httpx.get(site.url).text.replace(
+        "\\u0027", "'"
+    )
