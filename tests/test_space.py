@@ -104,7 +104,7 @@ def test_a_dry_run_lists_files_and_sizes_and_contacts_nobody(capsys: pytest.Capt
     assert lines[-1].endswith(f"bytes in {len(listed)} files would go to the Space someone/voices")
 
 
-def test_all_that_is_sent_is_in_the_repository() -> None:
+def test_all_of_the_repository_but_its_tests_is_sent() -> None:
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     if listed.returncode:
         pytest.skip("this tree is not a git checkout")

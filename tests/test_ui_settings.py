@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,18 @@ def test_a_value_that_makes_no_sense_is_named_with_its_variable(name: str, value
     with pytest.raises(SettingsError, match=name) as raised:
         AppSettings.from_environment({name: value})
     assert value in str(raised.value)
+
+
+def test_the_readme_lists_every_setting_and_no_other() -> None:
+    root = Path(__file__).parent.parent
+    read = set(re.findall(r'"((?:SER|GRADIO|SPACE)_\w+)"', (root / "ser/ui/settings.py").read_text()))
+    table = (root / "README.md").read_text().split("Settings are environment variables:")[1].split("\n\n")[1]
+    assert set(re.findall(r"`((?:SER|GRADIO|SPACE)_\w+)`", table)) == read | {"SER_CACHE"}
+
+
+def test_every_field_is_explained_with_its_variable() -> None:
+    explained = re.findall(r"^ {8}(\w+): ", AppSettings.__doc__ or "", re.MULTILINE)
+    assert explained == [field.name for field in fields(AppSettings)]
 
 
 def test_the_password_is_never_printed() -> None:
