@@ -190,7 +190,8 @@ def test_fifty_clients_at_once_get_answers_or_the_stated_busy(server):
     assert set(outcomes) <= {"answered", "busy"}, outcomes
     assert outcomes["answered"] > N_CLIENTS / 2
     assert peak - before.memory_bytes < 3 * SLACK_BYTES
-    until(lambda: server.use().files <= before.files, 60)  # the recordings go
+    # The recordings go; but what was sent with a call that found the page busy stays ten minutes, for another try.
+    until(lambda: server.use().files <= before.files + N_CLIENTS, 60)
     assert after.threads <= before.threads + 45  # gradio's pool of 40, once
     assert server.process.poll() is None
 
@@ -203,10 +204,10 @@ def test_thousands_of_answers_leave_nothing_behind(server):
 
     warm = N_PREDICTIONS // 2
     asyncio.run(answer(range(warm)))
-    until(lambda: server.use().files == 0, 60)
+    time.sleep(4 * GRACE_S)
     before = server.use()
     asyncio.run(answer(range(warm, N_PREDICTIONS)))
-    until(lambda: server.use().files == 0, 60)
+    until(lambda: server.use().files <= before.files, 60)
     after = server.use()
     print(f"\n{N_PREDICTIONS} predictions\nhalf way {before}\nat the end {after}")
     assert after.memory_bytes - before.memory_bytes < SLACK_BYTES
