@@ -50,21 +50,6 @@ class PackedIndex:
         return PackedIndex(self.lengths.to(device), self.padded.to(device), self.packed.to(device))
 
 
-class _Rows(torch.autograd.Function):
-    """`x[index]` where each row of x that matters stands once: the gradient is a gather too, not a scatter."""
-
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor, inverse: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(inverse)
-        return x.index_select(0, index)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return gradient.index_select(0, inverse), None, None
-
-
 class _UnRows(torch.autograd.Function):
     """The way back: padded cells to packed rows; cells without a frame get no gradient."""
 
@@ -84,61 +69,71 @@ class _UnRows(torch.autograd.Function):
 
 
 class _Recurrence(torch.autograd.Function):
-    """The recurrence of G independent GRUs in step.
+    """The recurrence of both directions in step.
 
-    gates `(steps, G, batch, 3 * units)` are the input projections in the order reset, update, new; weight
-    `(G, 3 * units, units)`, bias `(G, 3 * units)`. Returns the states `(steps, G, batch, units)`.
+    gates `(2 * total frames, 3 * units)` are the input projections in the order reset, update, new, and padded and
+    packed a `PackedIndex`' ways to the time-major layout and back; weight `(2, 3 * units, units)`, bias
+    `(2, 3 * units)`. Returns the states `(steps, 2, batch, units)`.
     """
 
     @staticmethod
-    def forward(ctx: Any, gates: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        steps, groups, batch, width = gates.shape
-        units = width // 3
-        transposed = weight.transpose(1, 2).contiguous()
-        offset = bias[:, None].expand(groups, batch, width)
-        states = gates.new_zeros(steps + 1, groups, batch, units)
-        reset_update = torch.empty(steps, groups, batch, 2 * units, dtype=gates.dtype, device=gates.device)
-        new = torch.empty_like(states[1:])
+    def forward(
+        ctx: Any, gates: torch.Tensor, padded: torch.Tensor, packed: torch.Tensor, batch: int,
+        weight: torch.Tensor, bias: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        units = weight.shape[2]
+        # The buffers are filled with the projections and turned into the gates' values in place, step by step.
+        both_inputs = gates.view(-1, 2, 3 * units)[..., : 2 * units] + bias[:, : 2 * units]
+        reset_update = _cells(both_inputs.view(-1, 2 * units), padded, batch)
+        new = _cells(gates[:, 2 * units :], padded, batch)
         candidate = torch.empty_like(new)
-        for step in range(steps):
-            before = states[step]
-            hidden = torch.baddbmm(offset, before, transposed)
-            both = torch.add(
-                gates[step, :, :, : 2 * units], hidden[:, :, : 2 * units], out=reset_update[step]
-            )
-            both.sigmoid_()
-            candidate[step] = hidden[:, :, 2 * units :]
-            fresh = torch.addcmul(
-                gates[step, :, :, 2 * units :], both[:, :, :units], candidate[step], out=new[step]
-            ).tanh_()
-            torch.lerp(fresh, before, both[:, :, units:], out=states[step + 1])
-        ctx.save_for_backward(weight, states, reset_update, new, candidate)
+        states = new.new_zeros(len(new) + 1, *new.shape[1:])
+        to_both = weight[:, : 2 * units].transpose(1, 2).contiguous()
+        to_candidate = weight[:, 2 * units :].transpose(1, 2).contiguous()
+        offset = bias[:, None, 2 * units :].expand(new.shape[1:])
+        before = states[0]
+        steps = zip(reset_update.unbind(), new.unbind(), candidate.unbind(), states[1:].unbind(), strict=True)
+        for both, fresh, hidden, after in steps:
+            reset, update = both.baddbmm_(before, to_both).sigmoid_().chunk(2, dim=2)
+            torch.baddbmm(offset, before, to_candidate, out=hidden)
+            fresh.addcmul_(reset, hidden).tanh_()
+            before = torch.lerp(fresh, before, update, out=after)
+        ctx.save_for_backward(weight, states, reset_update, new, candidate, padded, packed)
         return states[1:]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        weight, states, reset_update, new, candidate = ctx.saved_tensors
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        weight, states, reset_update, new, candidate, _, packed = ctx.saved_tensors
         steps, groups, batch, units = new.shape
-        reset, update = reset_update[..., :units], reset_update[..., units:]
-        # The factors that do not depend on later steps, for all steps at once.
+        reset, update = reset_update[..., :units], reset_update[..., units:].contiguous()
+        # The factors that do not depend on later steps, for all steps at once: of the reset gate, the update gate
+        # and the product with the state before in the new state.
         to_new = (1 - update) * (1 - new * new)
-        to_update = (states[:-1] - new) * update * (1 - update)
-        to_reset = candidate * reset * (1 - reset)
-        d_gates = torch.empty(steps, groups, batch, 3 * units, dtype=gradient.dtype, device=gradient.device)
-        d_hidden = torch.empty_like(d_gates)
+        factors = torch.empty(steps, groups, batch, 3, units, dtype=new.dtype, device=new.device)
+        torch.mul(to_new, reset, out=factors[..., 2, :])
+        torch.mul(factors[..., 2, :] * candidate, 1 - reset, out=factors[..., 0, :])
+        torch.mul((states[:-1] - new) * update, 1 - update, out=factors[..., 1, :])
+        d_states = torch.empty_like(new)
+        d_hidden = factors  # each step's factors give way to its gradients
         carried = torch.zeros_like(new[0])
-        for step in range(steps - 1, -1, -1):
-            d_state = gradient[step] + carried
-            d_new = torch.mul(d_state, to_new[step], out=d_gates[step, :, :, 2 * units :])
-            torch.mul(d_new, to_reset[step], out=d_gates[step, :, :, :units])
-            torch.mul(d_state, to_update[step], out=d_gates[step, :, :, units : 2 * units])
-            d_hidden[step, :, :, : 2 * units] = d_gates[step, :, :, : 2 * units]
-            torch.mul(d_new, reset[step], out=d_hidden[step, :, :, 2 * units :])
-            carried = torch.baddbmm(d_state * update[step], d_hidden[step], weight)
-        flat = d_hidden.transpose(0, 1).reshape(groups, steps * batch, 3 * units)
+        flat = d_hidden.view(steps, groups, batch, 3 * units)
+        lists = (gradient, d_states, update, d_hidden, flat)
+        for given, d_state, kept, parts, row in zip(*(reversed(one.unbind()) for one in lists), strict=True):
+            torch.add(given, carried, out=d_state)
+            parts.mul_(d_state.unsqueeze(2))
+            carried = torch.mul(d_state, kept).baddbmm_(row, weight)
+        grouped = flat.transpose(0, 1).reshape(groups, steps * batch, 3 * units)
         before = states[:-1].transpose(0, 1).reshape(groups, steps * batch, units)
-        return d_gates, torch.bmm(flat.transpose(1, 2), before), flat.sum(dim=1)
+        d_weight, d_bias = torch.bmm(grouped.transpose(1, 2), before), grouped.sum(dim=1)
+        torch.mul(d_states, to_new, out=d_hidden[..., 2, :])  # from here on of the gates, not of the products
+        d_gates = flat.reshape(-1, 3 * units).index_select(0, packed)
+        return d_gates, None, None, None, d_weight, d_bias
+
+
+def _cells(rows: torch.Tensor, padded: torch.Tensor, batch: int) -> torch.Tensor:
+    """Packed rows `(2 * total frames, width)` in the time-major layout, `(steps, 2, batch, width)`."""
+    return rows.index_select(0, padded).view(-1, 2, batch, rows.shape[1])
 
 
 class BiGRULayer(nn.Module):
@@ -173,10 +168,13 @@ class BiGRULayer(nn.Module):
         bias = self.bias_ih if bias is None else bias
         width = 3 * self.units
         gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1))
-        cells = _Rows.apply(gates.reshape(-1, width), index.padded, index.packed)
-        batch = len(index.lengths)
         states: torch.Tensor = _Recurrence.apply(
-            cells.reshape(-1, 2, batch, width), self.weight_hh, self.bias_hh
+            gates.reshape(-1, width),
+            index.padded,
+            index.packed,
+            len(index.lengths),
+            self.weight_hh,
+            self.bias_hh,
         )
         return states
 
