@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,12 @@ from numpy.typing import NDArray
 
 from ser.decode import MAX_CHANNELS, MAX_DURATION_S, Samples, check_rate, read_audio, read_blocks
 from ser.errors import AudioError
+from ser.resampling import resample
 
 SAMPLE_RATE_HZ = 16_000
 MIN_DURATION_S = 0.1
 SILENCE_PEAK = 1e-4  # -80 dB of full scale
 MAX_PEAK = 2.0**31  # float files at the scale of an integer are read; beyond that they are damaged
-
-# Resampling filter: the "kaiser best" design of the torchaudio documentation.
-LOWPASS_WIDTH = 64
-ROLLOFF = 0.9475937167399596
-KAISER_BETA = 14.769656459379492
-# 44,101 Hz counts as 44,100: off by less than 5e-5 is inaudible, and the exact filter of an odd rate fills memory.
-MAX_RATIO_TERM = 1_000
 
 
 def load_audio(path: str | Path, max_duration_s: float = MAX_DURATION_S) -> Samples:
@@ -96,27 +89,6 @@ def prepare(samples: NDArray[np.generic], rate_hz: int, name: str = "the recordi
     if peak > 1.0:  # float files may exceed full scale
         mono = mono / peak
     return resample(mono, int(rate_hz), SAMPLE_RATE_HZ)
-
-
-def resample(samples: Samples, from_hz: int, to_hz: int) -> Samples:
-    """Change the rate of `(samples,)` with a band-limited sinc filter under a Kaiser window."""
-    if from_hz == to_hz:
-        return samples
-    import torch
-
-    from ser.compat import import_torchaudio
-
-    ratio = Fraction(from_hz, to_hz).limit_denominator(MAX_RATIO_TERM // max(1, from_hz // to_hz))
-    resampled = import_torchaudio().functional.resample(
-        torch.from_numpy(np.ascontiguousarray(samples)),
-        ratio.numerator,
-        ratio.denominator,
-        lowpass_filter_width=LOWPASS_WIDTH,
-        rolloff=ROLLOFF,
-        resampling_method="sinc_interp_kaiser",
-        beta=KAISER_BETA,
-    )
-    return np.clip(resampled.numpy(), -1.0, 1.0)
 
 
 def stream_audio(path: str | Path, block_s: float) -> Iterator[Samples]:

@@ -31,16 +31,12 @@ from ser.audio import SAMPLE_RATE_HZ
 from ser.compat import import_torchaudio
 from ser.errors import EncoderError
 from ser.fast_hubert import speed_up
+from ser.framing import FRAME_RATE_HZ, FRAME_SAMPLES, Frames, chunks, normalised
 
 DISTILHUBERT = "ntu-spml/distilhubert"  # section 3.3 of the paper
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "encoder"
-FRAME_RATE_HZ = 50
-FRAME_SAMPLES = SAMPLE_RATE_HZ // FRAME_RATE_HZ
-CHUNK_S = 30  # a longer recording is encoded piece by piece: attention needs memory with the square of it
 TRAINING_ONLY = "masked_spec_embed"  # not in every checkpoint, without effect on features
 BATCH_S = 60  # seconds of audio in one batch of equally long utterances
-
-Frames = NDArray[np.float32]
 
 
 class Encoder:
@@ -71,7 +67,11 @@ class Encoder:
 
     @classmethod
     def load(
-        cls, source: str | Path = DISTILHUBERT, layer: int | None = None, device: str = "cpu"
+        cls,
+        source: str | Path = DISTILHUBERT,
+        layer: int | None = None,
+        device: str = "cpu",
+        fast: bool = True,
     ) -> Encoder:
         """Load an encoder from a local folder or the hub.
 
@@ -79,6 +79,7 @@ class Encoder:
             source: a folder with `config.json` and weights, or a hub id: `owner/name`, `owner/name@revision`.
             layer: the hidden layer to return, the last by default.
             device: where to run, for instance "cuda".
+            fast: on a CPU, with this project's faster layers; otherwise those of transformers alone.
 
         Raises:
             EncoderError: the weights are missing, damaged, incomplete, of an unknown kind, or out of reach;
@@ -90,7 +91,7 @@ class Encoder:
         model = _load_model(place, model_type)
         digest = _weights_digest(model)
         _own_weights(model)
-        if torch.device(device).type == "cpu":
+        if fast and torch.device(device).type == "cpu":
             speed_up(model)
         kind = WhisperFrames if model_type == "whisper" else cls
         return kind(model.to(device), place.name, digest, layer, _do_normalize(place))
@@ -116,7 +117,8 @@ class Encoder:
         """
         pieces: list[tuple[int, NDArray[np.float32]]] = []
         for index, samples in enumerate(utterances):
-            pieces += [(index, piece) for piece in _chunks(self._normalised(samples), self.overlap)]
+            ready = normalised(samples) if self.normalise else samples
+            pieces += [(index, piece) for piece in chunks(ready, self.overlap)]
         encoded: list[Frames | None] = [None] * len(pieces)
         for batch in _equal_length_batches([piece for _, piece in pieces]):
             waveforms = torch.from_numpy(np.stack([pieces[i][1] for i in batch]))
@@ -134,12 +136,6 @@ class Encoder:
         """Hidden states `(batch, frames, dim)` of each of `layers` for `(batch, samples)`."""
         states = self.model(waveforms, output_hidden_states=True).hidden_states
         return [states[layer] for layer in layers]
-
-    def _normalised(self, samples: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Zero mean, unit variance over the whole utterance where the model was trained so."""
-        if not self.normalise:
-            return samples
-        return ((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32)
 
 
 class WhisperFrames(Encoder):
@@ -167,17 +163,6 @@ class WhisperFrames(Encoder):
         if max(layers) == self.n_layers:
             states[-1] = model.layer_norm(states[-1])
         return [states[layer] for layer in layers]
-
-
-def _chunks(samples: NDArray[np.float32], overlap: int) -> Iterator[NDArray[np.float32]]:
-    """Pieces of about 30 s at most, whose frames follow each other at the frame rate; none is a mere scrap.
-
-    All but the last reach `overlap` samples into the next: what their last frame still hears.
-    """
-    n_pieces = max(1, -(-samples.size // (CHUNK_S * SAMPLE_RATE_HZ)))
-    step = -(-samples.size // n_pieces // FRAME_SAMPLES) * FRAME_SAMPLES
-    for piece in range(n_pieces):
-        yield samples[piece * step : (piece + 1) * step + overlap]
 
 
 def _receptive_field(config: Any, name: str) -> int:

@@ -1,172 +1,50 @@
-"""From a recording to an emotion: `predictor = ser.load(); result = predictor("clip.wav")`.
+"""A checkpoint and its encoder, ready to answer: `predictor = ser.load(); result = predictor("clip.wav")`.
 
-The result carries calibrated probabilities for the whole recording, whether the model is sure, and an emotion
-timeline over sliding windows. Recordings up to the training length (6 s) go through the model as in training;
-longer ones are the average over consecutive pieces of that length, weighted by their duration.
+See `ser.prediction` for what it answers.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.audio import MAX_DURATION_S, SAMPLE_RATE_HZ, Samples, load_audio, prepare
 from ser.checkpoint import SHIPPED, SHIPPED_ENCODER, Checkpoint, check_encoder, load_checkpoint
-from ser.encoder import FRAME_RATE_HZ, Encoder, Frames
 from ser.encoder import SHIPPED as SHIPPED_ENCODER_FOLDER
-from ser.errors import AudioError, SettingsError
+from ser.encoder import Encoder
+from ser.framing import Frames
+from ser.prediction import Prediction, Recogniser, Timeline
 
 if TYPE_CHECKING:
     from ser.classifier import BiGRUClassifier
 
-WINDOW_S, HOP_S = 2.0, 0.5
-PIECES_AT_ONCE = 64
+__all__ = ["Prediction", "Predictor", "Timeline", "encoder_source", "load"]
 
 
-@dataclass(frozen=True)
-class Timeline:
-    """How the emotion moves through a recording.
+class Predictor(Recogniser):
+    """An encoder and a classifier on torch."""
 
-    Attributes:
-        start_s, end_s: `(windows,)` seconds. The whole recording is normalised and encoded once, so a window
-            knows a little of what surrounds it.
-        probabilities: `(windows, labels)`, each row sums to 1.
-    """
-
-    start_s: NDArray[np.float64]
-    end_s: NDArray[np.float64]
-    probabilities: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What the model makes of one recording.
-
-    Attributes:
-        file: its path or name.
-        emotion: the most probable one.
-        probabilities: of each emotion, calibrated; they sum to 1.
-        confident: False where the top probability is below the model's threshold: "unsure".
-        duration_s: length of the recording.
-        timeline: see `Timeline`; None where none was asked for.
-        seconds: what decoding, encoding and classifying took.
-    """
-
-    file: str
-    emotion: str
-    probabilities: dict[str, float]
-    confident: bool
-    duration_s: float
-    timeline: Timeline | None
-    seconds: dict[str, float]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, ready for JSON."""
-        content: dict[str, Any] = {
-            "file": self.file,
-            "emotion": self.emotion,
-            "confident": self.confident,
-            "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
-            "duration_s": round(self.duration_s, 3),
-            "seconds": {step: round(value, 4) for step, value in self.seconds.items()},
-        }
-        if self.timeline is not None:
-            rows = zip(self.timeline.start_s, self.timeline.end_s, self.timeline.probabilities, strict=True)
-            content["timeline"] = [
-                {
-                    "start_s": round(float(start), 3),
-                    "end_s": round(float(end), 3),
-                    "probabilities": dict(
-                        zip(self.probabilities, (round(float(p), 6) for p in row), strict=True)
-                    ),
-                }
-                for start, end, row in rows
-            ]
-        return content
-
-
-class Predictor:
-    """An encoder and a classifier, ready to answer. Safe to call from several threads."""
+    encoder: Encoder
 
     def __init__(self, checkpoint: Checkpoint, classifier: BiGRUClassifier, encoder: Encoder) -> None:
         check_encoder(checkpoint, encoder)
         self.checkpoint, self.classifier, self.encoder = checkpoint, classifier, encoder
+        self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
+        self.calibration = checkpoint.calibration
 
-    @property
-    def labels(self) -> tuple[str, ...]:
-        return self.checkpoint.labels
-
-    def __call__(
-        self, recording: str | Path | tuple[int, NDArray[np.generic]], timeline: bool = True,
-        window_s: float = WINDOW_S, hop_s: float = HOP_S, max_duration_s: float = MAX_DURATION_S,
-    ) -> Prediction:  # fmt: skip
-        """Recognise the emotion of a recording.
-
-        Args:
-            recording: a path, or `(rate in Hz, samples)` with samples `(samples,)` or `(samples, channels)`.
-            timeline: also classify sliding windows.
-            window_s, hop_s: their length and distance in seconds.
-            max_duration_s: a longer recording is refused.
-
-        Raises:
-            AudioError: the recording cannot be used; the message says why.
-            SettingsError: a window shorter than 0.2 s or a hop shorter than 0.02 s.
-        """
-        if not (0.2 <= window_s < np.inf and 1 / FRAME_RATE_HZ <= hop_s < np.inf):
-            raise SettingsError(f"window_s {window_s} must be at least 0.2 and hop_s {hop_s} at least 0.02.")
-        begun = time.perf_counter()
-        name, samples = _samples(recording, max_duration_s)
-        decoded = time.perf_counter()
-        (frames,) = self.encoder([samples])
-        encoded = time.perf_counter()
-        whole = self.classify(frames)
-        moves = self._timeline(frames, samples.size / SAMPLE_RATE_HZ, window_s, hop_s) if timeline else None
-        done = time.perf_counter()
-        return Prediction(
-            file=name,
-            emotion=self.labels[int(whole.argmax())],
-            probabilities=dict(zip(self.labels, map(float, whole), strict=True)),
-            confident=bool(whole.max() >= self.checkpoint.calibration.threshold),
-            duration_s=samples.size / SAMPLE_RATE_HZ,
-            timeline=moves,
-            seconds={"decode": decoded - begun, "encode": encoded - decoded, "classify": done - encoded},
-        )
-
-    def classify(self, frames: Frames) -> NDArray[np.float32]:
-        """Calibrated probabilities `(labels,)` of a whole recording from its frames `(frames, dim)`."""
-        step = self.checkpoint.max_frames
-        pieces = [frames[start : start + step] for start in range(0, len(frames), step)]
-        weights = np.array([len(piece) for piece in pieces], dtype=np.float32)
-        mixed: NDArray[np.float32] = weights @ self._probabilities(pieces) / weights.sum()
-        return mixed
-
-    def _timeline(self, frames: Frames, duration_s: float, window_s: float, hop_s: float) -> Timeline:
-        window, hop = round(window_s * FRAME_RATE_HZ), max(1, round(hop_s * FRAME_RATE_HZ))
-        last = max(0, len(frames) - window)
-        starts = np.unique(np.append(np.arange(0, last + 1, hop), last))
-        probabilities = self._probabilities([frames[start : start + window] for start in starts])
-        ends = np.minimum((starts + window) / FRAME_RATE_HZ, duration_s)
-        ends[-1] = duration_s
-        return Timeline(starts / FRAME_RATE_HZ, ends, probabilities)
-
-    def _probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
-        """`(pieces, labels)`, each piece by itself."""
+    def _batch_probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
         import torch
 
-        rows = []
         with torch.inference_mode():
-            for start in range(0, len(pieces), PIECES_AT_ONCE):
-                some = pieces[start : start + PIECES_AT_ONCE]
-                lengths = torch.tensor([len(piece) for piece in some])
-                logits = self.classifier(torch.from_numpy(np.concatenate(some)), lengths)
-                rows.append((logits / self.checkpoint.calibration.temperature).softmax(dim=-1))
-        return torch.cat(rows).numpy()
+            lengths = torch.tensor([len(piece) for piece in pieces])
+            logits = self.classifier(torch.from_numpy(np.concatenate(pieces)), lengths)
+            probabilities: NDArray[np.float32] = (
+                (logits / self.calibration.temperature).softmax(dim=-1).numpy()
+            )
+        return probabilities
 
 
 def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | None = None) -> Predictor:
@@ -189,14 +67,3 @@ def encoder_source(checkpoint: Checkpoint, asked: str | Path | None = None) -> s
     """Where a checkpoint's encoder is loaded from: what was asked for, else where the checkpoint says."""
     source = checkpoint.encoder.source if asked is None else asked
     return SHIPPED_ENCODER_FOLDER if source == SHIPPED_ENCODER else source
-
-
-def _samples(
-    recording: str | Path | tuple[int, NDArray[np.generic]], max_duration_s: float
-) -> tuple[str, Samples]:
-    if isinstance(recording, tuple):
-        rate_hz, samples = recording[0], np.asarray(recording[1])
-        if samples.ndim and len(samples) > max_duration_s * rate_hz:
-            raise AudioError(f"The recording lasts more than {max_duration_s:.0f} s. Cut it.", "too_long")
-        return "recording", prepare(samples, rate_hz)
-    return str(recording), load_audio(recording, max_duration_s)
