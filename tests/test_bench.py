@@ -25,6 +25,7 @@ from ser.bench_memory import MemoryEntry
 from ser.bench_rows import ROWS, Sizes, lengths_s
 from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.cli import main
+from ser.cli.bench import BEGIN, END
 from ser.plain import PlainClassifier
 
 ROOT = Path(__file__).parent.parent
@@ -112,6 +113,21 @@ def test_the_command_writes_figures_and_prints_their_table(monkeypatch, tmp_path
     assert "eager `HubertModel`" in printed
     assert main(["bench", "--table", str(tmp_path / "b.json")]) == 0
     assert capsys.readouterr().out == printed
+
+
+def test_the_tables_are_put_between_their_marks_in_a_readme(tmp_path):
+    row = Row("x", "work", "plain way", "2", 1e-6, (Pair(4, 2, 4, 4),))
+    write_bench(tmp_path / "b.json", [row], conditions(), {})
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    assert main(["bench", "--table", str(tmp_path / "b.json"), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert "plain way" in text
+    assert "old" not in text
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    readme.write_text("no marks")
+    assert main(["bench", "--table", str(tmp_path / "b.json"), "--readme", str(readme)]) == 2
 
 
 @pytest.mark.slow

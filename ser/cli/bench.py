@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+BEGIN, END = "<!-- speed: written by ser bench --readme -->", "<!-- end of speed -->"
 ROWS = ("training", "training-packed", "encoder", "extraction", "clip", "page", "memory")
 
 
@@ -15,6 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"some of {', '.join(ROWS)}")
     parser.add_argument("--out", type=Path, default=Path("bench.json"), help="(default %(default)s)")
     parser.add_argument("--table", type=Path, metavar="JSON", help="only print the table of such a file")
+    parser.add_argument(
+        "--readme", type=Path, metavar="MD", help="with --table: put it between the marks there"
+    )
     parser.add_argument("--threads", type=int, help="threads of torch")
 
 
@@ -22,7 +26,10 @@ def run(args: argparse.Namespace) -> int:
     from ser import bench
 
     if args.table:
-        print(_tables(json.loads(args.table.read_text())))
+        tables = _tables(json.loads(args.table.read_text()))
+        print(tables)
+        if args.readme:
+            _put_between_marks(args.readme, tables)
         return 0
     if args.threads:
         import torch
@@ -55,6 +62,19 @@ def _say(row: object) -> None:
         print(f"  {label}: {median:.2f} times faster [{least:.2f}, {largest:.2f}]", file=sys.stderr)
     if row.difference is not None:
         print(f"  outputs differ by {row.difference:.1e} of their size", file=sys.stderr, flush=True)
+
+
+def _put_between_marks(path: Path, tables: str) -> None:
+    from ser.checkpoint import write_atomically
+    from ser.errors import SettingsError
+
+    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SettingsError(
+            f"{path} does not hold the lines {BEGIN} and {END}; put them where the tables belong."
+        )
+    write_atomically(path, f"{before}{begin}\n{tables}\n\n{end}{after}".encode())
 
 
 def _tables(content: dict[str, object]) -> str:
