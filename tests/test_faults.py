@@ -188,6 +188,58 @@ def test_a_clock_that_goes_back_gives_no_run_the_folder_of_another(tmp_path, mon
 # ---- kills ------------------------------------------------------------------------------------------------
 
 
+# Imports once, then forks a process for every attempt: ten kills in seconds.
+KILL_TEN_TIMES = """
+import os, random, signal, sys, time
+from dataclasses import replace
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from test_crossval import SETTINGS, Toy, crossval
+from test_faults import epochs_of
+root = Path(sys.argv[1])
+toy = Toy(root / "corpus")
+settings = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=20, patience=0))
+crossval(toy, root / "imports", settings)  # what is imported late is imported before the forks
+chance = random.Random(40)
+for out, n_kills in (("whole", 0), ("cut", 10)):
+    for kill in range(n_kills + 1):
+        process = os.fork()
+        if not process:
+            crossval(toy, root / out, settings).run()
+            os._exit(0)
+        if kill < n_kills:
+            seen = epochs_of(root / out)
+            while epochs_of(root / out) == seen and not (root / out / "result.json").exists():
+                time.sleep(0.001)
+            time.sleep(chance.uniform(0, 0.03))
+            os.kill(process, signal.SIGKILL)
+        print(out, kill, epochs_of(root / out), os.waitpid(process, 0)[1], flush=True)
+"""
+
+
+@pytest.mark.slow
+def test_a_run_killed_ten_times_ends_like_one_that_was_not(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", KILL_TEN_TIMES, str(tmp_path)], capture_output=True, text=True, timeout=600, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[3] for line in lines] == ["0", *["9"] * 10, "0"]  # SIGKILL ended ten of them
+    print("\nkilled after", *(f"{line[2]} epochs" for line in lines[1:-1]))
+    same_runs(tmp_path / "whole", tmp_path / "cut")
+
+
+def same_runs(whole: Path, cut: Path) -> None:
+    for name in ("predictions.csv", "checkpoint/model.safetensors"):
+        assert (cut / name).read_bytes() == (whole / name).read_bytes()
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, cut)]
+    for result in results:
+        del result["created"]
+    assert results[0] == results[1]
+
+
 @pytest.mark.slow
 def test_a_cross_validation_killed_at_random_moments_ends_like_one_that_was_not(tmp_path, tiny_encoder):
     corpus = write_tiny_corpus(tmp_path / "corpus")
@@ -226,13 +278,7 @@ def test_a_cross_validation_killed_at_random_moments_ends_like_one_that_was_not(
     process = start(cut)
     assert process.wait(600) == 0, process.stderr.read()  # type: ignore[union-attr]
     print(f"\nkilled {killed} times, the last in epoch {seen}")
-    for name in ("predictions.csv", "checkpoint/model.safetensors"):
-        assert (cut / name).read_bytes() == (whole / name).read_bytes()
-    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, cut)]
-    for result in results:
-        del result["created"]
-    assert results[0] == results[1]
-    assert not list(cut.rglob("*.tmp")) or killed  # a killed process may leave an unfinished file behind
+    same_runs(whole, cut)
 
 
 def epochs_of(run: Path) -> int:
