@@ -40,6 +40,17 @@ class ComparisonRow:
     protocol: str = ""
 
 
+# What is said where a chart is pointed at; another language gives its own sentences under the same keys.
+HOVER: Mapping[str, str] = {
+    "hover_cell": "true: {true}<br>answered: {answered}<br>{count} of {total} ({share}%)",
+    "hover_fold": "fold {fold}, {part}, epoch %{{x}}: %{{y:.3f}}",
+    "hover_mean": "{part}, epoch %{{x}}: %{{y:.3f}}, mean of %{{customdata}} folds",
+    "hover_best": "fold %{{customdata[0]}}: best epoch %{{x}}, stopped after %{{customdata[1]}}",
+    "hover_train": "train",
+    "hover_validation": "validation",
+}
+
+
 def confusion_figure(
     matrix: ArrayLike, labels: Sequence[str], title: str = "", normalise: bool = True
 ) -> go.Figure:
@@ -55,9 +66,10 @@ def confusion_figure(
 
 
 def fold_matrices_figure(
-    matrices: Sequence[ArrayLike], labels: Sequence[str], columns: int = 3, normalise: bool = True
-) -> go.Figure:
-    """The matrix of every fold and their sum in one grid; `columns=1` for a phone."""
+    matrices: Sequence[ArrayLike], labels: Sequence[str], columns: int = 3, normalise: bool = True,
+    words: Mapping[str, str] = HOVER,
+) -> go.Figure:  # fmt: skip
+    """The matrix of every fold and their sum in one grid; `columns=1` for a phone; `words` as in `HOVER`."""
     pooled = np.sum([np.asarray(matrix) for matrix in matrices], axis=0)
     titles = [*(f"fold {number}" for number in range(1, len(matrices) + 1)), "all folds"]
     rows = math.ceil(len(titles) / columns)
@@ -68,28 +80,28 @@ def fold_matrices_figure(
     figure.update_xaxes(showgrid=False, tickangle=-40, showticklabels=False)
     for index, matrix in enumerate([*matrices, pooled]):
         cell = {"row": index // columns + 1, "col": index % columns + 1}
-        for trace in _matrix_traces(matrix, labels, normalise, text_size=10):
+        for trace in _matrix_traces(matrix, labels, normalise, 10, words):
             figure.add_trace(trace, **cell)
         figure.update_yaxes(showticklabels=index % columns == 0, **cell)
         figure.update_xaxes(showticklabels=index + columns >= len(titles), **cell)
     return figure
 
 
-def learning_curves_figure(history: Sequence[Row]) -> go.Figure:
+def learning_curves_figure(history: Sequence[Row], words: Mapping[str, str] = HOVER) -> go.Figure:
     """Figure 5: training and validation loss against the epoch, each fold faint, their mean strong.
 
     history: a fold each, with `epochs` (rows of `epoch`, `train_loss`, `validation_loss`) and, once known,
     `best_epoch`, which a diamond marks. Where some folds have stopped early, the mean of those still
-    training is drawn dashed.
+    training is drawn dashed. words: as in `HOVER`.
     """
     figure = styled(go.Figure(), height=420)
     for part, colour in (("train", BLUE), ("validation", ORANGE)):
         curves = [_curve(fold["epochs"], f"{part}_loss") for fold in history]
         for number, curve in enumerate(curves, start=1):
-            figure.add_trace(_fold_line(curve, part, number, colour))
-        for line in _mean_lines(curves, part, colour):
+            figure.add_trace(_fold_line(curve, part, number, colour, words))
+        for line in _mean_lines(curves, part, colour, words):
             figure.add_trace(line)
-    figure.add_trace(_best_epochs(history))
+    figure.add_trace(_best_epochs(history, words))
     figure.update_xaxes(title_text="epoch", rangemode="tozero")
     figure.update_yaxes(title_text="loss", rangemode="tozero")
     if not any(fold["epochs"] for fold in history):
@@ -197,8 +209,9 @@ def class_shares_figure(shares: Mapping[str, Mapping[str, Sequence[float]]]) -> 
 
 
 def _matrix_traces(
-    matrix: ArrayLike, labels: Sequence[str], normalise: bool, text_size: int = 12
-) -> tuple[go.Heatmap, go.Scatter]:
+    matrix: ArrayLike, labels: Sequence[str], normalise: bool, text_size: int = 12,
+    words: Mapping[str, str] = HOVER,
+) -> tuple[go.Heatmap, go.Scatter]:  # fmt: skip
     """The coloured cells and, over them, what is written in them, black or white as the colour asks."""
     counts = np.asarray(matrix, dtype=np.int64)
     totals = counts.sum(axis=1)
@@ -207,7 +220,13 @@ def _matrix_traces(
     names = [plain(label) for label in labels]
     cells = list(np.ndindex(counts.shape))
     hover = [
-        f"true: {names[i]}<br>answered: {names[j]}<br>{counts[i, j]} of {totals[i]} ({shares[i, j]:.1%})"
+        words["hover_cell"].format(
+            true=names[i],
+            answered=names[j],
+            count=counts[i, j],
+            total=totals[i],
+            share=f"{100 * shares[i, j]:.1f}",
+        )
         for i, j in cells
     ]
     heatmap = go.Heatmap(
@@ -247,7 +266,10 @@ def _curve(epochs: Sequence[Row], column: str) -> dict[int, float]:
     }
 
 
-def _fold_line(curve: Mapping[int, float], part: str, number: int, colour: str) -> go.Scatter:
+def _fold_line(
+    curve: Mapping[int, float], part: str, number: int, colour: str, words: Mapping[str, str]
+) -> go.Scatter:
+    hover = words["hover_fold"].format(fold=number, part=words[f"hover_{part}"])
     return go.Scatter(
         x=list(curve),
         y=list(curve.values()),
@@ -255,12 +277,15 @@ def _fold_line(curve: Mapping[int, float], part: str, number: int, colour: str) 
         line={"color": colour, "width": 1, "dash": "solid" if part == "train" else "dot"},
         opacity=0.4,
         showlegend=False,
-        hovertemplate=f"fold {number}, {part}, epoch %{{x}}: %{{y:.3f}}<extra></extra>",
+        hovertemplate=f"{hover}<extra></extra>",
     )
 
 
-def _mean_lines(curves: Sequence[Mapping[int, float]], part: str, colour: str) -> list[go.Scatter]:
+def _mean_lines(
+    curves: Sequence[Mapping[int, float]], part: str, colour: str, words: Mapping[str, str]
+) -> list[go.Scatter]:
     """The mean over all folds, and dashed the mean over those that still train."""
+    hover = words["hover_mean"].format(part=words[f"hover_{part}"])
     epochs = sorted(set().union(*curves))
     training = {epoch: [curve[epoch] for curve in curves if epoch in curve] for epoch in epochs}
     whole = [epoch for epoch in epochs if len(training[epoch]) == len(curves)]
@@ -275,13 +300,13 @@ def _mean_lines(curves: Sequence[Mapping[int, float]], part: str, colour: str) -
             name=f"{part}, mean of the folds",
             showlegend=in_legend,
             line={"color": colour, "width": 3, "dash": dash},
-            hovertemplate=f"{part}, epoch %{{x}}: %{{y:.3f}}, mean of %{{customdata}} folds<extra></extra>",
+            hovertemplate=f"{hover}<extra></extra>",
         )
         for chosen, dash, in_legend in lines
     ]
 
 
-def _best_epochs(history: Sequence[Row]) -> go.Scatter:
+def _best_epochs(history: Sequence[Row], words: Mapping[str, str]) -> go.Scatter:
     marks = []
     for number, fold in enumerate(history, start=1):
         best, curve = fold.get("best_epoch"), _curve(fold["epochs"], "validation_loss")
@@ -294,7 +319,7 @@ def _best_epochs(history: Sequence[Row]) -> go.Scatter:
         mode="markers",
         name="best epoch of a fold",
         marker={"symbol": "diamond", "size": 10, "color": ORANGE, "line": {"color": INK, "width": 1.5}},
-        hovertemplate="fold %{customdata[0]}: best epoch %{x}, stopped after %{customdata[1]}<extra></extra>",
+        hovertemplate=words["hover_best"].format() + "<extra></extra>",
     )
 
 

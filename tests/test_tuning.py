@@ -20,6 +20,7 @@ import ser.tuning
 from ser.crossval import Stopped
 from ser.errors import JobError, SettingsError
 from ser.liveness import BEAT, RETRY_OF, SILENT_S, WORKER, Watch, Worker, alive, give_back
+from ser.predictions import read_predictions, recompute
 from ser.search_space import PAPER_BEST, SPACE, Range, TuningSettings, trial_settings
 from ser.studies import open_storage, open_study, summary
 from ser.training import Training
@@ -144,6 +145,30 @@ def test_the_best_trial_scored_anew_has_the_trials_validation_accuracy(toy, stor
     written = (folder / "predictions.csv").stat().st_mtime_ns
     assert score_best(study, toy.corpus, toy, ENCODER, BASE, tmp_path / "runs")[1] == result
     assert (folder / "predictions.csv").stat().st_mtime_ns == written  # the test speakers are heard once
+
+
+def test_the_figures_of_the_best_trial_follow_from_the_saved_predictions(toy, storage, tmp_path):
+    search = small_search(toy)
+    study = search.open(storage, "recomputed")
+    search.run(study)
+    folder, _ = score_best(study, toy.corpus, toy, ENCODER, BASE, tmp_path / "runs")
+    rows = read_predictions(folder / "predictions.csv")
+    figures = study.user_attrs["scored"]
+    right = [row["emotion"] == row["predicted"] for row in rows]
+    assert figures["wa"] == pytest.approx(sum(right) / len(rows))
+    recalls = [
+        np.mean([ok for ok, row in zip(right, rows, strict=True) if row["emotion"] == emotion])
+        for emotion in EMOTIONS
+    ]
+    assert figures["uar"] == pytest.approx(np.mean(recalls))
+    again = recompute(rows, EMOTIONS)["pooled"]
+    assert figures["macro_f1"] == pytest.approx(again["macro_f1"]["value"])
+    tested = {
+        (utterance.speaker, str(number))
+        for number, fold in enumerate(BASE.folds(toy.corpus), start=1)
+        for utterance in (toy.corpus.utterances[index] for index in fold.test)
+    }
+    assert {(row["speaker"], row["fold"]) for row in rows} == tested
 
 
 def test_a_study_without_a_completed_trial_has_none_to_score(toy, storage, tmp_path):

@@ -193,8 +193,8 @@ def test_a_running_study_tells_best_trial_counts_and_time_left():
 
 
 def test_the_frame_shows_the_studys_own_page():
-    assert 'src="dashboard/studies/4"' in dashboard_frame(TOLD)
-    assert 'src="dashboard"' in dashboard_frame(None)
+    assert 'src="/dashboard/studies/4"' in dashboard_frame(TOLD)
+    assert 'src="/dashboard"' in dashboard_frame(None)
 
 
 def test_a_press_by_a_visitor_does_nothing(context):

@@ -146,6 +146,23 @@ TEXTS: dict[str, Text] = {
     "train, mean of the folds": Text("training, mean of the folds", "آموزش، میانگین بخش‌ها"),
     "validation, mean of the folds": Text("validation, mean of the folds", "اعتبارسنجی، میانگین بخش‌ها"),
     "best epoch of a fold": Text("best epoch of a fold", "بهترین دوره‌ی هر بخش"),
+    "hover_cell": Text(
+        "true: {true}<br>answered: {answered}<br>{count} of {total} ({share}%)",
+        "درست: {true}<br>پاسخ: {answered}<br>{count} از {total} ({share}٪)",
+    ),
+    "hover_fold": Text(
+        "fold {fold}, {part}, epoch %{{x}}: %{{y:.3f}}", "بخش {fold}، {part}، دوره‌ی %{{x}}: %{{y:.3f}}"
+    ),
+    "hover_mean": Text(
+        "{part}, epoch %{{x}}: %{{y:.3f}}, mean of %{{customdata}} folds",
+        "{part}، دوره‌ی %{{x}}: %{{y:.3f}}، میانگین %{{customdata}} بخش",
+    ),
+    "hover_best": Text(
+        "fold %{{customdata[0]}}: best epoch %{{x}}, stopped after %{{customdata[1]}}",
+        "بخش %{{customdata[0]}}: بهترین دوره %{{x}}، توقف پس از %{{customdata[1]}}",
+    ),
+    "hover_train": Text("training", "آموزش"),
+    "hover_validation": Text("validation", "اعتبارسنجی"),
     "fold_title": Text("fold {number}", "بخش {number}"),
     "all_folds": Text("all folds", "همه‌ی بخش‌ها"),
 }  # fmt: skip

@@ -86,6 +86,10 @@ iframe.dashboard {
   display: block; width: 100%; height: 48rem; border: 1px solid var(--border-color-primary);
   border-radius: var(--radius-lg); background: #fff;
 }
+/* The charts' grey reads on white and black, less so on the slate of a dark block. */
+.dark :is(#timeline, .chart) :is(.infolayer, [class^="xaxislayer"], [class^="yaxislayer"]) text {
+  fill: #cbd5e1 !important;
+}
 .downloads { margin: 0; display: flex; flex-wrap: wrap; gap: 0.25rem 1rem; align-items: center; }
 .downloads a { color: var(--link-text-color); padding: 0.35rem 0; text-decoration: underline; }
 .fold-table { overflow-x: auto; contain: inline-size; }
@@ -107,6 +111,7 @@ html[dir="rtl"] .gradio-container :is(code, pre, #timeline, .chart, #recording .
 html[dir="rtl"] :is(#recording, #label, #timeline, .chart) > label { left: auto; right: 0; }
 html[dir="rtl"] #recording .top-panel { right: auto; left: 0; }
 html[dir="rtl"] label[data-testid="block-label"] > span { margin-right: 0; margin-left: var(--size-2); }
+html[dir="rtl"] .box p { text-align: right; }
 html[dir="rtl"] .slider_input_container { direction: ltr; }
 html[dir="rtl"] .icon-wrap { right: auto !important; left: var(--size-5); }
 html[dir="rtl"] label:has(> input[type="radio"]) { gap: 0.5rem; }

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.jobs import JobStatus
-from ser.ui.crossvalidate_texts import say
+from ser.ui.crossvalidate_texts import TEXTS, say
 from ser.ui.model import without_folders
 from ser.ui.texts import PERSIAN_DIGITS, emotion_name
 
@@ -89,7 +89,7 @@ def curves_figure(progress: Content | None, language: str) -> Figure:
     """Figure 5: the losses of each fold and their mean."""
     from ser.charts import learning_curves_figure
 
-    figure = learning_curves_figure((progress or {}).get("folds", ()))
+    figure = learning_curves_figure((progress or {}).get("folds", ()), hover_words(language))
     figure.update_xaxes(title_text=say("chart_epoch", language))
     figure.update_yaxes(title_text=say("loss", language))
     for trace in figure.data:
@@ -103,13 +103,19 @@ def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: st
     from ser.charts import fold_matrices_figure
 
     names = [emotion_name(label, language) for label in labels]
-    figure = fold_matrices_figure(matrices, names, columns)
+    figure = fold_matrices_figure(matrices, names, columns, words=hover_words(language))
     titles = [say("fold_title", language, number=number + 1) for number in range(len(matrices))]
     for annotation, title in zip(
         figure.layout.annotations, [*titles, say("all_folds", language)], strict=False
     ):
         annotation.text = title
     return figure
+
+
+def hover_words(language: str) -> dict[str, str]:
+    """What the charts say where they are pointed at."""
+    sentences = {key: text for key, text in TEXTS.items() if key.startswith("hover_")}
+    return {key: text.fa if language == "fa" else text.en for key, text in sentences.items()}
 
 
 def matrices_of(progress: Content | None, result: Content | None) -> list[NDArray[np.int64]]:
@@ -202,7 +208,7 @@ def _cell(key: str, values: Content) -> str:
 def _row(head: str, cells: Sequence[str], language: str) -> str:
     content = f'<th scope="row">{html.escape(head)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells)
     if language == "fa":
-        content = content.translate(PERSIAN_DIGITS)
+        content = content.translate(PERSIAN_DIGITS).replace(".", "٫").replace(" %", "٪")
     return f"<tr>{content}</tr>"
 
 

@@ -249,7 +249,8 @@ class TuneDesk:
         log.info("event=model_replaced study=%s", study.name)
 
     def _notes(self, study: Study, language: str) -> str:
-        keys = ["read_only"] if not self.context.settings.dashboard_writable else []
+        keys = [] if self.context.settings.dashboard_writable else ["read_only"]
+        keys += ["open_alone"]
         keys += ["demo_note"] if study.name.endswith(f"-{DEMO}") else []
         keys += ["temporary"] if self.context.settings.data_is_temporary else []
         return "".join(f'<p class="quiet">{say(key, language)}</p>' for key in keys)

@@ -57,6 +57,10 @@ TEXTS: dict[str, Text] = {
         "Below is Optuna's dashboard; here it can only be read.",
         "در پایین داشبورد اپتونا است که در اینجا تنها خواندنی است.",
     ),
+    "open_alone": Text(
+        '<a href="/dashboard" target="_blank">Open the dashboard in a window of its own</a>, which helps on a phone.',
+        '<a href="/dashboard" target="_blank">باز کردن داشبورد در پنجره‌ی جداگانه</a>، که در تلفن همراه بهتر است.',
+    ),
     "not_running": Text("This study is not running.", "این جست‌وجو در جریان نیست."),
     "not_continued": Text(
         "Only a study that was stopped or failed can go on.",

@@ -41,9 +41,9 @@ def empty_box(language: str) -> str:
 
 
 def dashboard_frame(told: Content | None) -> str:
-    """Optuna's dashboard, at the page of a study; it is fetched when the tab is opened."""
+    """Optuna's dashboard, at the page of a study; it is at the root of the host, whatever the page's prefix."""
     place = "dashboard" if told is None else f"dashboard/studies/{int(told['study_id'])}"
-    return f'<iframe class="dashboard" src="{place}" title="Optuna Dashboard" loading="lazy"></iframe>'
+    return f'<iframe class="dashboard" src="/{place}" title="Optuna Dashboard" loading="lazy"></iframe>'
 
 
 def _heading(status: JobStatus, told: Content | None, language: str) -> str:
