@@ -133,6 +133,16 @@ def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(si
     assert sorted(path for path in site.context.settings.data.rglob("*") if path.is_file()) == kept
 
 
+def test_nothing_goes_past_the_queue_and_its_limits(site: Site) -> None:
+    for endpoint in (one for one in site.endpoints if one["queue"] is not False):
+        body = {
+            "fn_index": endpoint["id"],
+            "data": [None] * len(endpoint["inputs"]),
+            "session_hash": "visitor",
+        }
+        assert httpx.post(f"{site.url}gradio_api/run/predict", json=body, timeout=60).status_code == 404
+
+
 @pytest.mark.parametrize("kind", ["cv", "tune"])
 @pytest.mark.parametrize("password", ["", "guess", None, [], {"": ""}, PASSWORD.upper()])
 def test_no_button_works_without_the_password(site: Site, kind: str, password: Any) -> None:

@@ -61,7 +61,7 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
         opened = page.load(None, None, context.language, js=LANGUAGE_JS)
         for function, output in context.loads:
             opened.then(function, context.language, output, api_visibility="private", show_progress="hidden")
-    page.queue(max_size=settings.queue_length)
+    page.queue(max_size=settings.queue_length, api_open=False)  # nothing goes past the queue and its limits
     return page
 
 
