@@ -31,6 +31,7 @@ COMMANDS: dict[str, str] = {
     "distill": "train a small encoder from unlabelled recordings and a teacher",
     "espeak": "speak sentences without labels for a distillation (espeak-ng)",
     "synth": "write the synthetic demonstration corpus",
+    "export": "write a model as one ONNX file, for machines without torch",
     "bench": "measure speed and memory against the plain ways",
     "push": "send the page to a Hugging Face Space",
 }

@@ -14,15 +14,18 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
+        "model", nargs="?", type=Path, help="a trained model or an ONNX file (default: the shipped one)"
     )
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="the same")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def run(args: argparse.Namespace) -> int:
     from ser.checkpoint import SHIPPED
+    from ser.onnx_backend import is_onnx
 
-    content = gather(args.checkpoint or SHIPPED)
+    model = args.model or args.checkpoint or SHIPPED
+    content = gather_onnx(model) if is_onnx(model) else gather(model)
     print(json.dumps(content, indent=2) if args.json else "\n".join(_lines(content)))
     return 0
 
@@ -47,6 +50,31 @@ def gather(folder: Path) -> dict[str, Any]:
         "cache": str(FeatureCache().folder),
         **_model(folder),
     }
+
+
+def gather_onnx(path: Path) -> dict[str, Any]:
+    """The same for an exported model; neither torch nor transformers is asked."""
+    from ser import __version__
+    from ser.errors import CheckpointError
+    from ser.onnx_backend import OnnxPredictor
+
+    packages = ("numpy", "soundfile", "onnx", "onnxruntime")
+    content: dict[str, Any] = {"versions": {"ser": __version__} | {name: _version(name) for name in packages}}
+    try:
+        described = dict(OnnxPredictor(path).description)
+    except CheckpointError as error:
+        return content | {"model": {"folder": str(path), "problem": str(error)}}
+    apart = {key: described.pop(key) for key in ("encoder", "precision", "licence", "scores")}
+    return content | {"model": {"folder": str(path), "problem": None} | described} | apart
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _model(folder: Path) -> dict[str, Any]:

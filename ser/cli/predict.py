@@ -39,7 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--timeline", action="store_true", help="also how the emotion moves, in windows of 2 s"
     )
     parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
+        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
+    )
+    parser.add_argument(
+        "--backend",
+        choices=("torch", "onnx"),
+        help="what runs it (default: as the name of the checkpoint says)",
     )
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
     parser.add_argument(
@@ -55,7 +60,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.checkpoint import SHIPPED, read_description
     from ser.errors import SettingsError
 
     if args.timeline and args.csv and not (args.json or args.out):
@@ -67,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     files = files[part - 1 :: n_parts]
     if not files:
         return int(n_bad > 0)
-    labels = read_description(args.checkpoint or SHIPPED).labels
+    labels = _labels(args)
     with contextlib.ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(args, labels)]
         waiting = [
@@ -81,13 +85,34 @@ def run(args: argparse.Namespace) -> int:
     return int(n_bad > 0)
 
 
+def _labels(args: argparse.Namespace) -> Sequence[str]:
+    """The model's emotions, read before any work; refuses a backend that cannot run the model."""
+    from ser.checkpoint import SHIPPED, read_description
+    from ser.errors import SettingsError
+    from ser.onnx_backend import is_onnx
+
+    model = args.checkpoint or SHIPPED
+    if args.backend and (args.backend == "onnx") != is_onnx(model):
+        remedy = (
+            "write one with ser export and name it with --checkpoint"
+            if args.backend == "onnx"
+            else "name a folder"
+        )
+        raise SettingsError(f"--backend {args.backend} cannot run {model}: {remedy}.")
+    if is_onnx(model):
+        from ser.onnx_backend import read_onnx_description
+
+        return list(read_onnx_description(model)["labels"])
+    return read_description(model).labels
+
+
 def _predict(
     args: argparse.Namespace, files: Sequence[Path], n_all: int, outputs: Sequence[ResultFile]
 ) -> int:
     """Predict and put out; returns how many files were bad."""
     from tqdm import tqdm
 
-    from ser.predictor import load
+    from ser import load
 
     if not files:
         return 0

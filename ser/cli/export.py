@@ -1,0 +1,81 @@
+"""`ser export`: a model as one ONNX file, from a waveform to probabilities, for machines without torch."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from ser.errors import SettingsError
+
+TOLERANCE = 1e-4  # between the probabilities of torch and of the file
+CHECK_S = (0.4, 1.0, 2.5, 6.0, 9.0)
+SLACK_INT8 = 0.5  # beyond that the 8 bits have not cost a little, but broken something
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--to", type=Path, required=True, metavar="FILE", help="the file, by custom model.onnx"
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
+    )
+    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+    parser.add_argument("--int8", action="store_true", help="matrix products of the encoder in 8 bits")
+    parser.add_argument("--licence", metavar="TEXT", help="a note that the file carries")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.to.suffix.lower() != ".onnx":
+        raise SettingsError(
+            f"--to {args.to} must end in .onnx, which is how the other commands know the file."
+        )
+    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise SettingsError(f'An export needs {" and ".join(missing)}: pip install -e ".[onnx]".')
+    from ser.checkpoint import SHIPPED, load_checkpoint
+    from ser.encoder import Encoder
+    from ser.onnx_export import export_onnx
+    from ser.predictor import Predictor, encoder_source
+
+    checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED)
+    # The faster layers of this project are for torch; the file gets the plain ones.
+    encoder = Encoder.load(encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, fast=False)
+    predictor = Predictor(checkpoint, classifier, encoder)
+    path = export_onnx(predictor, args.to, args.licence, args.int8)
+    furthest = _furthest(predictor, path)
+    print(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities within {furthest:.1e} of those of torch"
+    )
+    return 0
+
+
+def _furthest(predictor: object, path: Path) -> float:
+    """Largest difference of a probability between torch and the file, over noise of several lengths.
+
+    Raises:
+        CheckpointError: it is more than rounding, or for 8 bits more than a loss; the file is taken away again.
+    """
+    import numpy as np
+
+    from ser.errors import CheckpointError
+    from ser.onnx_backend import OnnxPredictor
+    from ser.predictor import Predictor
+
+    assert isinstance(predictor, Predictor)
+    exported = OnnxPredictor(path)
+    allowed = SLACK_INT8 if exported.description["precision"] == "int8" else TOLERANCE
+    rng, furthest = np.random.default_rng(40), 0.0
+    for seconds in CHECK_S:
+        clip = (16_000, (0.1 * rng.standard_normal(round(seconds * 16_000))).astype(np.float32))
+        ours, theirs = (
+            list(one(clip, timeline=False).probabilities.values()) for one in (predictor, exported)
+        )
+        furthest = max(furthest, float(np.abs(np.subtract(ours, theirs)).max()))
+    if not furthest <= allowed:
+        path.unlink()
+        raise CheckpointError(
+            f"The exported model differs from torch by {furthest:.1e} in a probability; {path} was taken away again. "
+            "Export without --int8, or report this with the output of: python -m ser info"
+        )
+    return furthest

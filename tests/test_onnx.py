@@ -1,0 +1,258 @@
+"""An exported model answers as its checkpoint does, from one file, with no torch in the process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support import RATE_HZ, TINY, voice, write_voice
+
+import ser
+from ser.audio import load_audio
+from ser.checkpoint import SHIPPED, Calibration, EncoderReference, load_checkpoint
+from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.cli import main
+from ser.encoder import Encoder
+from ser.errors import AudioError, CheckpointError, SettingsError
+from ser.labels import EMOTIONS
+from ser.predictor import Predictor, encoder_source
+
+onnx = pytest.importorskip("onnx", reason='onnx is not installed: pip install -e ".[onnx]"')
+onnxruntime = pytest.importorskip(
+    "onnxruntime", reason='onnxruntime is not installed: pip install -e ".[onnx]"'
+)
+
+from ser.onnx_backend import OnnxPredictor, read_onnx_description  # noqa: E402
+from ser.onnx_export import export_onnx  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+TOLERANCE = 1e-4
+
+
+def plain_predictor(folder: Path, encoder: Path | None = None) -> Predictor:
+    checkpoint, classifier = load_checkpoint(folder)
+    source = encoder_source(checkpoint, encoder)
+    return Predictor(checkpoint, classifier, Encoder.load(source, checkpoint.encoder.layer, fast=False))
+
+
+@pytest.fixture(scope="module")
+def predictor(tiny_checkpoint: Path) -> Predictor:
+    return plain_predictor(tiny_checkpoint)
+
+
+@pytest.fixture(scope="module")
+def exported(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return export_onnx(predictor, tmp_path_factory.mktemp("onnx") / "model.onnx")
+
+
+def differently(predictor: Predictor, settings: ClassifierSettings) -> Predictor:
+    """The same encoder under another classifier of random weights."""
+    torch.manual_seed(40)
+    encoder = predictor.encoder
+    classifier = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
+    reference = EncoderReference("tiny", encoder.layer, encoder.fingerprint, encoder.dim)
+    checkpoint = replace(predictor.checkpoint, encoder=reference, classifier=settings)
+    return Predictor(checkpoint, classifier.eval(), encoder)
+
+
+def values(predictor: Any, samples: np.ndarray) -> np.ndarray:
+    return np.array(list(predictor((RATE_HZ, samples), timeline=False).probabilities.values()))
+
+
+def run_alone(path: Path) -> Callable[[np.ndarray], np.ndarray]:
+    """The file as any other program would run it."""
+    session = onnxruntime.InferenceSession(path)
+    return lambda samples: session.run(["probabilities"], {"waveform": samples})[0]
+
+
+def assert_equal_answers(ours: Any, theirs: Any, samples: np.ndarray) -> None:
+    here, there = (one((RATE_HZ, samples)) for one in (ours, theirs))
+    assert there.emotion == here.emotion
+    assert there.confident == here.confident
+    assert there.duration_s == here.duration_s
+    assert there.probabilities == pytest.approx(here.probabilities, abs=TOLERANCE)
+    np.testing.assert_array_equal(there.timeline.start_s, here.timeline.start_s)
+    np.testing.assert_array_equal(there.timeline.end_s, here.timeline.end_s)
+    np.testing.assert_allclose(there.timeline.probabilities, here.timeline.probabilities, atol=TOLERANCE)
+
+
+# ---- the same answers -------------------------------------------------------------------------------------
+
+
+def test_twenty_clips_of_any_length_get_the_probabilities_of_torch(predictor, exported):
+    theirs, alone = ser.load(exported), run_alone(exported)
+    for seed in range(20):
+        samples = voice(0.1 + 0.37 * seed, seed=seed)
+        assert_equal_answers(predictor, theirs, samples)
+        np.testing.assert_allclose(alone(samples), values(predictor, samples), atol=TOLERANCE)
+
+
+def test_a_recording_longer_than_thirty_seconds_is_encoded_in_pieces_as_on_torch(predictor, exported):
+    assert_equal_answers(predictor, ser.load(exported), voice(67.3))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        pytest.param(ClassifierSettings(8, 4, 1), marks=pytest.mark.slow),
+        pytest.param(ClassifierSettings(9, 3, 3), marks=pytest.mark.slow),
+        ClassifierSettings(8, 4, 2, pooling="attentive"),
+    ],
+    ids=["one GRU", "three GRUs", "attentive"],
+)
+def test_every_kind_of_classifier_can_be_exported(predictor, settings, tmp_path):
+    ours = differently(predictor, settings)
+    path = export_onnx(ours, tmp_path / "model.onnx")
+    assert_equal_answers(ours, ser.load(path), voice(5.3))
+    np.testing.assert_allclose(run_alone(path)(voice(5.3)), values(ours, voice(5.3)), atol=TOLERANCE)
+
+
+def test_an_encoder_shaped_like_the_shipped_one_that_normalises_can_be_exported(predictor, tmp_path):
+    from transformers import HubertConfig, HubertModel
+
+    torch.manual_seed(40)
+    shape = TINY | {"conv_dim": (16,) * 3, "conv_kernel": (400, 3, 2), "conv_stride": (160, 1, 2)}
+    model = HubertModel(
+        HubertConfig(**shape, num_feat_extract_layers=3, feat_extract_norm="layer", conv_bias=True)
+    )
+    model.save_pretrained(tmp_path / "encoder")
+    (tmp_path / "encoder" / "preprocessor_config.json").write_text('{"do_normalize": true}')
+    encoder = Encoder.load(tmp_path / "encoder", fast=False)
+    reference = EncoderReference("small", encoder.layer, encoder.fingerprint, encoder.dim)
+    ours = Predictor(replace(predictor.checkpoint, encoder=reference), predictor.classifier, encoder)
+    path = export_onnx(ours, tmp_path / "model.onnx")
+    quiet = 0.01 * voice(3.1) + np.float32(0.1)
+    assert_equal_answers(ours, ser.load(path), quiet)
+    np.testing.assert_allclose(run_alone(path)(quiet), values(ours, quiet), atol=TOLERANCE)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (SHIPPED / "model.json").exists(), reason="no model ships in this tree")
+def test_the_shipped_model_answers_the_same_on_real_recordings(tmp_path, shared_data):
+    path = tmp_path / "model.onnx"
+    assert main(["export", "--to", str(path)]) == 0
+    ours, theirs = ser.load(), ser.load(path)
+    clips = [
+        *sorted((ROOT / "assets").glob("example_*.flac")),
+        *sorted(shared_data("emodb").rglob("*.wav"))[::37],
+    ]
+    for clip in clips[:20]:
+        assert_equal_answers(ours, theirs, load_audio(clip))
+
+
+# ---- eight bits -------------------------------------------------------------------------------------------
+
+
+def test_the_int8_variant_multiplies_whole_numbers_and_stays_close(predictor, tmp_path):
+    path = export_onnx(predictor, tmp_path / "int8.onnx", int8=True)
+    assert "MatMulInteger" in {node.op_type for node in onnx.load(path).graph.node}
+    small = ser.load(path)
+    assert small.description["precision"] == "int8"
+    np.testing.assert_allclose(values(small, voice(3.0)), values(predictor, voice(3.0)), atol=0.05)
+
+
+# ---- one file, no torch -----------------------------------------------------------------------------------
+
+
+def test_the_file_alone_says_what_it_is(exported, predictor):
+    described = read_onnx_description(exported)
+    assert tuple(described["labels"]) == EMOTIONS
+    assert described["encoder"]["fingerprint"] == predictor.encoder.fingerprint
+    assert described["calibration"] == vars(predictor.checkpoint.calibration)
+    assert described["max_frames"] == predictor.checkpoint.max_frames
+    assert described["licence"]
+    assert [one.name for one in onnx.load(exported).graph.input] == ["waveform"]
+
+
+def test_no_torch_and_no_transformers_are_imported_to_answer(exported, tmp_path):
+    clip = write_voice(tmp_path / "clip.wav", 1.5, 44_100)  # resampling must do without torch as well
+    code = f"""
+import sys
+from ser.cli import main
+assert main(["predict", {str(clip)!r}, "--checkpoint", {str(exported)!r}, "--backend", "onnx", "--json"]) == 0
+assert main(["info", {str(exported)!r}]) == 0
+heavy = {{"torch", "torchaudio", "transformers"}} & set(sys.modules)
+sys.exit(f"imported {{heavy}}" if heavy else 0)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[0])["emotion"] in EMOTIONS
+
+
+def test_unusable_recordings_get_the_same_message(exported, predictor):
+    for samples in (np.zeros(RATE_HZ), np.full(RATE_HZ, np.nan), np.ones(100)):
+        messages = []
+        for one in (predictor, ser.load(exported)):
+            with pytest.raises(AudioError) as caught:
+                one((RATE_HZ, samples))
+            messages.append(str(caught.value))
+        assert messages[0] == messages[1]
+
+
+def test_the_threshold_of_the_file_says_what_is_sure(exported, tmp_path):
+    model = onnx.load(exported)
+    (entry,) = model.metadata_props
+    entry.value = json.dumps(json.loads(entry.value) | {"calibration": vars(Calibration(threshold=1.0))})
+    onnx.save(model, tmp_path / "strict.onnx")
+    assert not ser.load(tmp_path / "strict.onnx")((RATE_HZ, voice())).confident
+
+
+# ---- what is refused --------------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_export_are_refused(exported, tmp_path):
+    with pytest.raises(CheckpointError, match="no file"):
+        ser.load(tmp_path / "nothing.onnx")
+    (tmp_path / "noise.onnx").write_bytes(b"\xff" * 100)
+    with pytest.raises(CheckpointError):
+        ser.load(tmp_path / "noise.onnx")
+    (tmp_path / "half.onnx").write_bytes(exported.read_bytes()[: exported.stat().st_size // 2])
+    with pytest.raises(CheckpointError):
+        ser.load(tmp_path / "half.onnx")
+    foreign = onnx.load(exported)
+    foreign.metadata_props.clear()
+    onnx.save(foreign, tmp_path / "foreign.onnx")
+    with pytest.raises(CheckpointError, match="another program"):
+        ser.load(tmp_path / "foreign.onnx")
+    with pytest.raises(SettingsError, match="its own encoder"):
+        ser.load(exported, encoder="ntu-spml/distilhubert")
+
+
+def test_a_damaged_description_is_refused(exported, tmp_path):
+    for key, value in {
+        "labels": ["one"],
+        "calibration": {"threshold": 7},
+        "encoder": {},
+        "max_frames": 0,
+    }.items():
+        model = onnx.load(exported)
+        (entry,) = model.metadata_props
+        entry.value = json.dumps(json.loads(entry.value) | {key: value})
+        onnx.save(model, tmp_path / "damaged.onnx")
+        with pytest.raises(CheckpointError, match="damaged"):
+            OnnxPredictor(tmp_path / "damaged.onnx")
+
+
+def test_a_backend_that_cannot_run_the_model_is_bad_usage(exported, tiny_checkpoint, tmp_path, capsys):
+    clip = str(write_voice(tmp_path / "clip.wav"))
+    assert main(["predict", clip, "--backend", "torch", "--checkpoint", str(exported)]) == 2
+    assert main(["predict", clip, "--backend", "onnx", "--checkpoint", str(tiny_checkpoint)]) == 2
+    assert main(["export", "--to", str(tmp_path / "model.bin")]) == 2
+    assert ".onnx" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_command_exports_checks_and_says_how_close(tiny_checkpoint, tmp_path, capsys):
+    path = tmp_path / "new" / "model.onnx"
+    assert main(["export", "--to", str(path), "--checkpoint", str(tiny_checkpoint)]) == 0
+    assert "within" in capsys.readouterr().out
+    assert main(["info", str(path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["labels"] == list(EMOTIONS)
