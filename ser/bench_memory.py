@@ -30,7 +30,7 @@ UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, bytes
 
 @dataclass(frozen=True)
 class MemoryEntry:
-    """Peak of a whole process in megabytes, libraries included (about 300)."""
+    """Peak of a whole process in megabytes, libraries included."""
 
     work: str
     clips: int
