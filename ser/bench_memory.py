@@ -108,7 +108,8 @@ def _training(way: str, clips: int, folder: Path) -> None:
 
     classifier, settings = ClassifierSettings(8, 8, 1), TrainingSettings()
     targets = np.arange(clips) % 6
-    train, validation = range(clips // 5, clips), range(clips // 5)
+    n_validation = max(1, clips // 5)
+    train, validation = range(n_validation, clips), range(n_validation)
     if way == "ours":
         paths = [folder / f"{number:05d}.wav" for number in range(clips)]
         features: FrameSource = extract(paths, StandIn(), FeatureCache(folder / "cache"))
