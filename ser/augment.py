@@ -1,17 +1,44 @@
-"""Degrading a waveform as a microphone, a room and a street would: noise, reverberation, spectral tilt.
+"""Degrading a waveform as a microphone, a room and a street would: noise, reverberation, spectral tilt; and its speed.
 
 In and out: `(samples,)` float32 at 16 kHz; every random choice comes from the generator that is passed in.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
+from typing import Any
+
 import numpy as np
 
-from ser.audio import SAMPLE_RATE_HZ, Samples
+from ser.audio import MIN_DURATION_S, SAMPLE_RATE_HZ, Samples, resample
 
 SNR_DB = (5.0, 30.0)
 REVERBERATION_S = (0.1, 0.6)  # time to fall by 60 dB
 TILT = 0.6
+SPEEDS = (0.9, 1.1)  # Ko et al. 2015
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """One copy of every clip at another speed and with noise, always the same for the same clip.
+
+    Attributes:
+        copy: number of the copy, from 1.
+        seed: of the speeds and the noise.
+    """
+
+    copy: int
+    seed: int = 40
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that the copies depend on, for the key of kept features."""
+        return {**asdict(self), "speeds": SPEEDS, "snr_db": SNR_DB}
+
+    def __call__(self, samples: Samples, key: str) -> Samples:
+        """The copy of a clip whose content has the SHA-256 `key`, in hex."""
+        rng = np.random.default_rng((self.seed, self.copy, int(key[:16], 16)))
+        return add_noise(change_speed(samples, rng), rng)
 
 
 def degrade(samples: Samples, rng: np.random.Generator) -> Samples:
@@ -21,6 +48,13 @@ def degrade(samples: Samples, rng: np.random.Generator) -> Samples:
     for step in chosen:
         samples = step(samples, rng)
     return samples
+
+
+def change_speed(samples: Samples, rng: np.random.Generator) -> Samples:
+    """Slower or faster by a tenth, pitch and all; a clip that would become too short stays as it is."""
+    speed = SPEEDS[int(rng.integers(len(SPEEDS)))]
+    changed = resample(samples, round(speed * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+    return changed if changed.size >= MIN_DURATION_S * SAMPLE_RATE_HZ else samples
 
 
 def add_noise(samples: Samples, rng: np.random.Generator) -> Samples:

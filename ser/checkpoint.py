@@ -23,8 +23,9 @@ from ser.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
-    from ser.classifier import BiGRUClassifier, ClassifierSettings
+    from ser.classifier import ClassifierSettings
     from ser.encoder import Encoder
 
 FORMAT = "persian-ser checkpoint 1"
@@ -95,6 +96,7 @@ class Checkpoint:
         data: names, sizes and fingerprints of the corpora.
         seed: of the training.
         versions: of the libraries.
+        members: classifiers whose probabilities are averaged; 1 is a single one.
     """
 
     labels: tuple[str, ...]
@@ -107,6 +109,7 @@ class Checkpoint:
     data: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 40
     versions: Mapping[str, str] = field(default_factory=dict)
+    members: int = 1
 
 
 def library_versions() -> dict[str, str]:
@@ -115,7 +118,7 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
-def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: BiGRUClassifier) -> Path:
+def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: nn.Module) -> Path:
     """Write weights and description into a folder; each file appears whole or not at all."""
     from safetensors.torch import save
 
@@ -159,7 +162,7 @@ def read_description(folder: str | Path = SHIPPED) -> Checkpoint:
     return _described(Path(folder))[0]
 
 
-def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClassifier]:
+def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, nn.Module]:
     """Rebuild a classifier from its folder, in evaluation mode.
 
     Raises:
@@ -170,6 +173,7 @@ def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClas
     from safetensors.torch import load
 
     from ser.classifier import BiGRUClassifier
+    from ser.ensemble import Ensemble
 
     folder = Path(folder)
     checkpoint, expected_sha256 = _described(folder)
@@ -183,13 +187,15 @@ def load_checkpoint(folder: str | Path = SHIPPED) -> tuple[Checkpoint, BiGRUClas
         raise CheckpointError(
             f"{path} is not the file that {DESCRIPTION} beside it describes. Copy the folder again, whole."
         )
-    if checkpoint.classifier.gru_layers > len(state):  # before as many layers are built
-        raise CheckpointError(
-            f"{path} holds {len(state)} tensors, too few for {checkpoint.classifier.gru_layers} GRU layers."
-        )
+    n_layers = checkpoint.classifier.gru_layers * checkpoint.members
+    if n_layers > len(state):  # before as many layers are built
+        raise CheckpointError(f"{path} holds {len(state)} tensors, too few for {n_layers} GRU layers.")
+    shape = checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier
     try:
         with torch.device("meta"):  # no memory is taken before the shapes are known to fit
-            model = BiGRUClassifier(checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier)
+            model: nn.Module = (
+                Ensemble(*shape, checkpoint.members) if checkpoint.members > 1 else BiGRUClassifier(*shape)
+            )
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes below zero or beyond any memory
         raise CheckpointError(
             f"{folder / DESCRIPTION} describes no possible classifier: {checkpoint.encoder.dim} numbers a "
@@ -248,6 +254,9 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
         raise ValueError(f"max_frames must be a positive whole number, got {content['max_frames']!r}.")
     if type(content["seed"]) is not int:
         raise ValueError(f"seed must be a whole number, got {content['seed']!r}.")
+    members = content.get("members", 1)  # checkpoints are older
+    if type(members) is not int or members < 1:
+        raise ValueError(f"members must be a positive whole number, got {members!r}.")
     for key in ("training", "scores", "data", "versions"):
         if not isinstance(content[key], dict):
             raise ValueError(f"{key} must be an object, got {content[key]!r}.")
@@ -256,6 +265,7 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
         encoder=_dataclass(EncoderReference, content["encoder"]),
         classifier=_dataclass(ClassifierSettings, content["classifier"]),
         max_frames=content["max_frames"],
+        members=members,
         calibration=_dataclass(Calibration, content["calibration"]),
         **{key: content[key] for key in ("training", "scores", "data", "seed", "versions")},
     )
@@ -264,9 +274,10 @@ def _checkpoint(content: dict[str, Any]) -> Checkpoint:
 def _dataclass(kind: type[Settings], content: dict[str, Any]) -> Settings:
     """A dataclass from exactly its own entries, each of its own type."""
     names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    if not isinstance(content, dict) or set(content) != names:
+    newer = {entry.name for entry in fields(kind) if entry.metadata.get("may_be_absent")}  # type: ignore[arg-type]
+    if not isinstance(content, dict) or not names - newer <= set(content) <= names:
         raise ValueError(f"{kind.__name__} needs exactly the entries {sorted(names)}, got {content!r}.")
-    for entry in fields(kind):  # type: ignore[arg-type]
+    for entry in (one for one in fields(kind) if one.name in content):  # type: ignore[arg-type]
         value, allowed = content[entry.name], JSON_TYPES.get(str(entry.type))
         if allowed and (isinstance(value, bool) or not isinstance(value, allowed)):
             raise ValueError(f"{entry.name} of {kind.__name__} must be {entry.type}, got {value!r}.")

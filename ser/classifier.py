@@ -6,7 +6,7 @@ there are no padded steps to mask, and the logits of an utterance do not depend 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -28,6 +28,8 @@ class ClassifierSettings:
         dropout: share of the encoder's numbers set to zero in training.
         pooling: "last" takes the last forward and the first backward state (the paper); "attentive" takes the mean
             and standard deviation of all states under learned attention (Okabe et al. 2018).
+        weighted_layers: 0 takes one layer of the encoder (the paper); more take the sum of so many hidden layers, the
+            front end's output counted, under learned softmax weights (Yang et al. 2021, SUPERB).
     """
 
     base_units: int = 192
@@ -35,6 +37,7 @@ class ClassifierSettings:
     gru_layers: int = 2
     dropout: float = 0.2
     pooling: Literal["last", "attentive"] = "last"
+    weighted_layers: int = field(default=0, metadata={"may_be_absent": True})  # checkpoints are older
 
     def __post_init__(self) -> None:
         if min(self.base_units, self.final_units, self.gru_layers) < 1:
@@ -42,6 +45,8 @@ class ClassifierSettings:
                 f"base_units {self.base_units}, final_units {self.final_units} and gru_layers {self.gru_layers} "
                 "must each be at least 1."
             )
+        if self.weighted_layers < 0 or self.weighted_layers == 1:
+            raise SettingsError(f"weighted_layers must be 0 or at least 2, got {self.weighted_layers}.")
         if not 0 <= self.dropout < 1:
             raise SettingsError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
         if self.pooling not in ("last", "attentive"):
@@ -63,6 +68,8 @@ class BiGRUClassifier(nn.Module):
         super().__init__()
         self.settings = settings or ClassifierSettings()
         self.dim, self.n_labels = dim, n_labels
+        if self.settings.weighted_layers:
+            self.layer_weights = nn.Parameter(torch.zeros(self.settings.weighted_layers))
         self.norm = nn.LayerNorm(dim)
         inputs = [dim] + [2 * units for units in self.settings.units]
         self.gru = nn.ModuleList(
@@ -81,7 +88,8 @@ class BiGRUClassifier(nn.Module):
         """Logits of a packed batch.
 
         Args:
-            frames: `(total frames, dim)` float32, utterance after utterance.
+            frames: `(total frames, dim)` float32, utterance after utterance; `(total frames, weighted_layers, dim)`
+                where layers are weighted.
             lengths: `(batch,)` frames of each, each at least 1.
             generator: source of the dropout's randomness in training.
 
@@ -89,6 +97,8 @@ class BiGRUClassifier(nn.Module):
             `(batch, n_labels)`; their softmax are the probabilities.
         """
         index = PackedIndex.of(lengths.cpu()).to(frames.device)
+        if self.settings.weighted_layers:
+            frames = torch.einsum("l,fld->fd", self.layer_weights.softmax(dim=0), frames)
         x = self._dropped(frames, generator)
         # The encoder is frozen: the normalised frames need no gradient when the scale of the layer norm is folded
         # into the first input kernel, which saves a third of the large products of a training step.
@@ -102,7 +112,7 @@ class BiGRUClassifier(nn.Module):
         return self.dense(self._pooled(states, index))
 
     def padded(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The same for a zero-padded batch `(batch, steps, dim)`."""
+        """The same for a zero-padded batch `(batch, steps, dim)`, or `(batch, steps, weighted_layers, dim)`."""
         steps = torch.arange(frames.shape[1], device=frames.device)
         return self(frames[steps < lengths.to(frames.device)[:, None]], lengths)
 

@@ -14,15 +14,16 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.calibration import calibrate, fit_temperature, measured, softmax
+from ser.calibration import calibrate, choose_threshold, fit_temperature, measured, softmax
 from ser.checkpoint import (
+    Calibration,
     Checkpoint,
     EncoderReference,
     library_versions,
@@ -31,11 +32,12 @@ from ser.checkpoint import (
 )
 from ser.classifier import ClassifierSettings
 from ser.corpora import Corpus
+from ser.ensemble import Ensemble
 from ser.errors import JobError, SettingsError
 from ser.folds import Fold, leave_one_corpus_out, leave_one_speaker_out, make_folds, random_folds
 from ser.lockstep import Lockstep
 from ser.metrics import confusion, score, scores_by
-from ser.training import EpochReport, FrameSource, Training, TrainingSettings
+from ser.training import EpochReport, FrameSource, Training, TrainingSettings, told
 
 PROTOCOLS = {
     "speakers": "speaker-disjoint, label-stratified {n}-fold cross-validation; "
@@ -45,6 +47,12 @@ PROTOCOLS = {
     "random": "RANDOM {n}-fold split that ignores speakers: test speakers are also in training, "
     "the scores are inflated",
 }
+# What the scores of a checkpoint were measured on.
+OF_ONE_MODEL = "measured on the fold models, the shipped weights are then trained on all speakers"
+OF_ENSEMBLE = (
+    "measured on the fold models one by one; what answers is their average, which no speaker here can measure, "
+    "since none is new to all of them"
+)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,8 @@ class CrossvalSettings:
         n_folds: number of folds.
         validation_share: share of all utterances kept for early stopping and calibration in each fold.
         seed: of the folds.
+        ensemble: the checkpoint for inference averages the fold models' probabilities, in place of one model trained
+            on all speakers. Answers cost as many classifiers as there are folds; the encoder runs once.
     """
 
     classifier: ClassifierSettings = ClassifierSettings()
@@ -66,6 +76,7 @@ class CrossvalSettings:
     n_folds: int = 5
     validation_share: float = 0.10
     seed: int = 40
+    ensemble: bool = field(default=False, metadata={"may_be_absent": True})  # runs are older
 
     def __post_init__(self) -> None:
         if self.split not in PROTOCOLS:
@@ -214,22 +225,26 @@ class Crossval:
         logits = np.zeros((n, len(self.labels)), dtype=np.float32)
         probabilities = np.zeros((n, len(self.labels)))
         fold_of = np.zeros(n, dtype=np.int64)
-        validation_logits, validation_true = [], []
+        validation_logits, validation_true, temperatures = [], [], []
         for number, (fold, training) in enumerate(zip(self.folds, self.lockstep.trainings, strict=True)):
             held_out = training.logits(fold.validation)
             validation_logits.append(held_out)
             validation_true.append(self.targets[list(fold.validation)])
             test = list(fold.test)
             logits[test] = training.logits(fold.test)
-            probabilities[test] = softmax(logits[test], fit_temperature(held_out, validation_true[-1]))
+            temperatures.append(fit_temperature(held_out, validation_true[-1]))
+            probabilities[test] = softmax(logits[test], temperatures[-1])
             fold_of[test] = number
         return Outcome(
-            logits, probabilities, fold_of, np.concatenate(validation_logits), np.concatenate(validation_true)
-        )
+            logits, probabilities, fold_of, np.concatenate(validation_logits), np.concatenate(validation_true),
+            tuple(temperatures),
+        )  # fmt: skip
 
     def _write_result(self, outcome: Outcome) -> dict[str, Any]:
         result = self._result(outcome)
-        write_atomically(self.folder / "predictions.csv", self._predictions(outcome).encode())
+        write_atomically(
+            self.folder / "predictions.csv", self.predictions(outcome.probabilities, outcome.fold_of).encode()
+        )
         write_json(self.folder / "result.json", result)
         self.write_report(result)
         return result
@@ -255,6 +270,9 @@ class Crossval:
             "protocol": self.settings.protocol(len(self.folds)),
             **self.identity,
             "labels": list(self.labels),
+            "left_out": [
+                {"file": self.corpus.file_of(one.path), "reason": one.reason} for one in self.corpus.skipped
+            ],
             "seed": self.settings.seed,
             "versions": library_versions(),
             "folds": folds,
@@ -292,14 +310,15 @@ class Crossval:
         path = self.corpus.utterances[index].path
         return str(path.relative_to(self.corpus.root)) if path.is_relative_to(self.corpus.root) else str(path)
 
-    def _predictions(self, outcome: Outcome) -> str:
+    def predictions(self, probabilities: NDArray[np.float64], fold_of: NDArray[np.int64]) -> str:
+        """`predictions.csv` of answers `(utterances, labels)` and the fold that tested each."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["file", "speaker", "fold", "emotion", "predicted", *self.labels])
         for index, utterance in enumerate(self.corpus.utterances):
-            row = outcome.probabilities[index]
+            row = probabilities[index]
             writer.writerow(
-                [self.file_of(index), utterance.speaker, int(outcome.fold_of[index]) + 1, utterance.emotion,
+                [self.file_of(index), utterance.speaker, int(fold_of[index]) + 1, utterance.emotion,
                  self.labels[int(row.argmax())], *(f"{value:.6f}" for value in row)]
             )  # fmt: skip
         return text.getvalue()
@@ -307,11 +326,14 @@ class Crossval:
     def _train_final(self, outcome: Outcome) -> None:
         epochs = max(1, round(statistics.median(self.lockstep.best_epochs())))
         speakers = [utterance.speaker for utterance in self.corpus.utterances]
-        model = train_on_all(
-            self.features, self.targets, len(self.labels), self.encoder.dim, self.settings, epochs
-        )
-        calibration = calibrate(outcome.validation_logits, outcome.validation_true)
-        probabilities = softmax(outcome.logits, calibration.temperature)
+        if self.settings.ensemble:
+            model, calibration, probabilities = self._ensemble(outcome)
+        else:
+            model = train_on_all(
+                self.features, self.targets, len(self.labels), self.encoder.dim, self.settings, epochs
+            )
+            calibration = calibrate(outcome.validation_logits, outcome.validation_true)
+            probabilities = softmax(outcome.logits, calibration.temperature)
         calibration = measured(calibration, probabilities, self.targets)
         scores = score(self.targets, probabilities, speakers, self.labels).to_dict()
         checkpoint = Checkpoint(
@@ -323,15 +345,29 @@ class Crossval:
             training=asdict(self.settings.training) | {"epochs": epochs, "utterances": len(self.targets)},
             scores={
                 "conditions": f"{self.settings.protocol(len(self.folds))}; "
-                "measured on the fold models, the shipped weights are then trained on all speakers",
+                + (OF_ENSEMBLE if self.settings.ensemble else OF_ONE_MODEL),
                 "intervals": "95 %, bootstrap over speakers",
                 **scores,
             },
             data=self.identity["corpus"],
             seed=self.settings.training.seed,
             versions=library_versions(),
+            members=len(self.folds) if self.settings.ensemble else 1,
         )
         save_checkpoint(self.folder / "checkpoint", checkpoint, model)
+
+    def _ensemble(self, outcome: Outcome) -> tuple[Any, Calibration, NDArray[np.float64]]:
+        """The fold models as one, the threshold from each model's validation speakers, and its test answers.
+
+        No speaker is new to all members, so the average itself cannot be calibrated here: the threshold is a single
+        member's, and an average is rarely surer than its members.
+        """
+        members = [training.best_model() for training in self.lockstep.trainings]
+        ends = np.cumsum([len(fold.validation) for fold in self.folds])[:-1]
+        parts = zip(np.split(outcome.validation_logits, ends), outcome.temperatures, strict=True)
+        held_out = np.concatenate([softmax(logits, temperature) for logits, temperature in parts])
+        calibration = Calibration(1.0, choose_threshold(held_out, outcome.validation_true))
+        return Ensemble.of(members, outcome.temperatures), calibration, outcome.probabilities
 
 
 @dataclass(frozen=True)
@@ -342,6 +378,7 @@ class Outcome:
         logits, probabilities: `(utterances, labels)` of every utterance by the fold that tests it.
         fold_of: `(utterances,)` which fold that is.
         validation_logits, validation_true: of all folds' validation utterances, one after the other.
+        temperatures: of each fold's model, fitted on its validation utterances.
     """
 
     logits: NDArray[np.float32]
@@ -349,6 +386,7 @@ class Outcome:
     fold_of: NDArray[np.int64]
     validation_logits: NDArray[np.float32]
     validation_true: NDArray[np.int64]
+    temperatures: tuple[float, ...]
 
 
 def train_on_all(
@@ -373,7 +411,7 @@ def identity(corpus: Corpus, encoder: EncoderReference, settings: CrossvalSettin
     """What makes two runs the same: settings, corpus and encoder, as plain JSON values."""
     emotions = [utterance.emotion for utterance in corpus.utterances]
     content = {
-        "settings": asdict(settings),
+        "settings": told(settings),
         "corpus": {
             "name": corpus.name,
             "fingerprint": corpus.fingerprint,

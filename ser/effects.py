@@ -17,8 +17,9 @@ from typing import Any
 from ser.checkpoint import EncoderReference, library_versions
 from ser.corpora import Corpus
 from ser.crossval import Crossval, CrossvalSettings, write_json
-from ser.errors import SettingsError
+from ser.errors import FoldError, SettingsError
 from ser.metrics import paired_difference
+from ser.nested import cross_validate_ensemble
 from ser.predictions import arrays, read_predictions
 from ser.training import EpochReport, FrameSource
 
@@ -29,16 +30,22 @@ OPTIONS: dict[str, dict[str, Any]] = {
     ANOTHER_SEED: {},
     "class_weights": {"class_weights": True},
     "label_smoothing": {"label_smoothing": 0.1},
+    "layer_weights": {"weighted_layers": "all"},
     "attentive_pooling": {"pooling": "attentive"},
     "frame_masking": {"frame_masking": True},
+    "augmentation": {"augmented_copies": 2},
+    "ensemble": {"ensemble": True},
 }
 # Features and encoder for the settings of an option.
 Source = Callable[[CrossvalSettings], tuple[FrameSource, EncoderReference]]
 Listener = Callable[[str, int, EpochReport], None]
 
 
-def changed(base: CrossvalSettings, option: str) -> CrossvalSettings:
+def changed(base: CrossvalSettings, option: str, n_layers: int) -> CrossvalSettings:
     """The base settings with one option on; the folds stay the same.
+
+    Args:
+        n_layers: hidden layers that the encoder has up to the one in use, the front end counted.
 
     Raises:
         SettingsError: there is no such option, or it is on in the base already.
@@ -46,8 +53,9 @@ def changed(base: CrossvalSettings, option: str) -> CrossvalSettings:
     if option not in OPTIONS:
         raise SettingsError(f"There is no option {option!r}; there are {', '.join(OPTIONS)}.")
     changes = {"seed": base.training.seed + 1} if option == ANOTHER_SEED else OPTIONS[option]
-    parts = {part: getattr(base, part) for part in ("classifier", "training")}
-    settings = replace(base, **{part: _replaced(content, changes) for part, content in parts.items()})
+    changes = {name: n_layers if value == "all" else value for name, value in changes.items()}
+    parts = {part: _replaced(getattr(base, part), changes) for part in ("classifier", "training")}
+    settings = replace(base, **parts, ensemble=bool(changes.get("ensemble", base.ensemble)))
     if settings == base:
         raise SettingsError(f"{option} is on in the base settings already; leave it out there or here.")
     return settings
@@ -69,7 +77,8 @@ def measure(
         SettingsError: an unknown option, or a folder that holds another measurement.
         Stopped: `should_stop` said so; the same call goes on.
     """
-    wanted = {option: changed(base, option) for option in options}
+    n_layers = source(base)[1].layer + 1
+    wanted = {option: changed(base, option, n_layers) for option in options}
     reference = _run(BASE, corpus, base, source, folder, listener, should_stop)
     content: dict[str, Any] = {
         "kind": "effects",
@@ -82,7 +91,11 @@ def measure(
     }
     write_json(folder / "effects.json", content)
     for option, settings in wanted.items():
-        result = _run(option, corpus, settings, source, folder, listener, should_stop)
+        try:
+            result = _run(option, corpus, settings, source, folder, listener, should_stop)
+        except FoldError as error:  # too few speakers to split the rest once more: the others go on
+            content["options"][option] = {"changes": OPTIONS[option], "refused": str(error)}
+            continue
         content["options"][option] = {
             "changes": OPTIONS[option],
             **_summary(result),
@@ -115,13 +128,22 @@ def _run(
     listener: Listener, should_stop: Callable[[], bool],
 ) -> dict[str, Any]:  # fmt: skip
     """The result of one cross-validation: what the folder holds, if that is finished, else computed."""
+
+    def heard(fold: int, report: EpochReport) -> None:
+        listener(option, fold, report)
+
     features, encoder = source(settings)
+    if (
+        settings.ensemble
+    ):  # every speaker of the corpus trains some fold model: speakers new to all are held out
+        outer = Crossval(corpus, features, encoder, replace(settings, ensemble=False), folder / BASE)
+        return cross_validate_ensemble(outer, folder / option, heard, should_stop)
     crossval = Crossval(corpus, features, encoder, settings, folder / option)
     finished = folder / option / "result.json"
     if crossval.lockstep.done and finished.exists():
         result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
         return result
-    return crossval.run(lambda fold, report: listener(option, fold, report), should_stop, final=False)
+    return crossval.run(heard, should_stop, final=False)
 
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ their front end take no attention mask, and zero padding would change their fram
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections import defaultdict
@@ -51,6 +52,7 @@ class Encoder:
     """
 
     frame_rate_hz = FRAME_RATE_HZ
+    n_stacked = 0  # 0: one layer; else so many up to `layer`, see `stacked`
 
     def __init__(
         self, model: nn.Module, name: str, digest: str, layer: int | None = None, normalise: bool = False
@@ -96,10 +98,28 @@ class Encoder:
         kind = WhisperFrames if model_type == "whisper" else cls
         return kind(model.to(device), place.name, digest, layer, _do_normalize(place))
 
+    def stacked(self, n_layers: int) -> Encoder:
+        """The same encoder with the states of `n_layers` layers, the last of them its own, in every frame.
+
+        Its frames are `(frames, n_layers, dim)`; 0 gives back one layer, `(frames, dim)`.
+
+        Raises:
+            EncoderError: there are not so many.
+        """
+        if not 0 <= n_layers <= self.layer + 1:
+            raise EncoderError(
+                f"{self.name} has {self.layer + 1} layers up to layer {self.layer}, the front end counted; "
+                f"{n_layers} were asked for."
+            )
+        other = copy.copy(self)
+        other.n_stacked = n_layers
+        return other
+
     @property
     def fingerprint(self) -> str:
         """First 16 hex digits of the SHA-256 of weights, layer and normalisation, the same on every machine."""
-        identity = f"{self.layer} {self.normalise} {type(self).__name__} {self.digest}"
+        layers = f"{self.n_stacked} to {self.layer}" if self.n_stacked else f"{self.layer}"
+        identity = f"{layers} {self.normalise} {type(self).__name__} {self.digest}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property
@@ -113,7 +133,8 @@ class Encoder:
             utterances: each `(samples,)` float32 at 16 kHz, at least 0.1 s.
 
         Returns:
-            For each, `(frames, dim)` float32; 50 frames a second, the same whatever else is in the list.
+            For each, `(frames, dim)` float32; 50 frames a second, the same whatever else is in the list. Of
+            several layers `(frames, layers, dim)`.
         """
         pieces: list[tuple[int, NDArray[np.float32]]] = []
         for index, samples in enumerate(utterances):
@@ -123,7 +144,7 @@ class Encoder:
         for batch in _equal_length_batches([piece for _, piece in pieces]):
             waveforms = torch.from_numpy(np.stack([pieces[i][1] for i in batch]))
             with torch.inference_mode():
-                frames = self.hidden_states(waveforms.to(self.device), [self.layer])[0].float().cpu().numpy()
+                frames = self._frames(waveforms.to(self.device)).float().cpu().numpy()
             for i, one in zip(batch, frames, strict=True):
                 encoded[i] = one
         whole: list[list[Frames]] = [[] for _ in utterances]
@@ -136,6 +157,12 @@ class Encoder:
         """Hidden states `(batch, frames, dim)` of each of `layers` for `(batch, samples)`."""
         states = self.model(waveforms, output_hidden_states=True).hidden_states
         return [states[layer] for layer in layers]
+
+    def _frames(self, waveforms: torch.Tensor) -> torch.Tensor:
+        if not self.n_stacked:
+            return self.hidden_states(waveforms, [self.layer])[0]
+        layers = range(self.layer + 1 - self.n_stacked, self.layer + 1)
+        return torch.stack(self.hidden_states(waveforms, layers), dim=2)
 
 
 class WhisperFrames(Encoder):

@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.audio import MAX_DURATION_S, load_audio
+from ser.augment import Augmentation
 from ser.errors import CacheError, CorpusError, SerError, SettingsError
 from ser.feature_cache import FeatureCache, FrameEncoder, Store
 from ser.shards import MappedShard, Shard
@@ -126,6 +127,16 @@ class FeatureSet:
         failed = [failure for failure in self.failed if failure[0] in set(paths)]
         return FeatureSet(paths, [self._clips[index] for index in chosen], failed, self.n_computed)
 
+    def followed_by(self, others: Sequence[FeatureSet]) -> FeatureSet:
+        """The clips of this set, then those of the others."""
+        every = (self, *others)
+        return FeatureSet(
+            [path for one in every for path in one.paths],
+            [clip for one in every for clip in one._clips],
+            [failure for one in every for failure in one.failed],
+            sum(one.n_computed for one in every),
+        )
+
     def _touch(self, n_bytes: int) -> None:
         """Give pages back now and then: a map counts as memory of the process as far as it was looked at."""
         self._touched_bytes += n_bytes
@@ -142,6 +153,7 @@ def extract(
     progress: Progress | None = None,
     on_error: Callable[[Path, str], None] | None = None,
     max_duration_s: float = MAX_DURATION_S,
+    augmentation: Augmentation | None = None,
 ) -> FeatureSet:
     """Frames of every clip: from the cache where they are kept, else computed, one clip at a time.
 
@@ -153,6 +165,7 @@ def extract(
         on_error: called with file and message of each clip that cannot be used, as it happens; all of them
             are in the result's `failed`.
         max_duration_s: a longer clip is not used.
+        augmentation: encode this copy of every clip in its place.
 
     Raises:
         CacheError: the cache cannot be read or written.
@@ -170,7 +183,10 @@ def extract(
     for key, path in zip(keys, paths, strict=True):
         if key is not None:
             wanted.setdefault(key, []).append(path)
-    store = (cache or FeatureCache()).store(encoder, {"max_duration_s": max_duration_s})
+    settings: dict[str, Any] = {"max_duration_s": max_duration_s}
+    if augmentation is not None:
+        settings["augmentation"] = augmentation.settings
+    store = (cache or FeatureCache()).store(encoder, settings)
     kept = store.find(wanted)
     missing = [key for key in wanted if key not in kept]
     broken = set()
@@ -178,7 +194,7 @@ def extract(
         progress(len(kept), len(wanted))
     try:
         for done, key in enumerate(missing, start=len(kept) + 1):
-            message = _compute(key, wanted[key][0], encoder, store, max_duration_s)
+            message = _compute(key, wanted[key][0], encoder, store, max_duration_s, augmentation)
             if message:
                 broken.add(key)
                 for path in wanted[key]:
@@ -211,6 +227,28 @@ def usable_features(
         raise CorpusError(f"None of the {len(features)} clips can be used.{reason}")
     usable = replace(corpus, utterances=tuple(corpus.utterances[index] for index in indices))
     return usable, features.select(indices), features.failed
+
+
+def with_copies(
+    corpus: Corpus, features: FeatureSet, encoder: FrameEncoder, n_copies: int,
+    cache: FeatureCache | str | Path | None = None,
+) -> FeatureSet:  # fmt: skip
+    """Features of every clip, then of a first augmented copy of every clip, then of a second one, and so on.
+
+    Raises:
+        CorpusError: a copy cannot be encoded.
+        CacheError: the cache cannot be read or written.
+    """
+    kept = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    copies = []
+    for number in range(1, n_copies + 1):
+        bar = progress_bar(f"copy {number} of {n_copies}")
+        copies.append(extract(corpus, encoder, kept, bar, augmentation=Augmentation(number)))
+        for path, message in copies[-1].failed:
+            raise CorpusError(
+                f"No augmented copy can be made of {path}: {message} Leave it out of the corpus."
+            )
+    return features.followed_by(copies)
 
 
 def shard(items: Sequence[Item], i: int, n: int) -> list[Item]:
@@ -250,10 +288,14 @@ def _content_key(path: Path, report: Callable[[Path, str], None]) -> str | None:
         return None
 
 
-def _compute(key: str, path: Path, encoder: FrameEncoder, store: Store, max_duration_s: float) -> str | None:
+def _compute(
+    key: str, path: Path, encoder: FrameEncoder, store: Store, max_duration_s: float,
+    augmentation: Augmentation | None,
+) -> str | None:  # fmt: skip
     """Compute the frames of a clip and keep them; returns why not, where that cannot be done."""
     try:
-        (frames,) = encoder([load_audio(path, max_duration_s)])
+        samples = load_audio(path, max_duration_s)
+        (frames,) = encoder([augmentation(samples, key) if augmentation else samples])
         store.add(key, frames)
     except CacheError:
         raise

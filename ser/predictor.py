@@ -19,7 +19,7 @@ from ser.framing import Frames
 from ser.prediction import Prediction, Recogniser, Timeline
 
 if TYPE_CHECKING:
-    from ser.classifier import BiGRUClassifier
+    from torch import nn
 
 __all__ = ["Prediction", "Predictor", "Timeline", "encoder_source", "load"]
 
@@ -29,7 +29,7 @@ class Predictor(Recogniser):
 
     encoder: Encoder
 
-    def __init__(self, checkpoint: Checkpoint, classifier: BiGRUClassifier, encoder: Encoder) -> None:
+    def __init__(self, checkpoint: Checkpoint, classifier: nn.Module, encoder: Encoder) -> None:
         check_encoder(checkpoint, encoder)
         self.checkpoint, self.classifier, self.encoder = checkpoint, classifier, encoder
         self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
@@ -60,7 +60,7 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
     described, classifier = load_checkpoint(SHIPPED if checkpoint is None else checkpoint)
     if not isinstance(encoder, Encoder):
         encoder = Encoder.load(encoder_source(described, encoder), described.encoder.layer)
-    return Predictor(described, classifier, encoder)
+    return Predictor(described, classifier, encoder.stacked(described.classifier.weighted_layers))
 
 
 def encoder_source(checkpoint: Checkpoint, asked: str | Path | None = None) -> str | Path:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ser.crossval import CrossvalSettings
 from ser.errors import SettingsError
-from ser.training import settings_from
+from ser.training import settings_from, told
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # it is also the name of a folder
 
@@ -128,5 +128,5 @@ def trial_settings(base: CrossvalSettings, parameters: Mapping[str, Any]) -> Cro
 
 def fixed_part(base: CrossvalSettings, space: Space) -> dict[str, Any]:
     """The settings that every trial shares."""
-    everything = {**asdict(base.classifier), **asdict(base.training)}
+    everything = {**told(base.classifier), **told(base.training)}
     return {name: value for name, value in everything.items() if name not in space}

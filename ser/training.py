@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -60,6 +60,8 @@ class TrainingSettings:
         class_weights: weigh each utterance with the inverse share of its emotion.
         label_smoothing: share of the target spread evenly over the emotions.
         frame_masking: zero a random span of frames and of dimensions of each training utterance.
+        augmented_copies: train on so many copies of each training utterance too, at another speed and with noise. They
+            are computed before the encoder, and an epoch has so many times more steps.
         seed: of weights, order, dropout and masking.
     """
 
@@ -75,6 +77,7 @@ class TrainingSettings:
     class_weights: bool = False
     label_smoothing: float = 0.0
     frame_masking: bool = False
+    augmented_copies: int = field(default=0, metadata={"may_be_absent": True})  # runs and studies are older
     seed: int = 40
 
     def __post_init__(self) -> None:
@@ -83,6 +86,8 @@ class TrainingSettings:
         for name, value in positive.items():
             if not 0 < value < math.inf:
                 raise SettingsError(f"{name} must be positive, got {value}.")
+        if self.augmented_copies < 0:
+            raise SettingsError(f"augmented_copies must not be negative, got {self.augmented_copies}.")
         if not 0 <= self.l2 < math.inf or self.patience < 0:
             raise SettingsError(f"l2 and patience must not be negative, got {self.l2} and {self.patience}.")
         if not 0 <= self.seed < MAX_SEED:
@@ -130,15 +135,17 @@ class Training:
         validation: Sequence[int], classifier: ClassifierSettings, settings: TrainingSettings, name: int = 0,
     ) -> None:  # fmt: skip
         """Args:
-        features: source of frames.
+        features: source of frames; copy k of utterance i is at i + k * utterances.
         targets: `(utterances,)` index of each utterance's emotion.
         n_labels, dim: number of emotions; numbers a frame.
         train, validation: indices of utterances; validation may be empty, then nothing stops early.
         classifier, settings: what and how.
         name: keeps the randomness of trainings with one seed apart, for instance the number of a fold.
         """
-        self.features, self.targets, self.n_labels = features, targets, n_labels
-        self.train, self.validation = np.asarray(train), np.asarray(validation)
+        copies = range(1 + settings.augmented_copies)  # of the training utterances alone
+        self.features, self.targets, self.n_labels = features, np.tile(targets, len(copies)), n_labels
+        self.train = np.concatenate([np.asarray(train) + copy * len(targets) for copy in copies])
+        self.validation = np.asarray(validation)
         self.settings, self.name = settings, name
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed * 1_000 + name)
@@ -324,6 +331,16 @@ def settings_from(content: Mapping[str, Any]) -> tuple[ClassifierSettings, Train
         ClassifierSettings(**{key: content[key] for key in classifier_names & content.keys()}),
         TrainingSettings(**{key: content[key] for key in training_names & content.keys()}),
     )
+
+
+def told(settings: Any) -> dict[str, Any]:
+    """Settings as a dictionary; an option that came later is not told while it is off, so older runs can go on."""
+    content = {}
+    for entry in fields(settings):
+        value = getattr(settings, entry.name)
+        if not (entry.metadata.get("may_be_absent") and value == entry.default):
+            content[entry.name] = told(value) if is_dataclass(value) else value
+    return content
 
 
 def _batches(indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:

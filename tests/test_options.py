@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
+import torch
 from sklearn.metrics import accuracy_score, recall_score
+from support import voice, write_voice
+from test_crossval import EMOTIONS as EMOTIONS_OF_TOY
 from test_crossval import ENCODER, SETTINGS, Toy
 
-from ser.crossval import CrossvalSettings, Stopped
+from ser.audio import prepare
+from ser.augment import Augmentation
+from ser.checkpoint import Checkpoint, EncoderReference, load_checkpoint, save_checkpoint
+from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.cli import main
+from ser.corpora import Corpus, Utterance
+from ser.crossval import Crossval, CrossvalSettings, Stopped
 from ser.effects import OPTIONS, changed, measure
-from ser.errors import SettingsError
+from ser.encoder import Encoder
+from ser.ensemble import Ensemble
+from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError
+from ser.features import FeatureCache, extract, with_copies
+from ser.labels import EMOTIONS
+from ser.nested import inner_folds
 from ser.predictions import read_predictions
+from ser.predictor import load
+from ser.training import Training, TrainingSettings, told
 
 BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=2))
 
@@ -30,7 +49,7 @@ def effects(toy: Toy, folder: Path, options=("class_weights", "frame_masking"), 
 def test_every_option_is_off_by_default_and_changes_the_settings_but_not_the_folds(toy):
     base = CrossvalSettings()
     for option in OPTIONS:
-        settings = changed(base, option)
+        settings = changed(base, option, 3)
         assert settings != base
         assert settings.folds(toy.corpus) == base.folds(toy.corpus)
 
@@ -38,9 +57,9 @@ def test_every_option_is_off_by_default_and_changes_the_settings_but_not_the_fol
 def test_an_option_that_is_on_in_the_base_or_unknown_is_refused():
     base = replace(BRIEF, training=replace(BRIEF.training, class_weights=True))
     with pytest.raises(SettingsError, match="already"):
-        changed(base, "class_weights")
+        changed(base, "class_weights", 3)
     with pytest.raises(SettingsError, match="warp"):
-        changed(base, "warp")
+        changed(base, "warp", 3)
 
 
 def test_differences_follow_from_the_written_predictions_of_both_runs(toy, tmp_path):
@@ -81,3 +100,240 @@ def test_a_folder_of_another_measurement_is_refused(toy, tmp_path):
         measure(
             toy.corpus, SETTINGS, ["class_weights"], lambda settings: (toy, ENCODER), tmp_path / "out"
         )  # fmt: skip
+
+
+# ---- the sum of several layers ----------------------------------------------------------------------------
+
+
+def test_stacked_frames_are_the_frames_of_each_layer(tiny_encoder):
+    samples = voice(0.5)
+    (stacked,) = Encoder.load(tiny_encoder).stacked(3)([samples])
+    for layer in range(3):
+        (alone,) = Encoder.load(tiny_encoder, layer)([samples])
+        np.testing.assert_array_equal(stacked[:, layer], alone)
+
+
+def test_an_encoder_of_other_layers_has_another_fingerprint_and_one_layer_the_old_one(tiny_encoder):
+    encoder = Encoder.load(tiny_encoder)
+    prints = {encoder.stacked(number).fingerprint for number in (0, 2, 3)}
+    assert len(prints) == 3
+    assert encoder.stacked(3).stacked(0).fingerprint == encoder.fingerprint
+    with pytest.raises(EncoderError, match="3 layers up to layer 2"):
+        encoder.stacked(4)
+
+
+def test_the_layers_weights_are_learnt_and_start_alike():
+    settings = ClassifierSettings(3, 2, 2, dropout=0.0, weighted_layers=3)
+    model = BiGRUClassifier(4, 3, settings)
+    frames, lengths = torch.randn(7, 3, 4), torch.tensor([3, 4])
+    plain = BiGRUClassifier(4, 3, replace(settings, weighted_layers=0))
+    plain.load_state_dict({key: value for key, value in model.state_dict().items() if key != "layer_weights"})
+    torch.testing.assert_close(model(frames, lengths), plain(frames.mean(dim=1), lengths))
+    torch.nn.functional.cross_entropy(model(frames, lengths), torch.tensor([0, 1])).backward()
+    assert model.layer_weights.grad.abs().sum() > 0
+
+
+def test_a_model_of_several_layers_comes_back_from_its_checkpoint_and_answers(tiny_encoder, tmp_path):
+    encoder = Encoder.load(tiny_encoder).stacked(3)
+    settings = ClassifierSettings(4, 4, 1, weighted_layers=3)
+    checkpoint = Checkpoint(
+        labels=EMOTIONS, classifier=settings,
+        encoder=EncoderReference(str(tiny_encoder), encoder.layer, encoder.fingerprint, encoder.dim),
+    )  # fmt: skip
+    model = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings).eval()
+    save_checkpoint(tmp_path, checkpoint, model)
+    predictor = load(tmp_path)
+    prediction = predictor((16_000, voice(0.5)))
+    (frames,) = encoder([prepare(voice(0.5), 16_000)])
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(frames), torch.tensor([len(frames)]))
+    expected = logits.softmax(dim=-1)[0].tolist()
+    assert list(prediction.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+    assert load(tmp_path, Encoder.load(tiny_encoder)).encoder.n_stacked == 3
+
+
+def test_a_checkpoint_from_before_the_option_still_loads(tiny_checkpoint, tmp_path):
+    shutil.copytree(tiny_checkpoint, tmp_path / "old")
+    path = tmp_path / "old" / "model.json"
+    content = json.loads(path.read_text())
+    del content["classifier"]["weighted_layers"]
+    path.write_text(json.dumps(content))
+    assert load_checkpoint(tmp_path / "old")[0].classifier.weighted_layers == 0
+    del content["classifier"]["dropout"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(CheckpointError, match="dropout"):
+        load_checkpoint(tmp_path / "old")
+
+
+def test_options_that_are_off_leave_the_identity_of_runs_and_studies_as_it_was():
+    content = told(CrossvalSettings())
+    assert "weighted_layers" not in content["classifier"]
+    assert "augmented_copies" not in content["training"]
+    assert told(TrainingSettings(augmented_copies=1))["augmented_copies"] == 1
+
+
+# ---- augmented copies -------------------------------------------------------------------------------------
+
+
+def test_a_copy_is_another_sound_of_another_length_and_always_the_same():
+    samples, key = voice(1.0), 64 * "a"
+    first, again = Augmentation(1)(samples, key), Augmentation(1)(samples, key)
+    np.testing.assert_array_equal(first, again)
+    assert first.dtype == np.float32
+    assert abs(first.size / samples.size - 1) == pytest.approx(0.1, abs=0.02)
+    assert not np.array_equal(first, Augmentation(2)(samples, key))
+    assert Augmentation(1)(samples[:1600], key).size >= 1600  # as short as the encoder takes
+
+
+def test_copies_are_kept_apart_from_the_clips_and_follow_them(tiny_encoder, tmp_path):
+    paths = [write_voice(tmp_path / f"{seed}.wav", 0.4, seed=seed) for seed in range(2)]
+    corpus = Corpus("two", tmp_path, tuple(Utterance(path, path.stem, "anger") for path in paths))
+    encoder, cache = Encoder.load(tiny_encoder), FeatureCache(tmp_path / "cache")
+    features = extract(corpus, encoder, cache)
+    both = with_copies(corpus, features, encoder, 1, cache)
+    assert len(both) == 4
+    np.testing.assert_array_equal(both[1], features[1])
+    assert both.lengths[2] != features.lengths[0]
+    assert with_copies(corpus, features, encoder, 1, cache).n_computed == features.n_computed  # found again
+    assert extract(corpus, encoder, cache).n_computed == 0
+
+
+def test_copies_are_trained_on_and_never_validated_or_tested(toy):
+    settings = replace(BRIEF.training, augmented_copies=2, max_epochs=1)
+    targets = np.array([EMOTIONS_OF_TOY.index(one.emotion) for one in toy.corpus.utterances])
+    toy.frames = toy.frames * 3
+    train, rest = range(80), range(80, 120)
+    one = Training(toy, targets, 3, 4, train, rest, BRIEF.classifier, settings)
+    one.run_epoch()
+    one.logits(rest)
+    trained = {index for index in toy.gathered if index % 120 < 80}
+    assert trained == {index + 120 * copy for copy in range(3) for index in train}
+    assert set(toy.gathered) - trained == set(rest)
+
+
+# ---- the average of the fold models -----------------------------------------------------------------------
+
+
+def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities(toy, tmp_path):
+    run = Crossval(toy.corpus, toy, ENCODER, replace(BRIEF, ensemble=True), tmp_path / "run")
+    run.run()
+    checkpoint, model = load_checkpoint(tmp_path / "run" / "checkpoint")
+    assert checkpoint.members == 3
+    assert checkpoint.calibration.temperature == 1.0
+    assert "one by one" in checkpoint.scores["conditions"]
+    assert checkpoint.calibration.precision is not None
+    frames, lengths = toy.gather(range(7), 300)
+    packed = torch.from_numpy(frames), torch.from_numpy(lengths)
+    with torch.inference_mode():
+        found = model(*packed).softmax(dim=-1)
+        temperatures = model.temperatures.tolist()
+        each = [
+            (training.best_model()(*packed) / temperature).softmax(dim=-1)
+            for training, temperature in zip(run.lockstep.trainings, temperatures, strict=True)
+        ]
+    torch.testing.assert_close(found, torch.stack(each).mean(dim=0))
+
+
+def test_an_ensemble_answers_through_the_predictor_and_a_wrong_number_of_members_is_refused(
+    tiny_encoder, tmp_path
+):
+    encoder, settings = Encoder.load(tiny_encoder), ClassifierSettings(4, 4, 1)
+    checkpoint = Checkpoint(
+        labels=EMOTIONS, classifier=settings, members=2,
+        encoder=EncoderReference(str(tiny_encoder), encoder.layer, encoder.fingerprint, encoder.dim),
+    )  # fmt: skip
+    members = [BiGRUClassifier(encoder.dim, len(EMOTIONS), settings) for _ in range(2)]
+    save_checkpoint(tmp_path, checkpoint, Ensemble.of(members, [1.0, 2.0]))
+    assert sum(load(tmp_path)((16_000, voice(0.5))).probabilities.values()) == pytest.approx(1)
+    path = tmp_path / "model.json"
+    for wrong in (3, 0, 10**9):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"members": wrong}))
+        with pytest.raises(CheckpointError):
+            load_checkpoint(tmp_path)
+
+
+def test_the_effect_of_an_ensemble_is_measured_on_speakers_new_to_all_members(toy, tmp_path):
+    base = replace(BRIEF, n_folds=2, training=replace(BRIEF.training, max_epochs=1))
+    content = measure(toy.corpus, base, ["ensemble"], lambda settings: (toy, ENCODER), tmp_path)
+    assert "wa" in content["options"]["ensemble"]["difference"]
+    outer = Crossval(toy.corpus, toy, ENCODER, base, tmp_path / "base")
+    for fold in outer.folds:
+        heard = {index for inner in inner_folds(outer, fold) for part in (inner.train, inner.validation)
+                 for index in part}  # fmt: skip
+        speakers = {toy.corpus.utterances[index].speaker for index in heard}
+        assert not speakers & {toy.corpus.utterances[index].speaker for index in fold.test}
+    toy.gathered.clear()
+    again = measure(toy.corpus, base, ["ensemble"], lambda settings: (toy, ENCODER), tmp_path)
+    assert again["options"] == content["options"]
+    assert not toy.gathered  # nothing was trained or tested again
+
+
+def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_go_on(toy, tmp_path, monkeypatch):
+    def too_few(outer, fold):
+        raise FoldError("Too few speakers.")
+
+    monkeypatch.setattr("ser.nested.inner_folds", too_few)
+    content = effects(toy, tmp_path, ["ensemble", "class_weights"])
+    assert content["options"]["ensemble"]["refused"] == "Too few speakers."
+    assert "difference" in content["options"]["class_weights"]
+
+
+# ---- what is left out -------------------------------------------------------------------------------------
+
+
+def small_corpus(folder: Path, *more: str) -> list[str]:
+    """24 recordings of 6 speakers and a table; the words that name them and settings that are soon done."""
+    folder.mkdir()
+    rows = ["path,speaker,emotion", *more]
+    for number in range(24):
+        write_voice(folder / f"{number}.wav", 0.3, seed=number)
+        rows.append(f"{number}.wav,S{number % 6},{EMOTIONS_OF_TOY[number // 6 % 2]}")
+    (folder / "labels.csv").write_text("\n".join(rows) + "\n")
+    words = ["--corpus", str(folder), "--cache", str(folder.parent / "cache"), "--folds", "2"]
+    return [
+        *words,
+        "--validation-share",
+        "0.2",
+        "--max-epochs",
+        "1",
+        "--base-units",
+        "4",
+        "--gru-layers",
+        "1",
+    ]
+
+
+def test_what_the_rules_drop_is_left_out_named_and_recorded(tiny_encoder, tmp_path, capsys):
+    folder = tmp_path / "corpus"
+    words = small_corpus(folder, "hush.wav,S0,anger", f"twice.wav,S0,{EMOTIONS_OF_TOY[0]}")
+    soundfile.write(folder / "hush.wav", np.zeros(8000), 16_000)
+    shutil.copy(folder / "0.wav", folder / "twice.wav")
+    words += ["--encoder", str(tiny_encoder), "--no-final", "--out", str(tmp_path / "run")]
+    assert main(["crossval", *words]) == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert {one["file"]: one["reason"].split(":")[0] for one in result["left_out"]} == {
+        "hush.wav": "silent",
+        "twice.wav": "duplicate",
+    }
+    assert result["corpus"]["n_utterances"] == 24
+    told_at_once = capsys.readouterr().err
+    assert "hush.wav: silent" in told_at_once
+    assert "twice.wav: duplicate" in told_at_once
+
+
+def test_the_command_measures_options_that_need_other_features(tiny_encoder, tmp_path, capsys):
+    words = [
+        *small_corpus(tmp_path / "corpus"),
+        "--encoder",
+        str(tiny_encoder),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(["effects", *words, "--options", "layer_weights", "augmentation"]) == 0
+    options = json.loads((tmp_path / "out" / "effects.json").read_text())["options"]
+    assert list(options) == ["layer_weights", "augmentation"]
+    settings = json.loads((tmp_path / "out" / "layer_weights" / "run.json").read_text())["settings"]
+    assert settings["classifier"]["weighted_layers"] == 3
+    printed = capsys.readouterr().out
+    assert "layer_weights" in printed
+    assert "an interval that holds 0" in printed.lower()

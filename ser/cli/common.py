@@ -6,8 +6,9 @@ import argparse
 import signal
 import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -66,9 +67,17 @@ def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
     return kind(**{name: getattr(args, name) for name in names})
 
 
+def add_check(parser: argparse.ArgumentParser) -> None:
+    """`--no-check`."""
+    parser.add_argument(
+        "--check", action=argparse.BooleanOptionalAction, default=True,
+        help="listen to every recording first and leave out what `ser corpus` would (silent, cut, twice the same)",
+    )  # fmt: skip
+
+
 def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
-    """The corpus that the arguments name, unusable labels left out as asked."""
-    from ser.corpora import keep_emotions, read_corpora, read_corpus
+    """The corpus that the arguments name, unusable labels left out as asked; what was left out is in `skipped`."""
+    from ser.corpora import Skipped, keep_emotions, read_corpora, read_corpus
     from ser.labels import EMOTIONS
 
     options: dict[str, Any] = {"labels": args.labels, "metadata": args.metadata}
@@ -81,35 +90,69 @@ def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
         print(f"left out {one.path}: {one.reason}", file=sys.stderr)
     if args.emotions:
         wanted = EMOTIONS if args.emotions == "six" else tuple(args.emotions.split(","))
+        every = corpus.utterances
         corpus, dropped = keep_emotions(corpus, wanted)
+        others = [Skipped(one.path, f"{one.emotion} was not asked for") for one in every
+                  if one.emotion not in wanted]  # fmt: skip
+        corpus = replace(corpus, skipped=(*corpus.skipped, *others))
         for emotion, count in dropped.items():
             print(f"left out {count} utterances of {emotion}, which was not asked for", file=sys.stderr)
     return corpus
 
 
-def load_encoder(source: str, layer: int | None) -> tuple[Encoder, EncoderReference]:
-    """An encoder and the reference that a checkpoint keeps of it."""
+def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Encoder, EncoderReference]:
+    """An encoder, of `n_layers` layers if not 0, and the reference that a checkpoint keeps of it."""
     from ser.checkpoint import SHIPPED_ENCODER, EncoderReference
     from ser.encoder import SHIPPED, Encoder
 
-    encoder = Encoder.load(SHIPPED if source == SHIPPED_ENCODER else source, layer)
+    encoder = Encoder.load(SHIPPED if source == SHIPPED_ENCODER else source, layer).stacked(n_layers)
     return encoder, EncoderReference(source, encoder.layer, encoder.fingerprint, encoder.dim)
 
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:
-    """Corpus, features and encoder of a command; what cannot be read is reported and left out."""
-    from ser.features import usable_features
-
+    """Corpus, features and encoder of a command; what cannot be used is reported, left out, and kept in `skipped`."""
     if args.threads:
         import torch
 
         torch.set_num_threads(args.threads)
     corpus = read_corpus_arguments(args)
-    encoder, reference = load_encoder(args.encoder, args.layer)
+    if getattr(args, "check", False):
+        corpus = leave_out_unusable(corpus)
+    layers, copies = getattr(args, "weighted_layers", 0), getattr(args, "augmented_copies", 0)
+    return encode(corpus, args, layers, copies)
+
+
+def encode(
+    corpus: Corpus, args: argparse.Namespace, n_layers: int, n_copies: int
+) -> tuple[Corpus, FeatureSet, EncoderReference]:
+    """A corpus through the encoder that the arguments name, so many layers of it, and so many augmented copies."""
+    from ser.corpora import Skipped
+    from ser.features import usable_features, with_copies
+
+    encoder, reference = load_encoder(args.encoder, args.layer, n_layers)
     corpus, features, left_out = usable_features(corpus, encoder, args.cache)
     for path, message in left_out:
         print(f"left out {path}: {message}", file=sys.stderr)
-    return corpus, features, reference
+    corpus = replace(corpus, skipped=(*corpus.skipped, *(Skipped(*one) for one in left_out)))
+    return corpus, with_copies(corpus, features, encoder, n_copies, args.cache), reference
+
+
+def leave_out_unusable(corpus: Corpus) -> Corpus:
+    """The corpus without the recordings that the rules of `ser corpus` drop; prints which, and what is kept."""
+    from ser.corpora import Skipped
+    from ser.corpus_report import inspect_corpus, usable
+    from ser.features import progress_bar
+
+    report = inspect_corpus(corpus, progress=progress_bar("listening"))
+    kept = usable(corpus, report)
+    path_of = {corpus.file_of(one.path): one.path for one in corpus.utterances}
+    problems = [one for one in report.problems if one.file in path_of]
+    dropped = [Skipped(path_of[one.file], f"{one.kind}: {one.reason}") for one in problems if one.dropped]
+    for skipped in dropped:
+        print(f"left out {skipped.path}: {skipped.reason}", file=sys.stderr)
+    for kind, count in Counter(one.kind for one in problems if not one.dropped).items():
+        print(f"kept {count} recordings in spite of: {kind}", file=sys.stderr)
+    return replace(kept, skipped=(*corpus.skipped, *dropped))
 
 
 def stop_on_signals() -> Callable[[], bool]:

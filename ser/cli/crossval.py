@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli.common import (
+    add_check,
     add_corpus_arguments,
     add_encoder_arguments,
     add_settings,
@@ -26,6 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.training import TrainingSettings
 
     add_corpus_arguments(parser)
+    add_check(parser)
     add_encoder_arguments(parser)
     parser.add_argument(
         "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run goes on"
@@ -38,6 +40,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="run the same on a split that ignores speakers, and print both: what a leak is worth",
     )  # fmt: skip
     parser.add_argument("--no-final", action="store_true", help="do not train a checkpoint on all speakers")
+    parser.add_argument(
+        "--ensemble", action="store_true",
+        help="the checkpoint averages the fold models; answers cost as many classifiers as there are folds",
+    )  # fmt: skip
     add_settings(parser, ClassifierSettings, TrainingSettings)
 
 
@@ -48,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     settings = CrossvalSettings(
         settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), args.split, args.folds,
-        args.validation_share, args.seed,
+        args.validation_share, args.seed, args.ensemble,
     )  # fmt: skip
     corpus, features, encoder = prepare_features(args)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")

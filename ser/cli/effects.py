@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli.common import (
+    add_check,
     add_corpus_arguments,
     add_encoder_arguments,
     add_settings,
+    encode,
     prepare_features,
     settings_of,
     stop_on_signals,
 )
 
 if TYPE_CHECKING:
+    from ser.checkpoint import EncoderReference
+    from ser.features import FeatureSet
     from ser.training import EpochReport
 
 
@@ -25,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.training import TrainingSettings
 
     add_corpus_arguments(parser)
+    add_check(parser)
     add_encoder_arguments(parser)
     parser.add_argument(
         "--out", type=Path, default=Path("runs") / "effects",
@@ -44,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from ser.classifier import ClassifierSettings
     from ser.crossval import CrossvalSettings
     from ser.effects import measure
+    from ser.errors import CorpusError
     from ser.training import TrainingSettings
 
     base = CrossvalSettings(
@@ -54,10 +60,19 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}"
     )
-    effects = measure(
-        corpus, base, args.options, lambda settings: (features, encoder), args.out, print_epoch,
-        stop_on_signals(),
-    )  # fmt: skip
+
+    def source(settings: CrossvalSettings) -> tuple[FeatureSet, EncoderReference]:
+        needs = settings.classifier.weighted_layers, settings.training.augmented_copies
+        if needs == (base.classifier.weighted_layers, base.training.augmented_copies):
+            return features, encoder
+        usable, others, other_encoder = encode(corpus, args, *needs)
+        if len(usable.utterances) < len(corpus.utterances):
+            raise CorpusError(
+                "Some recordings cannot be used with this option; leave them out of the corpus."
+            )
+        return others, other_encoder
+
+    effects = measure(corpus, base, args.options, source, args.out, print_epoch, stop_on_signals())
     print_effects(effects)
     print(f"Written: {args.out / 'effects.json'}")
     return 0
@@ -77,6 +92,9 @@ def print_effects(effects: dict[str, Any]) -> None:
     print(f"base: WA {interval_text(base['wa'])}, UAR {interval_text(base['uar'])}\n")
     print(f"{'option':20s}{'WA':>8s}  {'difference [95 %]':25s}{'UAR':>8s}  difference [95 %]")
     for name, one in effects["options"].items():
+        if "refused" in one:
+            print(f"{name:20s}  not measured: {one['refused']}")
+            continue
         cells = "".join(
             f"{100 * one[key]['value']:8.2f}  {points(one['difference'][key]):25s}" for key in ("wa", "uar")
         )

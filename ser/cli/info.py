@@ -106,7 +106,8 @@ def _encoder_problem(checkpoint: Any) -> str | None:
     if not is_here(source):
         return f"{source} is not on this machine; with a network: hf download {source}"
     try:
-        check_encoder(checkpoint, Encoder.load(source, checkpoint.encoder.layer))
+        encoder = Encoder.load(source, checkpoint.encoder.layer)
+        check_encoder(checkpoint, encoder.stacked(checkpoint.classifier.weighted_layers))
     except SerError as error:
         return str(error)
     return None

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli.common import (
+    add_check,
     add_corpus_arguments,
     add_encoder_arguments,
     add_settings,
@@ -42,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.training import TrainingSettings
 
     add_corpus_arguments(parser)
+    add_check(parser)
     add_encoder_arguments(parser)
     parser.add_argument("--study", required=True, metavar="NAME", help="a study of this name goes on")
     parser.add_argument(
