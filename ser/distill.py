@@ -234,7 +234,9 @@ class Distillation:
             identity, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
         except Exception as error:
             raise SettingsError(f"{path} is damaged ({error}). Delete it to begin anew.") from error
-        identity["settings"]["steps"] = self.settings.steps  # a run may be made longer or shorter as it goes on
+        identity["settings"]["steps"] = (
+            self.settings.steps
+        )  # a run may be made longer or shorter as it goes on
         if identity != self.identity:
             other = [key for key in self.identity if identity.get(key) != self.identity[key]]
             raise SettingsError(

@@ -46,13 +46,14 @@ class _Frames(nn.Module):
 
     def __init__(self, encoder: Encoder) -> None:
         super().__init__()
-        self.model, self.layer = encoder.model, encoder.layer
+        self.model, self.layer, self.n_stacked = encoder.model, encoder.layer, encoder.n_stacked
 
     def forward(self, normalised: torch.Tensor) -> torch.Tensor:
-        """`(1, samples)` to `(frames, dim)`."""
+        """`(1, samples)` to `(frames, dim)`, or `(frames, layers, dim)`."""
         states = self.model(normalised, output_hidden_states=True).hidden_states
-        frames: torch.Tensor = states[self.layer][0]
-        return frames
+        if not self.n_stacked:
+            return states[self.layer][0]
+        return torch.stack(states[self.layer + 1 - self.n_stacked : self.layer + 1], dim=2)[0]
 
 
 def export_onnx(
@@ -104,9 +105,10 @@ def _whole_graph(predictor: Predictor) -> onnx.ModelProto:
             f"{encoder.name} is a Whisper encoder; only HuBERT, wav2vec 2.0 and WavLM can be exported."
         )
     model = _encoder_graph(encoder)
+    frame_shape = (*([encoder.n_stacked] if encoder.n_stacked else []), encoder.dim)
     before = normalising_nodes(encoder.normalise)
     after = classifier_nodes(
-        predictor.classifier, checkpoint.max_frames, checkpoint.calibration.temperature, (encoder.dim,)
+        predictor.classifier, checkpoint.max_frames, checkpoint.calibration.temperature, frame_shape
     )
     graph = helper.make_graph(
         [*before.nodes, *model.graph.node, *after.nodes],

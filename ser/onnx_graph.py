@@ -1,6 +1,6 @@
 """A classifier as nodes of an ONNX graph, written by hand: the GRU operator of ONNX is the GRU of `ser.gru`.
 
-In: the frames of a recording by name, and a classifier. Out: nodes and initializers that end in
+In: the frames of a recording by name, and a classifier or an ensemble. Out: nodes and initializers that end in
 `probabilities`. Frames are cut into consecutive pieces in the graph, as `ser.prediction` cuts them.
 """
 
@@ -15,6 +15,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 from torch import nn
 
 from ser.classifier import BiGRUClassifier
+from ser.ensemble import Ensemble
 from ser.framing import VARIANCE_FLOOR
 from ser.gru import BiGRULayer
 
@@ -69,7 +70,7 @@ def normalising_nodes(normalise: bool) -> Nodes:
 
 
 def classifier_nodes(
-    model: BiGRUClassifier, max_frames: int, temperature: float, frame_shape: tuple[int, ...]
+    model: nn.Module, max_frames: int, temperature: float, frame_shape: tuple[int, ...]
 ) -> Nodes:
     """`frames (frames, *frame_shape)` to `probabilities (labels,)`.
 
@@ -77,7 +78,11 @@ def classifier_nodes(
     """
     graph = Nodes(HEAD)
     _cut(graph, max_frames, frame_shape)
-    logits = _logits(graph, model)
+    if isinstance(model, Ensemble):
+        logits = _ensemble(graph, model)
+    else:
+        assert isinstance(model, BiGRUClassifier)
+        logits = _logits(graph, model)
     graph.add("Softmax", graph.add("Div", logits, np.float32(temperature)), axis=-1, out=ROWS)
     weights = graph.add("Cast", LENGTHS, to=TensorProto.FLOAT)
     share = graph.add("Div", weights, graph.add("ReduceSum", weights, _ints(0), keepdims=1))
@@ -103,9 +108,22 @@ def _cut(graph: Nodes, max_frames: int, frame_shape: tuple[int, ...]) -> None:
     graph.add("Cast", lengths, to=TensorProto.INT32, out=LENGTHS)
 
 
+def _ensemble(graph: Nodes, model: Ensemble) -> str:
+    """`(pieces, labels)`: logarithms of the averaged probabilities, but for a constant."""
+    each = []
+    for member, temperature in zip(model.members, model.temperatures.tolist(), strict=True):
+        assert isinstance(member, BiGRUClassifier)
+        logits = graph.add("Div", _logits(graph, member), np.float32(temperature))
+        each.append(graph.add("Unsqueeze", graph.add("LogSoftmax", logits, axis=-1), _ints(0)))
+    return graph.add("ReduceLogSumExp", graph.add("Concat", *each, axis=0), axes=[0], keepdims=0)
+
+
 def _logits(graph: Nodes, model: BiGRUClassifier) -> str:
     """`batch` and `lengths` to logits `(pieces, labels)`."""
     x = BATCH
+    if model.settings.weighted_layers:
+        weights = _array(model.layer_weights.softmax(dim=0))[None]  # (1, layers) by (layers, dim)
+        x = graph.add("Squeeze", graph.add("MatMul", weights, x), _ints(2))
     x = graph.add(
         "LayerNormalization",
         x,

@@ -21,6 +21,7 @@ from ser.checkpoint import SHIPPED, Calibration, EncoderReference, load_checkpoi
 from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.cli import main
 from ser.encoder import Encoder
+from ser.ensemble import Ensemble
 from ser.errors import AudioError, CheckpointError, SettingsError
 from ser.labels import EMOTIONS
 from ser.predictor import Predictor, encoder_source
@@ -53,13 +54,16 @@ def exported(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> 
     return export_onnx(predictor, tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
-def differently(predictor: Predictor, settings: ClassifierSettings) -> Predictor:
+def differently(predictor: Predictor, settings: ClassifierSettings, members: int = 1) -> Predictor:
     """The same encoder under another classifier of random weights."""
     torch.manual_seed(40)
-    encoder = predictor.encoder
-    classifier = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
+    encoder = predictor.encoder.stacked(settings.weighted_layers)
+    models = [BiGRUClassifier(encoder.dim, len(EMOTIONS), settings) for _ in range(members)]
+    classifier = (
+        Ensemble.of(models, [0.5 + member for member in range(members)]) if members > 1 else models[0]
+    )
     reference = EncoderReference("tiny", encoder.layer, encoder.fingerprint, encoder.dim)
-    checkpoint = replace(predictor.checkpoint, encoder=reference, classifier=settings)
+    checkpoint = replace(predictor.checkpoint, encoder=reference, classifier=settings, members=members)
     return Predictor(checkpoint, classifier.eval(), encoder)
 
 
@@ -100,16 +104,19 @@ def test_a_recording_longer_than_thirty_seconds_is_encoded_in_pieces_as_on_torch
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "members"),
     [
-        pytest.param(ClassifierSettings(8, 4, 1), marks=pytest.mark.slow),
-        pytest.param(ClassifierSettings(9, 3, 3), marks=pytest.mark.slow),
-        ClassifierSettings(8, 4, 2, pooling="attentive"),
+        pytest.param(ClassifierSettings(8, 4, 1), 1, marks=pytest.mark.slow),
+        pytest.param(ClassifierSettings(9, 3, 3), 1, marks=pytest.mark.slow),
+        pytest.param(ClassifierSettings(8, 4, 2, pooling="attentive"), 1, marks=pytest.mark.slow),
+        pytest.param(ClassifierSettings(8, 4, 2, weighted_layers=3), 1, marks=pytest.mark.slow),
+        (ClassifierSettings(8, 4, 2, pooling="attentive", weighted_layers=2), 2),
+        pytest.param(ClassifierSettings(8, 4, 2), 3, marks=pytest.mark.slow),
     ],
-    ids=["one GRU", "three GRUs", "attentive"],
+    ids=["one GRU", "three GRUs", "attentive", "weighted layers", "both, averaged", "an ensemble"],
 )
-def test_every_kind_of_classifier_can_be_exported(predictor, settings, tmp_path):
-    ours = differently(predictor, settings)
+def test_every_kind_of_classifier_can_be_exported(predictor, settings, members, tmp_path):
+    ours = differently(predictor, settings, members)
     path = export_onnx(ours, tmp_path / "model.onnx")
     assert_equal_answers(ours, ser.load(path), voice(5.3))
     np.testing.assert_allclose(run_alone(path)(voice(5.3)), values(ours, voice(5.3)), atol=TOLERANCE)

@@ -32,8 +32,8 @@ COMMANDS: dict[str, str] = {
     "espeak": "speak sentences without labels for a distillation (espeak-ng)",
     "synth": "write the synthetic demonstration corpus",
     "export": "write a model as one ONNX file, for machines without torch",
-    "bench": "measure speed and memory against the plain ways",
     "push": "send the page to a Hugging Face Space",
+    "bench": "measure speed and memory against the plain ways",
 }
 
 
@@ -62,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.debug:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        print(f"ser: {where}{error.strerror or error}. Remedy that and run the same command again.", file=sys.stderr)
+        print(
+            f"ser: {where}{error.strerror or error}. Remedy that and run the same command again.",
+            file=sys.stderr,
+        )
         return 1
     except Exception as error:  # a defect of ours: one line for the user, the rest with --debug
         if args.debug:

@@ -76,7 +76,7 @@ class _Reply:
                 body = message.get("body", b"")
                 for silent in SILENT:
                     body = body.replace(silent, ANSWER)
-                message = message | {"body": body}
+                message = {**message, "body": body}
             if self._held is not None:
                 await self._send_held(len(message["body"]))
         await self._send(message)
@@ -88,11 +88,12 @@ class _Reply:
             await self._send({"type": "http.response.body", "body": event})
 
     async def _send_held(self, length: int) -> None:
-        assert self._held is not None
-        headers = [(name, value) for name, value in self._held["headers"] if name != b"content-length"]
+        start = self._held
+        assert start is not None
+        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
         headers.append((b"content-length", str(length).encode()))
-        start, self._held, self.started = self._held, None, True
-        await self._send(start | {"status": 400, "headers": headers})
+        self._held, self.started = None, True
+        await self._send({**start, "status": 400, "headers": headers})
 
 
 def _judged(error: Exception) -> tuple[int, str]:
