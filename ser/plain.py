@@ -42,7 +42,8 @@ class PlainClassifier(nn.Module):
             nn.GRU(width, units, batch_first=True, bidirectional=True)
             for width, units in zip(inputs, settings.units, strict=False)
         )
-        self.dense = nn.Linear(inputs[-1], n_labels)
+        self.attention = nn.Linear(inputs[-1], 1) if settings.pooling == "attentive" else None
+        self.dense = nn.Linear(inputs[-1] * (2 if self.attention else 1), n_labels)
 
     def forward(self, padded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, dim)` and `(batch,)` to logits `(batch, n_labels)`."""
@@ -55,6 +56,11 @@ class PlainClassifier(nn.Module):
             x = x if self.packed else x * mask
         if self.packed:
             x, _ = pad_packed_sequence(x, batch_first=True)
+        if self.attention is not None:
+            weight = self.attention(x).masked_fill(~mask, -torch.inf).softmax(dim=1)
+            mean = (weight * x).sum(dim=1)
+            variance = (weight * x.square()).sum(dim=1) - mean.square()
+            return self.dense(torch.cat([mean, variance.clamp(min=1e-6).sqrt()], dim=1))
         units = x.shape[2] // 2
         forward = x[torch.arange(len(lengths)), lengths - 1, :units]
         return self.dense(torch.cat([forward, x[:, 0, units:]], dim=1))
@@ -67,6 +73,8 @@ class PlainClassifier(nn.Module):
         """Take over the weights of ours, so that both can be compared."""
         self.norm.load_state_dict(model.norm.state_dict())
         self.dense.load_state_dict(model.dense.state_dict())
+        if self.attention is not None:
+            self.attention.load_state_dict(model.attention.state_dict())
         for plain, ours in zip(self.gru, model.gru, strict=True):
             for direction, suffix in enumerate(("", "_reverse")):
                 for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):

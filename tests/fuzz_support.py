@@ -66,6 +66,8 @@ def checkpoint(folder: Path) -> Any:
     described, classifier = load_checkpoint(folder)
     predictor = object.__new__(Predictor)  # without an encoder
     predictor.checkpoint, predictor.classifier = described, classifier
+    predictor.labels, predictor.max_frames = described.labels, described.max_frames
+    predictor.calibration = described.calibration
     answer = predictor.classify(np.ones((40, described.encoder.dim), dtype=np.float32))
     assert np.isfinite(answer).all()
     assert abs(float(answer.sum()) - 1) < 1e-3

@@ -250,7 +250,7 @@ def test_a_search_taken_up_again_goes_on_to_as_many_trials_in_all_and_draws_the_
 
 
 def test_no_trial_starts_after_the_time_limit(toy, storage):
-    search = small_search(toy, trials=50, timeout_s=1e-6)
+    search = small_search(toy, trials=50, timeout_s=1e-12)
     study = search.open(storage, "late")
     search.run(study)
     assert not study.trials

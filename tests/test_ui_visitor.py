@@ -119,6 +119,16 @@ def attacks(site: Site) -> list[Any]:
     ]
 
 
+def test_the_password_is_what_they_lacked(site: Site) -> None:
+    for kind in ("cv", "tune"):
+        for endpoint in buttons(site, kind):
+            if len(endpoint["inputs"]) == 3:
+                site.call(endpoint, [PASSWORD, "en", "latest"])
+    assert site.started == [["synth"], ["synth"]]  # "go on", of the run and of the study
+    site.started.clear()
+
+
+@pytest.mark.slow
 def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(site: Site) -> None:
     before = site.context.model.get()
     kept = sorted(path for path in site.context.settings.data.rglob("*") if path.is_file())
@@ -151,15 +161,6 @@ def test_no_button_works_without_the_password(site: Site, kind: str, password: A
         values = [password, "en", *(["latest"] * (len(endpoint["inputs"]) - 2))]
         site.call(endpoint, values)
     assert site.started == []
-
-
-def test_the_password_is_what_they_lacked(site: Site) -> None:
-    for kind in ("cv", "tune"):
-        for endpoint in buttons(site, kind):
-            if len(endpoint["inputs"]) == 3:
-                site.call(endpoint, [PASSWORD, "en", "latest"])
-    assert site.started == [["synth"], ["synth"]]  # "go on", of the run and of the study
-    site.started.clear()
 
 
 @pytest.mark.parametrize(
