@@ -50,6 +50,8 @@ html[lang="en"] .languages a[lang="en"], html[lang="fa"] .languages a[lang="fa"]
 #label .confidence-set, #label .label { font-family: var(--font); }
 footer .divider { display: none; }
 
+@media (max-width: 480px) { .tab-container button { padding-inline: 0.6rem !important; } }
+
 /* The two sources of a recording, named and not only drawn. */
 #recording .source-selection { gap: 0.75rem; height: auto; padding-block: 0.4rem; }
 #recording .source-selection button {
@@ -80,6 +82,7 @@ footer .divider { display: none; }
 
 /* The training tabs. */
 .quiet, .quiet p { margin: 0; font-size: 0.9rem; color: var(--quiet); max-width: 75ch; }
+.quiet a { color: var(--link-text-color); padding: 0; margin: 0; text-decoration: underline; }
 .box.running { border-inline-start: 5px solid #0072b2; }
 .box progress { width: 100%; height: 0.6rem; margin-top: 0.6rem; accent-color: #0072b2; }
 iframe.dashboard {

@@ -58,8 +58,8 @@ TEXTS: dict[str, Text] = {
         "در پایین داشبورد اپتونا است که در اینجا تنها خواندنی است.",
     ),
     "open_alone": Text(
-        '<a href="/dashboard" target="_blank">Open the dashboard in a window of its own</a>, which helps on a phone.',
-        '<a href="/dashboard" target="_blank">باز کردن داشبورد در پنجره‌ی جداگانه</a>، که در تلفن همراه بهتر است.',
+        '<a href="/dashboard" target="_blank">Open the dashboard in a window of its own</a>',
+        '<a href="/dashboard" target="_blank">باز کردن داشبورد در پنجره‌ی جداگانه</a>',
     ),
     "not_running": Text("This study is not running.", "این جست‌وجو در جریان نیست."),
     "not_continued": Text(
