@@ -24,7 +24,7 @@ def main() -> int:
         from ser.ui.page import serve
 
         serve(settings)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
         return 0
     except SerError as error:
         print(f"ser: {error}", file=sys.stderr)
@@ -33,4 +33,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # an answer that a thread is still computing would make the interpreter's own end abort
