@@ -205,7 +205,7 @@ def tiny_corpus(service: Service) -> Path:
         for emotion in ("anger", "sadness"):
             for take in range(2):
                 name = f"{speaker}-{emotion}-{take}.wav"
-                write_voice(folder / name, 0.5, seed=10 * speaker + take)
+                write_voice(folder / name, 0.5, seed=10 * speaker + 5 * (emotion == "sadness") + take)
                 rows.append(f"{name},s{speaker},{emotion}")
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
     for path in (folder, *folder.iterdir()):
