@@ -178,6 +178,17 @@ class BiGRULayer(nn.Module):
         )
         return states
 
+    def alone(
+        self, frames: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`(frames, dim)` of a single utterance to `(frames, 2 * units)` by torch's own kernel: fastest for one."""
+        weight = self.weight_ih if weight is None else weight
+        bias = self.bias_ih if bias is None else bias
+        weights = [one[way] for way in range(2) for one in (weight, self.weight_hh, bias, self.bias_hh)]
+        start = frames.new_zeros(2, 1, self.units)
+        states: torch.Tensor = torch.gru(frames[:, None], start, weights, True, 1, 0.0, False, True, False)[0]
+        return states[:, 0]
+
     def packed(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         """The states as frames for the next layer: `(total frames, 2 * units)`."""
         rows: torch.Tensor = _UnRows.apply(states.reshape(-1, self.units), index.packed)

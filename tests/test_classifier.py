@@ -127,3 +127,15 @@ def test_dropout_acts_in_training_only_and_follows_its_generator():
 def test_settings_that_make_no_sense_are_refused_with_the_value_given(wrong):
     with pytest.raises(SettingsError, match=str(next(iter(wrong.values())))):
         ClassifierSettings(**wrong)
+
+
+@pytest.mark.parametrize("pooling", ["last", "attentive"])
+def test_an_utterance_alone_gets_the_logits_that_it_gets_among_others(pooling):
+    torch.manual_seed(3)
+    model = BiGRUClassifier(12, 4, ClassifierSettings(8, 6, 2, pooling=pooling)).eval()
+    lengths = torch.tensor([7, 1, 20])
+    frames = torch.randn(int(lengths.sum()), 12)
+    with torch.inference_mode():
+        together = model(frames, lengths)
+        alone = [model(one, torch.tensor([len(one)])) for one in frames.split(lengths.tolist())]
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-5, rtol=1e-5)
