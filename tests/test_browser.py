@@ -135,6 +135,7 @@ def test_a_recording_from_the_microphone_is_answered_on_the_first_click(visit: V
     emotion = heading.get_attribute("data-answered")
     assert EMOTION_TEXTS[str(emotion)].en in heading.inner_text().lower()
     page.wait_for_selector("#timeline .js-plotly-plot .main-svg")
+    page.locator("#label .confidence-set").nth(5).wait_for()
     assert page.locator("#label .confidence-set").count() == 6
     page.get_by_text("answered after").wait_for()
 
