@@ -166,6 +166,23 @@ def test_the_int8_variant_multiplies_whole_numbers_and_stays_close(predictor, tm
     np.testing.assert_allclose(values(small, voice(3.0)), values(predictor, voice(3.0)), atol=0.05)
 
 
+def test_an_export_measures_on_labelled_recordings_what_it_answers_otherwise(
+    tiny_checkpoint, predictor, tmp_path, capsys
+):
+    emotions = [*predictor.labels, "boredom"]
+    files = [write_voice(tmp_path / f"{emotion}.wav", seed=i) for i, emotion in enumerate(emotions)]
+    lines = ["path,speaker,emotion", *(f"{one.name},s{i},{one.stem}" for i, one in enumerate(files))]
+    (tmp_path / "corpus.csv").write_text("\n".join(lines))
+    arguments = ["export", "--checkpoint", str(tiny_checkpoint), "--to", str(tmp_path / "model.onnx")]
+    assert main([*arguments, "--corpus", str(tmp_path / "corpus.csv")]) == 0
+    told = capsys.readouterr().out
+    right = 100 * sum(predictor(one).emotion == one.stem for one in files) / (len(files) - 1)
+    assert f"On {len(files) - 1} recordings: {right:.1f} % right by torch, {right:.1f} % by the file" in told
+    assert "the same emotion for 100.0 %" in told
+    assert main([*arguments, "--corpus", str(tmp_path / "corpus.csv"), "--emotions", "boredom"]) == 2
+    assert "No recording of --corpus is labelled" in capsys.readouterr().err
+
+
 # ---- one file, no torch -----------------------------------------------------------------------------------
 
 
