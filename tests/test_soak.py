@@ -32,7 +32,7 @@ FULL = os.environ.get("SER_SOAK") == "full"
 N_CLIENTS, LOAD_S, N_PREDICTIONS = 50, (120 if FULL else 15), (2_000 if FULL else 300)
 QUEUE_LENGTH = 30  # fewer than the clients: some are told that the page is busy
 BUSY = "Queue is full"
-# Gradio keeps about 90 kB of each of the last 500 callers, and the allocator keeps what it once had.
+# Gradio keeps about 90 kB of each of the last 64 callers, and the allocator keeps what it once had.
 SLACK_BYTES = 64 << 20
 GRACE_S = 2  # after which an answered recording is deleted; a minute otherwise
 
@@ -189,10 +189,10 @@ def test_fifty_clients_at_once_get_answers_or_the_stated_busy(server):
     print(f"before {before}\nafter {after}\npeak {peak >> 20} MiB")
     assert set(outcomes) <= {"answered", "busy"}, outcomes
     assert outcomes["answered"] > N_CLIENTS / 2
-    assert peak - before.memory_bytes < 3 * SLACK_BYTES
+    assert peak - before.memory_bytes < 2 * SLACK_BYTES
     # The recordings go; but what was sent with a call that found the page busy stays ten minutes, for another try.
     until(lambda: server.use().files <= before.files + N_CLIENTS, 60)
-    assert after.threads <= before.threads + 45  # gradio's pool of 40, once
+    assert after.threads <= before.threads + 15  # gradio's pool of 8, and what torch starts in them, once
     assert server.process.poll() is None
 
 

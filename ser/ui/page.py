@@ -38,8 +38,11 @@ TABS: tuple[tuple[str, str], ...] = (
 
 log = logging.getLogger(__name__)
 
-# Gradio keeps about 90 kB for every visitor and every API call until this many came after it.
-SESSIONS = 500
+# Gradio keeps about 90 kB for every visitor and every API call until this many came after it; this page keeps nothing
+# of its own there (no `gr.State`), so few will do.
+SESSIONS = 64
+# Each of these that ever ran the model keeps its own working memory.
+MAX_THREADS = 8
 M_ARENA_MAX = -8  # in glibc's malloc.h
 TITLE = "Emotion in speech · احساس در گفتار"
 
@@ -84,8 +87,8 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
             server_name=settings.host, server_port=settings.port, prevent_thread_lock=True, share=False,
             quiet=True, ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False,
             run_history=False, footer_links=["api"], max_file_size=f"{settings.max_upload_mb}mb",
-            state_session_capacity=SESSIONS, theme=theme(), css=CSS, i18n=gr.I18n(**fixed_texts(tables)),
-            app_kwargs=app_kwargs, **more,
+            max_threads=MAX_THREADS, state_session_capacity=SESSIONS, theme=theme(), css=CSS,
+            i18n=gr.I18n(**fixed_texts(tables)), app_kwargs=app_kwargs, **more,
         )  # fmt: skip
     except OSError as error:
         raise SettingsError(
