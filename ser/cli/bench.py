@@ -1,20 +1,39 @@
-"""`ser bench`: each kind of work beside the plain way in the same run; into `bench.json` and as a table."""
+"""`ser bench`: each kind of work beside the plain way in the same run, or as a corpus grows; as JSON and as a table."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import tempfile
 from pathlib import Path
+from typing import Any
 
 BEGIN, END = "<!-- speed: written by ser bench --readme -->", "<!-- end of speed -->"
+SCALE_BEGIN, SCALE_END = "<!-- scale: written by ser bench --readme -->", "<!-- end of scale -->"
 ROWS = ("training", "training-packed", "encoder", "extraction", "clip", "page", "memory")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="fewer utterances and turns: a first impression")
     parser.add_argument("--only", nargs="+", choices=ROWS, metavar="NAME", help=f"some of {', '.join(ROWS)}")
-    parser.add_argument("--out", type=Path, default=Path("bench.json"), help="(default %(default)s)")
+    parser.add_argument(
+        "--scale", nargs="+", type=int, metavar="TIMES",
+        help="instead: time and memory of a corpus repeated so often, for instance 1 10 100",
+    )  # fmt: skip
+    parser.add_argument(
+        "--corpus", type=Path, metavar="DIR", help="with --scale: what to repeat (default: a synthetic one)"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="with --scale: a trained model (default: the shipped one)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="JSON", help="(default bench.json, with --scale scale.json)"
+    )
     parser.add_argument("--table", type=Path, metavar="JSON", help="only print the table of such a file")
     parser.add_argument(
         "--readme", type=Path, metavar="MD", help="with --table: put it between the marks there"
@@ -23,22 +42,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser import bench
+    from ser.errors import SettingsError
 
+    if args.scale and (args.quick or args.only):
+        raise SettingsError("--scale measures something else than --quick and --only: leave these out.")
+    if (args.corpus or args.checkpoint) and not args.scale:
+        raise SettingsError("--corpus and --checkpoint go with --scale, for instance --scale 1 10.")
     if args.table:
-        tables = _tables(json.loads(args.table.read_text()))
-        print(tables)
+        content = json.loads(args.table.read_text())
+        print(_tables(content))
         if args.readme:
-            _put_between_marks(args.readme, tables)
+            begin, end = (SCALE_BEGIN, SCALE_END) if "scale" in content else (BEGIN, END)
+            _put_between_marks(args.readme, _tables(content), begin, end)
         return 0
     if args.threads:
         import torch
 
         torch.set_num_threads(args.threads)
+    return _measure_scale(args) if args.scale else _measure_rows(args)
+
+
+def _measure_rows(args: argparse.Namespace) -> int:
+    from ser import bench
     from ser.bench_memory import memory
     from ser.bench_rows import QUICK, Sizes
     from ser.bench_rows import ROWS as FUNCTIONS
 
+    out = args.out or Path("bench.json")
     sizes = QUICK if args.quick else Sizes()
     before, rows, more = bench.conditions(), [], {}
     for name in args.only or ROWS:
@@ -48,9 +78,37 @@ def run(args: argparse.Namespace) -> int:
         else:
             rows.append(FUNCTIONS[name](sizes))
             _say(rows[-1])
-        bench.write_bench(args.out, rows, before, {"quick": args.quick} | more)
-    print(_tables(json.loads(args.out.read_text())))
+        bench.write_bench(out, rows, before, {"quick": args.quick} | more)
+    print(_tables(json.loads(out.read_text())))
     return 0
+
+
+def _measure_scale(args: argparse.Namespace) -> int:
+    from ser import bench
+    from ser.bench_scale import scale
+    from ser.corpora import read_corpus
+    from ser.synth import write_demo_corpus
+
+    # A batch system's way to end it: the temporary folder is removed, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    out, before, n_said = args.out or Path("scale.json"), bench.conditions(), 0
+    with tempfile.TemporaryDirectory(prefix="ser-scale-") as folder:
+        corpus = read_corpus(args.corpus or write_demo_corpus(Path(folder) / "synthetic").parent)
+        for content in scale(corpus, args.scale, args.checkpoint, args.threads):
+            for row in content["rows"][n_said:]:
+                _say_scale(row)
+            n_said = len(content["rows"])
+            bench.write_bench(out, [], before, {"scale": content})
+    print(_tables(json.loads(out.read_text())))
+    return 0
+
+
+def _say_scale(row: dict[str, Any]) -> None:
+    print(
+        f"{row['times']}x {row['work']}: {row['utterances']} utterances, {row['hours']:.3g} h of audio, "
+        f"{row['seconds']:.1f} s, {row['seconds_per_hour']:.1f} s an hour, {row['peak_mib']:.0f} MiB",
+        file=sys.stderr, flush=True,
+    )  # fmt: skip
 
 
 def _say(row: object) -> None:
@@ -64,21 +122,24 @@ def _say(row: object) -> None:
         print(f"  outputs differ by {row.difference:.1e} of their size", file=sys.stderr, flush=True)
 
 
-def _put_between_marks(path: Path, tables: str) -> None:
+def _put_between_marks(path: Path, tables: str, begin_mark: str, end_mark: str) -> None:
     from ser.checkpoint import write_atomically
     from ser.errors import SettingsError
 
-    before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = path.read_text(encoding="utf-8").partition(begin_mark)
+    _, end, after = rest.partition(end_mark)
     if not end:
         raise SettingsError(
-            f"{path} does not hold the lines {BEGIN} and {END}; put them where the tables belong."
+            f"{path} does not hold the lines {begin_mark} and {end_mark}; put them where the tables belong."
         )
     write_atomically(path, f"{before}{begin}\n{tables}\n\n{end}{after}".encode())
 
 
-def _tables(content: dict[str, object]) -> str:
+def _tables(content: dict[str, Any]) -> str:
     from ser.bench import memory_table, table
+    from ser.bench_scale import scale_table
 
+    if "scale" in content:
+        return scale_table(content)
     parts = [table(content)] if content["rows"] else []
     return "\n\n".join(parts + ([memory_table(content)] if "memory" in content else []))
