@@ -243,7 +243,8 @@ class Crossval:
     def _write_result(self, outcome: Outcome) -> dict[str, Any]:
         result = self._result(outcome)
         write_atomically(
-            self.folder / "predictions.csv", self.predictions(outcome.probabilities, outcome.fold_of).encode()
+            self.folder / "predictions.csv",
+            predictions_table(self.corpus, outcome.probabilities, outcome.fold_of).encode(),
         )
         write_json(self.folder / "result.json", result)
         self.write_report(result)
@@ -294,7 +295,7 @@ class Crossval:
         scores = score(self.targets[test], probabilities, [speakers[i] for i in test], self.labels)
         return {
             **{
-                part: [self.file_of(i) for i in getattr(fold, part)]
+                part: [self.corpus.file_of(self.corpus.utterances[i].path) for i in getattr(fold, part)]
                 for part in ("train", "validation", "test")
             },
             "best_epoch": training.best_epoch,
@@ -304,24 +305,6 @@ class Crossval:
             ).tolist(),
             "test_scores": scores.to_dict(),
         }
-
-    def file_of(self, index: int) -> str:
-        """An utterance's path below the corpus folder, as written in results."""
-        path = self.corpus.utterances[index].path
-        return str(path.relative_to(self.corpus.root)) if path.is_relative_to(self.corpus.root) else str(path)
-
-    def predictions(self, probabilities: NDArray[np.float64], fold_of: NDArray[np.int64]) -> str:
-        """`predictions.csv` of answers `(utterances, labels)` and the fold that tested each."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["file", "speaker", "fold", "emotion", "predicted", *self.labels])
-        for index, utterance in enumerate(self.corpus.utterances):
-            row = probabilities[index]
-            writer.writerow(
-                [self.file_of(index), utterance.speaker, int(fold_of[index]) + 1, utterance.emotion,
-                 self.labels[int(row.argmax())], *(f"{value:.6f}" for value in row)]
-            )  # fmt: skip
-        return text.getvalue()
 
     def _train_final(self, outcome: Outcome) -> None:
         epochs = max(1, round(statistics.median(self.lockstep.best_epochs())))
@@ -423,6 +406,20 @@ def identity(corpus: Corpus, encoder: EncoderReference, settings: CrossvalSettin
     }
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
+
+
+def predictions_table(corpus: Corpus, probabilities: NDArray[np.float64], fold_of: NDArray[np.int64]) -> str:
+    """`predictions.csv` of answers `(utterances, labels)` and the fold that tested each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    labels = tuple(corpus.emotions)
+    writer.writerow(["file", "speaker", "fold", "emotion", "predicted", *labels])
+    for utterance, row, fold in zip(corpus.utterances, probabilities, fold_of, strict=True):
+        writer.writerow(
+            [corpus.file_of(utterance.path), utterance.speaker, int(fold) + 1, utterance.emotion,
+             labels[int(row.argmax())], *(f"{value:.6f}" for value in row)]
+        )  # fmt: skip
+    return text.getvalue()
 
 
 def write_json(path: Path, content: Any) -> None:

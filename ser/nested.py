@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ser.calibration import fit_temperature, softmax
 from ser.checkpoint import write_atomically
-from ser.crossval import Crossval, Stopped, write_json
+from ser.crossval import Crossval, Stopped, predictions_table, write_json
 from ser.errors import SettingsError
 from ser.folds import Fold
 from ser.lockstep import Lockstep
@@ -123,7 +123,8 @@ def _written(
         "pooled": score(outer.targets, probabilities, speakers, outer.labels).to_dict(),
         "folds": [{"best_epoch": one} for one in epochs],
     }
-    write_atomically(folder / "predictions.csv", outer.predictions(probabilities, fold_of).encode())
+    table = predictions_table(outer.corpus, probabilities, fold_of)
+    write_atomically(folder / "predictions.csv", table.encode())
     write_json(folder / "result.json", result)
     return result
 

@@ -48,7 +48,7 @@ def write_report(result: Row, predictions: Sequence[Row], path: str | Path) -> P
         _conditions(result),
         _score_section(result),
         _leak_section(result),
-        _comparison_section(result),
+        comparison_section(result.get("comparison") or []),
         _matrix_section(result),
         _training_section(result),
         _fold_section(result, predictions),
@@ -108,13 +108,13 @@ def _leak_section(result: Row) -> str:
     )
 
 
-def _comparison_section(result: Row) -> str:
-    """Figure 6, where baselines were measured."""
-    if not result.get("comparison"):
+def comparison_section(comparison: Sequence[Row]) -> str:
+    """Figure 6, where baselines were measured: rows as `ComparisonRow` has them."""
+    if not comparison:
         return ""
     from ser.charts import ComparisonRow, comparison_figure
 
-    rows = [ComparisonRow(**row) for row in result["comparison"]]
+    rows = [ComparisonRow(**row) for row in comparison]
     cells = [
         [row.name, f"{row.value:.1%}", "published" if row.published else "measured here", row.protocol]
         for row in rows

@@ -26,6 +26,7 @@ COMMANDS: dict[str, str] = {
     "crossval": "five-fold speaker-disjoint cross-validation",
     "train": "train a model for use on all speakers",
     "effects": "measure what each option beyond the paper changes, on the same folds",
+    "compare": "measure baselines beside the Bi-GRU on the same folds",
     "tune": "search the hyper-parameters with Optuna",
     "probe": "leave-one-speaker-out accuracy of an encoder's averaged frames",
     "distill": "train a small encoder from unlabelled recordings and a teacher",
