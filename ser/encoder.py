@@ -126,6 +126,11 @@ class Encoder:
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 
+    @property
+    def parallel(self) -> bool:
+        """Whether several threads gain by calling it at once, as they may."""
+        return self.device.type == "cpu"
+
     def __call__(self, utterances: Sequence[NDArray[np.float32]]) -> list[Frames]:
         """Encode utterances.
 

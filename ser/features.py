@@ -10,7 +10,10 @@ the disk (half precision) until they are asked for, so that memory does not grow
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -190,17 +193,22 @@ def extract(
     kept = store.find(wanted)
     missing = [key for key in wanted if key not in kept]
     broken = set()
+
+    def encode(key: str) -> NDArray[np.float32] | str:
+        return _compute(key, wanted[key][0], encoder, max_duration_s, augmentation)
+
     if progress is not None:
         progress(len(kept), len(wanted))
     try:
-        for done, key in enumerate(missing, start=len(kept) + 1):
-            message = _compute(key, wanted[key][0], encoder, store, max_duration_s, augmentation)
-            if message:
-                broken.add(key)
-                for path in wanted[key]:
-                    report(path, message)
-            if progress is not None:
-                progress(done, len(wanted))
+        with closing(_in_parallel(encode, missing, encoder)) as results:
+            for done, (key, frames) in enumerate(results, start=len(kept) + 1):
+                message = frames if isinstance(frames, str) else _keep(store, key, frames)
+                if message:
+                    broken.add(key)
+                    for path in wanted[key]:
+                        report(path, message)
+                if progress is not None:
+                    progress(done, len(wanted))
     finally:
         store.flush()  # an interruption loses nothing that was computed
     clips = _map(keys, store.find(wanted.keys() - broken), broken)
@@ -289,19 +297,64 @@ def _content_key(path: Path, report: Callable[[Path, str], None]) -> str | None:
 
 
 def _compute(
-    key: str, path: Path, encoder: FrameEncoder, store: Store, max_duration_s: float,
-    augmentation: Augmentation | None,
-) -> str | None:  # fmt: skip
-    """Compute the frames of a clip and keep them; returns why not, where that cannot be done."""
+    key: str, path: Path, encoder: FrameEncoder, max_duration_s: float, augmentation: Augmentation | None
+) -> NDArray[np.float32] | str:
+    """The frames of a clip, or why there are none."""
     try:
         samples = load_audio(path, max_duration_s)
-        (frames,) = encoder([augmentation(samples, key) if augmentation else samples])
-        store.add(key, frames)
-    except CacheError:
-        raise
+        return encoder([augmentation(samples, key) if augmentation else samples])[0]
     except (SerError, RuntimeError, ValueError, MemoryError) as error:
         return str(error) or type(error).__name__
-    return None
+
+
+def _keep(store: Store, key: str, frames: NDArray[np.float32]) -> str:
+    """Keep the frames of a clip; why not, where that cannot be done, else nothing."""
+    try:
+        store.add(key, frames)
+    except (ValueError, MemoryError) as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
+def _in_parallel(
+    encode: Callable[[str], NDArray[np.float32] | str], keys: Sequence[str], encoder: FrameEncoder
+) -> Generator[tuple[str, NDArray[np.float32] | str]]:
+    """Each key with its frames, in order: as many clips at once as torch has threads, each on one of them.
+
+    That is faster than one clip on all threads, most of which wait for each other at its many small steps.
+    """
+    n_threads = threads_of(encoder)
+    together = keys[1:] if n_threads > 1 else []
+    for key in keys[
+        : len(keys) - len(together)
+    ]:  # also a first one: what an encoder sets up at its first use
+        yield key, encode(key)
+    if not together:
+        return
+    import torch
+
+    pool = ThreadPoolExecutor(n_threads, initializer=torch.set_num_threads, initargs=(1,))
+    ahead: deque[tuple[str, Future[NDArray[np.float32] | str]]] = deque()
+    try:
+        for key in together:
+            ahead.append((key, pool.submit(encode, key)))
+            if len(ahead) > 2 * n_threads:  # so that memory does not grow
+                key, future = ahead.popleft()
+                yield key, future.result()
+        for key, future in ahead:
+            yield key, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(n_threads)
+
+
+def threads_of(encoder: FrameEncoder) -> int:
+    """How many clips an encoder can work on at once: torch's threads if it computes on the CPU, else one."""
+    if not getattr(encoder, "parallel", False):
+        return 1
+    import torch
+
+    return torch.get_num_threads()
 
 
 def _map(keys: Sequence[str | None], kept: dict[str, Shard], broken: set[str]) -> list[_Clip | None]:

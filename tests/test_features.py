@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from support import write_voice
 
 from ser import feature_cache
 from ser.audio import load_audio
 from ser.cli import main
+from ser.encoder import Encoder
 from ser.errors import CacheError, CorpusError, SettingsError
 from ser.feature_cache import FeatureCache
 from ser.features import FeatureSet, extract, shard, usable_features
@@ -454,3 +457,41 @@ if __name__ == "__main__":
     import ast
 
     sys.exit(extract_as_a_program(sys.argv[2], sys.argv[3:], **ast.literal_eval(sys.argv[1])))
+
+
+def test_clips_encoded_side_by_side_have_the_frames_that_each_has_alone(tmp_path, tiny_encoder):
+    clips = [write_voice(tmp_path / f"{n}.wav", 0.3 + 0.1 * (n % 5), seed=n) for n in range(12)]
+    bad = tmp_path / "bad.wav"
+    bad.write_bytes(b"no sound")
+    encoder, before = Encoder.load(tiny_encoder), torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        seen: list[int] = []
+        features = extract(
+            [*clips, bad], encoder, FeatureCache(tmp_path / "cache"), lambda done, total: seen.append(done)
+        )
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == list(range(len(clips) + 2))
+    assert [path for path, _ in features.failed] == [bad]
+    for index, clip in enumerate(clips):
+        np.testing.assert_allclose(features[index], encoder([load_audio(clip)])[0], atol=2e-3)
+
+
+def test_an_interruption_among_clips_side_by_side_keeps_what_was_computed(tmp_path, tiny_encoder):
+    clips = [write_voice(tmp_path / f"{n}.wav", 0.3, seed=n) for n in range(20)]
+    encoder, before = Encoder.load(tiny_encoder), torch.get_num_threads()
+
+    def interrupt(done: int, total: int) -> None:
+        if done == 8:
+            raise KeyboardInterrupt
+
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            extract(clips, encoder, FeatureCache(tmp_path / "cache"), interrupt)
+        assert extract(clips, encoder, FeatureCache(tmp_path / "cache")).n_computed == 12
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
