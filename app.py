@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 
+from ser.compat import let_threads_sleep
 from ser.errors import SerError, SettingsError
 from ser.ui.gradio_import import import_gradio
 from ser.ui.logs import set_up_logs
@@ -18,6 +19,7 @@ from ser.ui.settings import AppSettings
 def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     set_up_logs()
+    let_threads_sleep()
     try:
         settings = AppSettings.from_environment(os.environ)
         import_gradio()
