@@ -10,7 +10,9 @@ of torch.
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 import sys
 from types import ModuleType
 from typing import Any
@@ -24,6 +26,12 @@ def let_threads_sleep() -> None:
     already stays.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def give_back_memory() -> None:
+    """Give what was freed back to the system, where glibc would keep it for later in ever more pieces."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def import_torchaudio() -> ModuleType:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from ser.audio import MAX_DURATION_S, load_audio
 from ser.augment import Augmentation
+from ser.compat import give_back_memory
 from ser.errors import CacheError, CorpusError, SerError, SettingsError
 from ser.feature_cache import FeatureCache, FrameEncoder, Store
 from ser.shards import MappedShard, Shard
@@ -146,6 +147,7 @@ class FeatureSet:
         if self._touched_bytes > RESIDENT_BYTES:
             for mapped in self._maps:
                 mapped.release()
+            give_back_memory()
             self._touched_bytes = 0
 
 
