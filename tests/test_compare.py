@@ -126,21 +126,22 @@ def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_
 
 def test_what_is_finished_is_kept_and_a_comparison_goes_on_where_it_stopped(toy, tmp_path):
     names = ("mean_lr", "conformer", "drm")
-    whole = compare(toy.corpus, encoded(toy), names, COMPARED, tmp_path / "whole")
+    brief = replace(COMPARED, baseline=replace(SMALL, max_epochs=1))
+    whole = compare(toy.corpus, encoded(toy), names, brief, tmp_path / "whole")
     heard: list[str] = []
 
     def note(run: str, fold: int, epoch: int) -> None:
         heard.append(run)
 
     with pytest.raises(Stopped):
-        compare(toy.corpus, encoded(toy), names, COMPARED, tmp_path / "cut", note,
+        compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note,
                 lambda: "conformer-shipped" in heard)  # fmt: skip
     heard.clear()
-    again = compare(toy.corpus, encoded(toy), names, COMPARED, tmp_path / "cut", note)
+    again = compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note)
     assert set(heard) == {"conformer-shipped", "drm-shipped"}
     assert again["rows"] == whole["rows"]
     heard.clear()
-    compare(toy.corpus, encoded(toy), names, COMPARED, tmp_path / "cut", note)
+    compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note)
     assert heard == []
 
 
