@@ -137,29 +137,32 @@ def compare(
         should_stop: asked after each fold, and by the Bi-GRU after each epoch.
 
     Raises:
-        SettingsError: no such model, or the folder holds a comparison of something else.
+        SettingsError: no such model, or the folder holds a comparison on another corpus or other folds.
         Stopped: `should_stop` said so; the same call goes on.
     """
     names, _ = runnable(names)
     folds = settings.crossval.folds(corpus)
+    shared = identity(corpus, encoded[0].reference, settings.crossval)
+    _claim(folder, {"settings": _of_folds(shared), "corpus": shared["corpus"]})
     rows: list[dict[str, Any]] = []
     content = {
         "kind": "compare",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "protocol": settings.crossval.protocol(len(folds)),
         "settings": told(settings),
-        "corpus": identity(corpus, encoded[0].reference, settings.crossval)["corpus"],
+        "corpus": shared["corpus"],
         "labels": list(corpus.emotions),
         "intervals": "95 %, bootstrap over speakers",
         "versions": library_versions(),
         "rows": rows,
     }
     for name, one in _runs(names, encoded):
-        run = f"{name}-{slug(one.reference.source)}" if MODELS[name].uses_encoder else name
+        run = f"{name}-{_folder_of(one, encoded)}" if MODELS[name].uses_encoder else name
         result = _run(name, run, corpus, one, settings, folds, folder / run, listener, should_stop)
         scores = {key: result["pooled"][key] for key in ("wa", "uar", "macro_f1")}
         encoder = one.reference.source if MODELS[name].uses_encoder else None
-        rows.append({"model": name, "title": _title(name, encoder), "encoder": encoder, "run": run, **scores})
+        row = {"model": name, "title": _title(name, encoder), "encoder": encoder, "run": run, **scores}
+        rows.append(row | {"seconds": result.get("seconds")})  # folders may be older than this figure
         write_json(folder / "compare.json", content)
         _write_report(content, folder / "report.html")
     return content
@@ -181,6 +184,17 @@ def slug(source: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in source.strip("/").split("/")[-1])
 
 
+def _folder_of(one: Encoded, encoded: Sequence[Encoded]) -> str:
+    """An encoder's part of a folder's name; where two have the same, such as `encoder`, its fingerprint follows."""
+    name = slug(one.reference.source)
+    same = [other for other in encoded if slug(other.reference.source) == name]
+    return f"{name}-{one.reference.fingerprint}" if len(same) > 1 else name
+
+
+def _of_folds(shared: dict[str, Any]) -> dict[str, Any]:
+    return {key: shared["settings"][key] for key in ("split", "n_folds", "validation_share", "seed")}
+
+
 def _runs(names: Sequence[str], encoded: Sequence[Encoded]) -> Iterator[tuple[str, Encoded]]:
     for name in names:
         yield from ((name, one) for one in (encoded if MODELS[name].uses_encoder else encoded[:1]))
@@ -200,14 +214,18 @@ def _run(
         crossval = Crossval(corpus, encoded.frames, encoded.reference, settings.crossval, folder)
         if crossval.lockstep.done and finished.exists():
             return _read(finished)
-        return crossval.run(lambda fold, report: listener(run, fold, report.epoch), should_stop, final=False)
+        begun = time.monotonic()
+        result = crossval.run(
+            lambda fold, report: listener(run, fold, report.epoch), should_stop, final=False
+        )
+        result["seconds"] = round(time.monotonic() - begun, 1)
+        write_json(finished, result)
+        return result
     about = identity(corpus, encoded.reference, settings.crossval)
     about = {"model": name, "baseline": told(settings.baseline), **about}
     for key in () if MODELS[name].uses_encoder else ("encoder",):
         about.pop(key)
-    about["settings"] = {
-        key: about["settings"][key] for key in ("split", "n_folds", "validation_share", "seed")
-    }
+    about["settings"] = _of_folds(about)
     _claim(folder, about)
     if finished.exists():
         return _read(finished)

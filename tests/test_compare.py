@@ -139,7 +139,7 @@ def test_what_is_finished_is_kept_and_a_comparison_goes_on_where_it_stopped(toy,
     heard.clear()
     again = compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note)
     assert set(heard) == {"conformer-shipped", "drm-shipped"}
-    assert again["rows"] == whole["rows"]
+    assert [row | {"seconds": 0} for row in again["rows"]] == [row | {"seconds": 0} for row in whole["rows"]]
     heard.clear()
     compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note)
     assert heard == []
@@ -153,6 +153,28 @@ def test_a_folder_of_another_comparison_is_refused(toy, tmp_path):
     with pytest.raises(SettingsError, match="other settings"):
         compare(toy.corpus, encoded(toy), ["mean_lr"], replace(COMPARED, crossval=replace(SETTINGS, seed=3)),
                 tmp_path)  # fmt: skip
+
+
+def test_a_folder_of_another_corpus_or_other_folds_is_refused_to_every_model(toy, tmp_path):
+    compare(toy.corpus, encoded(toy), ["mean_lr"], COMPARED, tmp_path)
+    before = (tmp_path / "compare.json").read_text()
+    with pytest.raises(SettingsError, match="other settings"):
+        compare(toy.corpus, encoded(toy), ["drm"], replace(COMPARED, crossval=replace(SETTINGS, n_folds=2)),
+                tmp_path)  # fmt: skip
+    with pytest.raises(SettingsError, match="other corpus"):
+        compare(replace(toy.corpus, name="another"), encoded(toy), ["drm"], COMPARED, tmp_path)
+    assert (tmp_path / "compare.json").read_text() == before
+
+
+def test_encoders_of_the_same_name_are_kept_apart_and_each_model_tells_its_seconds(toy, tmp_path):
+    two = [replace(encoded(toy)[0], reference=replace(ENCODER, source=f"{run}/encoder", fingerprint=run))
+           for run in ("first", "second")]  # fmt: skip
+    for _ in range(2):
+        rows = compare(toy.corpus, two, ["bigru", "mean_lr"], COMPARED, tmp_path)["rows"]
+        assert {row["run"] for row in rows} == {
+            f"{name}-encoder-{run}" for name in ("bigru", "mean_lr") for run in ("first", "second")
+        }
+        assert all(row["seconds"] >= 0 for row in rows)
 
 
 def test_without_opensmile_its_models_are_left_out_with_the_reason(monkeypatch):
@@ -189,5 +211,18 @@ def test_models_without_an_encoder_load_none(tmp_path: Path, capsys):
     corpus = write_tiny_corpus(tmp_path / "corpus")
     words = ["compare", "--corpus", corpus, "--encoder", tmp_path / "nowhere", "--folds", 3, "--no-check",
              "--validation-share", 0.2, "--baseline-max-epochs", 1, "--out", tmp_path / "out"]  # fmt: skip
-    assert main([str(word) for word in [*words, "--models", "mfcc_cnn"]]) == 0
-    assert "MFCC, 1D-CNN" in capsys.readouterr().out
+    assert main([str(word) for word in [*words, "--models", "mfcc_cnn,mfcc_cnn"]]) == 0
+    assert capsys.readouterr().out.count("MFCC, 1D-CNN") == 1
+
+
+def test_a_command_that_nothing_can_answer_says_so(tmp_path: Path, monkeypatch, capsys):
+    monkeypatch.setattr("ser.compare.runnable", lambda names: ([], ["egemaps_svm is left out"]))
+    words = ["compare", "--corpus", tmp_path, "--models", "egemaps_svm"]
+    assert main([str(word) for word in words]) == 2
+    assert "None of these models can run here" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("option", ["--weighted-layers", "--augmented-copies"])
+def test_options_that_need_other_frames_are_not_offered(tmp_path: Path, option):
+    with pytest.raises(SystemExit):
+        main(["compare", "--corpus", str(tmp_path), option, "2"])

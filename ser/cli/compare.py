@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of torch")
     parser.add_argument(
         "--models", nargs="+", default=list(MODELS), metavar="MODEL",
-        help=f"which ones (default: all that can run: {', '.join(MODELS)})",
+        help=f"which ones, apart by blanks or commas (default: all that can run: {', '.join(MODELS)})",
     )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, default=Path("runs") / "compare",
@@ -50,7 +50,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("speakers", "loso", "corpora"), default="speakers")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-share", type=float, default=0.10)
-    add_settings(parser, ClassifierSettings, TrainingSettings)
+    add_settings(
+        parser, ClassifierSettings, TrainingSettings, leave_out=("weighted_layers", "augmented_copies")
+    )
     for name, default in vars(BaselineSettings()).items():
         if name not in ("max_frames", "seed"):
             parser.add_argument(
@@ -64,11 +66,16 @@ def run(args: argparse.Namespace) -> int:
     from ser.classifier import ClassifierSettings
     from ser.compare import MODELS, CompareSettings, compare, runnable
     from ser.crossval import CrossvalSettings
+    from ser.errors import SettingsError
     from ser.training import TrainingSettings
 
-    names, reasons = runnable(args.models)
+    asked = [name for word in args.models for name in word.split(",") if name]
+    names, reasons = runnable(list(dict.fromkeys(asked)))
     for reason in reasons:
         print(reason, flush=True)
+    if not names:
+        raise SettingsError(f"None of these models can run here; there are {', '.join(MODELS)}.")
+    args.encoder = list(dict.fromkeys(args.encoder))
     crossval = CrossvalSettings(
         settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), args.split, args.folds,
         args.validation_share, args.seed,
@@ -150,10 +157,10 @@ def print_comparison(content: dict[str, Any]) -> None:
 
     print(f"\n{content['protocol']}; {content['intervals']}\n")
     width = max(len(row["title"]) for row in content["rows"]) + 2
-    print(f"{'measured here':{width}s}{'WA':26s}{'UAR':26s}macro F1")
+    print(f"{'measured here':{width}s}{'WA':26s}{'UAR':26s}{'macro F1':26s}seconds")
     for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"]):
         cells = "".join(f"{interval_text(row[key]):26s}" for key in ("wa", "uar", "macro_f1"))
-        print(f"{row['title']:{width}s}{cells.rstrip()}")
+        print(f"{row['title']:{width}s}{cells}{row['seconds'] or '-'}")
     print("\npublished, on ShEMO, under other protocols: not measured here")
     for one in PUBLISHED:
         print(f"  {one.name}: {100 * one.value:.2f} % ({one.protocol})", flush=True)
