@@ -135,11 +135,23 @@ def conditions() -> dict[str, Any]:
     }
 
 
-def write_bench(path: Path, rows: Sequence[Row], before: dict[str, Any], more: dict[str, Any]) -> None:
-    """`bench.json`: conditions before and after, rows; atomically."""
+def write_bench(
+    path: Path,
+    rows: Sequence[Row],
+    before: dict[str, Any],
+    more: dict[str, Any],
+    kept: dict[str, Any] | None = None,
+) -> None:
+    """`bench.json`: conditions before and after, rows with the date of each; atomically.
+
+    Args:
+        kept: the content of an earlier run, whose rows stay where this one has none of that name.
+    """
     from ser.checkpoint import write_atomically
 
-    content = {"before": before, "after": conditions(), "rows": [row.to_dict() for row in rows]} | more
+    fresh = {row.name: row.to_dict() | {"measured": before["date"]} for row in rows}
+    every = {row["name"]: row for row in (kept or {}).get("rows", [])} | fresh
+    content = (kept or {}) | {"before": before, "after": conditions(), "rows": list(every.values())} | more
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())
 
 

@@ -19,13 +19,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ser.classifier_settings import ClassifierSettings
 from ser.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from ser.classifier import ClassifierSettings
     from ser.encoder import Encoder
 
 FORMAT = "persian-ser checkpoint 1"
@@ -243,8 +243,6 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
 
 
 def _checkpoint(content: dict[str, Any]) -> Checkpoint:
-    from ser.classifier import ClassifierSettings
-
     labels = content["labels"]
     if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
         raise ValueError(f"labels must be a list of names, got {labels!r}.")

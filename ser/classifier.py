@@ -6,59 +6,12 @@ there are no padded steps to mask, and the logits of an utterance do not depend 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
-
 import torch
 from torch import nn
 from torch.nn import functional
 
-from ser.errors import SettingsError
+from ser.classifier_settings import ClassifierSettings as ClassifierSettings
 from ser.gru import BiGRULayer, PackedIndex
-
-
-@dataclass(frozen=True)
-class ClassifierSettings:
-    """Shape of the classifier; the defaults are the best configuration of the paper.
-
-    Attributes:
-        base_units: units of the first GRU layer, a direction.
-        final_units: units of the last one; layers between are spaced linearly. One layer has `base_units`.
-        gru_layers: 1 or more.
-        dropout: share of the encoder's numbers set to zero in training.
-        pooling: "last" takes the last forward and the first backward state (the paper); "attentive" takes the mean
-            and standard deviation of all states under learned attention (Okabe et al. 2018).
-        weighted_layers: 0 takes one layer of the encoder (the paper); more take the sum of so many hidden layers, the
-            front end's output counted, under learned softmax weights (Yang et al. 2021, SUPERB).
-    """
-
-    base_units: int = 192
-    final_units: int = 32
-    gru_layers: int = 2
-    dropout: float = 0.2
-    pooling: Literal["last", "attentive"] = "last"
-    weighted_layers: int = field(default=0, metadata={"may_be_absent": True})  # checkpoints are older
-
-    def __post_init__(self) -> None:
-        if min(self.base_units, self.final_units, self.gru_layers) < 1:
-            raise SettingsError(
-                f"base_units {self.base_units}, final_units {self.final_units} and gru_layers {self.gru_layers} "
-                "must each be at least 1."
-            )
-        if self.weighted_layers < 0 or self.weighted_layers == 1:
-            raise SettingsError(f"weighted_layers must be 0 or at least 2, got {self.weighted_layers}.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
-        if self.pooling not in ("last", "attentive"):
-            raise SettingsError(f"pooling must be 'last' or 'attentive', got {self.pooling!r}.")
-
-    @property
-    def units(self) -> tuple[int, ...]:
-        """Units of each GRU layer, spaced linearly from base to final (section 4.2)."""
-        if self.gru_layers == 1:
-            return (self.base_units,)
-        step = (self.final_units - self.base_units) / (self.gru_layers - 1)
-        return tuple(round(self.base_units + step * layer) for layer in range(self.gru_layers))
 
 
 class BiGRUClassifier(nn.Module):

@@ -272,6 +272,19 @@ def test_gradio_is_imported_whole_and_nothing_stays_patched() -> None:
     assert printed == "True\n"
 
 
+def test_the_page_is_built_before_torch_is_imported() -> None:
+    code = """
+import sys
+from ser.ui.gradio_import import import_gradio
+from ser.ui.settings import AppSettings
+import_gradio()
+from ser.ui.page import build_page
+build_page(AppSettings.from_environment({}))
+assert not {"torch", "transformers", "optuna", "sklearn"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+
+
 def test_nothing_but_the_page_imports_gradio() -> None:
     printed = run_python("""
         import importlib, pkgutil, sys

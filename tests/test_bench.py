@@ -115,6 +115,20 @@ def test_the_command_writes_figures_and_prints_their_table(monkeypatch, tmp_path
     assert capsys.readouterr().out == printed
 
 
+def test_a_row_measured_anew_leaves_the_others(tmp_path):
+    path = tmp_path / "b.json"
+    first, other, second = (
+        Row(name, name, way, "2", 1e-6, (Pair(4, 2, 4, 4),))
+        for name, way in (("x", "old"), ("y", "kept"), ("x", "new"))
+    )
+    write_bench(path, [first, other], conditions(), {"memory": []})
+    write_bench(path, [second], conditions(), {}, json.loads(path.read_text()))
+    content = json.loads(path.read_text())
+    assert [row["plain"] for row in content["rows"]] == ["new", "kept"]
+    assert all(row["measured"] for row in content["rows"])
+    assert content["memory"] == []
+
+
 def test_the_tables_are_put_between_their_marks_in_a_readme(tmp_path):
     row = Row("x", "work", "plain way", "2", 1e-6, (Pair(4, 2, 4, 4),))
     write_bench(tmp_path / "b.json", [row], conditions(), {})

@@ -67,10 +67,16 @@ def _measure_rows(args: argparse.Namespace) -> int:
     from ser.bench_memory import memory
     from ser.bench_rows import QUICK, Sizes
     from ser.bench_rows import ROWS as FUNCTIONS
+    from ser.errors import SettingsError
 
     out = args.out or Path("bench.json")
     sizes = QUICK if args.quick else Sizes()
     before, rows, more = bench.conditions(), [], {}
+    kept = json.loads(out.read_text()) if args.only and out.exists() else {}
+    if kept.get("quick", args.quick) != args.quick:
+        raise SettingsError(
+            f"{out} is of a run {'with' if kept['quick'] else 'without'} --quick: name another --out."
+        )
     for name in args.only or ROWS:
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name == "memory":
@@ -78,7 +84,7 @@ def _measure_rows(args: argparse.Namespace) -> int:
         else:
             rows.append(FUNCTIONS[name](sizes))
             _say(rows[-1])
-        bench.write_bench(out, rows, before, {"quick": args.quick} | more)
+        bench.write_bench(out, rows, before, {"quick": args.quick} | more, kept)
     print(_tables(json.loads(out.read_text())))
     return 0
 
