@@ -54,6 +54,7 @@ class Row:
         difference: largest difference of the outputs, relative to the largest output; None where the row compares
             no numbers.
         pairs: the turns.
+        outcomes: of each turn, what else is worth knowing of both ways.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Row:
     target: str
     difference: float | None
     pairs: tuple[Pair, ...]
+    outcomes: tuple[dict[str, Any], ...] = ()
 
     def spread(self, of: Callable[[Pair], float]) -> tuple[float, float, float]:
         """Least, median, largest."""
@@ -89,11 +91,11 @@ def take_turns(
     pairs = []
     for turn in range(repeats):
         if turn % 2:
-            ours_s = _timed(ours)
-            plain_s = _timed(plain)
+            ours_s = timed(ours)
+            plain_s = timed(plain)
         else:
-            plain_s = _timed(plain)
-            ours_s = _timed(ours)
+            plain_s = timed(plain)
+            ours_s = timed(ours)
         pairs.append(Pair(plain_s[0], ours_s[0], plain_s[1], ours_s[1]))
     return tuple(pairs)
 
@@ -129,6 +131,7 @@ def conditions() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
+        "spin_count": os.environ.get("GOMP_SPINCOUNT"),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "versions": library_versions(),
@@ -180,7 +183,8 @@ def memory_table(content: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _timed(work: Callable[[], object]) -> tuple[float, float]:
+def timed(work: Callable[[], object]) -> tuple[float, float]:
+    """Seconds by the clock, and of CPU time of all threads."""
     cpu, clock = time.process_time(), time.perf_counter()
     work()
     return time.perf_counter() - clock, time.process_time() - cpu

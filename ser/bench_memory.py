@@ -117,7 +117,7 @@ def _training(way: str, clips: int, folder: Path) -> None:
     """One epoch of a small classifier: the frames are what takes the memory."""
     from ser.classifier import ClassifierSettings
     from ser.features import FeatureCache, extract
-    from ser.plain import PlainClassifier, plain_epoch
+    from ser.plain import PlainClassifier, plain_epoch, plain_optimizer
     from ser.training import FrameSource, Training, TrainingSettings
 
     classifier, settings = ClassifierSettings(8, 8, 1), TrainingSettings()
@@ -138,7 +138,8 @@ def _training(way: str, clips: int, folder: Path) -> None:
             return kept[indices].reshape(-1, DIM), np.full(len(indices), FRAMES)
 
     model = PlainClassifier(DIM, 6, classifier, packed=False)
-    plain_epoch(model, InMemory(), targets, train, validation, settings)  # type: ignore[arg-type]
+    optimizer = plain_optimizer(model, settings)
+    plain_epoch(model, optimizer, InMemory(), targets, train, validation, settings)  # type: ignore[arg-type]
 
 
 def main() -> None:

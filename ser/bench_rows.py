@@ -115,11 +115,13 @@ def training_row(sizes: Sizes, packed: bool = False) -> Row:
     folds = _folds(n)
     difference = _same_training(sizes, features, targets, folds[0], settings)
     models = [plain.PlainClassifier(sizes.dim, N_LABELS, classifier, packed) for _ in folds]
+    optimizers = [plain.plain_optimizer(model, settings) for model in models]
     ours = Lockstep(features, targets, folds, N_LABELS, sizes.dim, classifier, settings)
 
     def plain_epoch() -> None:
-        for number, (model, fold) in enumerate(zip(models, folds, strict=True)):
-            plain.plain_epoch(model, features, targets, fold.train, fold.validation, settings, 1, number)
+        for number, (model, optimizer, fold) in enumerate(zip(models, optimizers, folds, strict=True)):
+            parts = fold.train, fold.validation
+            plain.plain_epoch(model, optimizer, features, targets, *parts, settings, 1, number)
 
     way = "`nn.GRU` on packed sequences" if packed else "`nn.GRU` padded to 300 frames"
     return Row(
@@ -247,8 +249,9 @@ def _same_training(
     ours = Training(features, targets, N_LABELS, sizes.dim, train, fold.validation, still, settings)
     model = plain.PlainClassifier(sizes.dim, N_LABELS, still, packed=True)
     model.copy_weights(copy.deepcopy(ours.model))
-    expected = plain.plain_epoch(model, features, targets, train, fold.validation, settings)
-    return check_same("training", expected, ours.run_epoch().validation_loss, TOLERANCE)
+    optimizer = plain.plain_optimizer(model, settings)
+    expected = plain.plain_epoch(model, optimizer, features, targets, train, fold.validation, settings)
+    return check_same("training", expected.validation_loss, ours.run_epoch().validation_loss, TOLERANCE)
 
 
 def _folds(n: int) -> list[Fold]:

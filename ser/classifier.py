@@ -59,8 +59,6 @@ class BiGRUClassifier(nn.Module):
         first = self.gru[0]
         weight = first.weight_ih * self.norm.weight
         bias = first.bias_ih + first.weight_ih @ self.norm.bias
-        if len(index.lengths) == 1 and not torch.is_grad_enabled():
-            return self.dense(self._pooled_alone(x, weight, bias))
         states = first.states(x, index, weight, bias)
         for before, layer in zip(self.gru, list(self.gru)[1:], strict=False):
             states = layer.states(before.packed(states, index), index)
@@ -88,17 +86,6 @@ class BiGRUClassifier(nn.Module):
             return last.last(states, index)
         frames = last.packed(states, index)
         return torch.stack([self._attended(utterance) for utterance in frames.split(index.lengths.tolist())])
-
-    def _pooled_alone(self, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        """The same for the frames of one utterance, without a gradient."""
-        first, *more = self.gru
-        states = first.alone(frames, weight, bias)
-        for layer in more:
-            states = layer.alone(states)
-        if self.settings.pooling == "attentive":
-            return self._attended(states)[None]
-        units = states.shape[1] // 2
-        return torch.cat([states[-1:, :units], states[:1, units:]], dim=1)
 
     def _attended(self, frames: torch.Tensor) -> torch.Tensor:
         """Mean and standard deviation of one utterance's states under learned attention."""

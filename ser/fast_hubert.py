@@ -13,6 +13,7 @@ comes out is equal to about 1e-5 of its size, in about half the time for DistilH
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -62,15 +63,13 @@ class FrontEnd(nn.Module):
         windows = samples.unfold(0, self.kernel, self.stride).contiguous()
         weight, bias, norm = self._folded(windows)
         if not len(self.rest):
-            return _activated(torch.addmm(bias, windows, weight), norm)
+            return _activate(torch.addmm(bias, windows, weight), norm)
         following: Any = self.rest[0]
-        n_frames = following.n_frames(len(windows))
-        done = []
-        for start in range(0, n_frames, BLOCK):
-            stop = min(start + BLOCK, n_frames)
-            rows = windows[start * following.stride : (stop - 1) * following.stride + following.kernel]
-            done.append(following(_activated(torch.addmm(bias, rows, weight), norm)))
-        frames = torch.cat(done)
+        frames = following.room(len(windows))
+        before = torch.empty(following.reach(min(BLOCK, len(frames))), weight.shape[1])
+        for start, stop, rows in following.blocks(windows):
+            inputs = torch.addmm(bias, rows, weight, out=before[: len(rows)])
+            following(_activate(inputs, norm), out=frames[start:stop])
         for layer in list(self.rest)[1:]:
             frames = layer.in_blocks(frames)
         return frames
@@ -99,7 +98,7 @@ class _StridedLayer(nn.Module):
         super().__init__()
         self.kernel, self.stride = layer.conv.kernel_size[0], layer.conv.stride[0]
         self.norm = getattr(layer, "layer_norm", None)
-        self.bias = _bias(layer.conv)
+        self.bias = None if layer.conv.bias is None else layer.conv.bias.detach()
         taps = layer.conv.weight.detach().permute(2, 1, 0)  # (kernel, in, out)
         # The taps of one stride lie beside each other in memory, as the frames that they meet do.
         self.taps = [part.flatten(0, 1).contiguous() for part in taps.split(self.stride)]
@@ -113,46 +112,62 @@ class _StridedLayer(nn.Module):
     def n_frames(self, n: int) -> int:
         return (n - self.kernel) // self.stride + 1
 
-    def in_blocks(self, frames: torch.Tensor) -> torch.Tensor:
-        n_frames, done = self.n_frames(len(frames)), []
+    def reach(self, n_frames: int) -> int:
+        """Inputs that so many outputs hear."""
+        return (n_frames - 1) * self.stride + self.kernel
+
+    def room(self, n: int) -> torch.Tensor:
+        """For the outputs of `n` inputs."""
+        return torch.empty(self.n_frames(n), self.taps[0].shape[1])
+
+    def blocks(self, inputs: torch.Tensor) -> Iterator[tuple[int, int, torch.Tensor]]:
+        """First output of a block, the one after its last, and the inputs that they hear."""
+        n_frames = self.n_frames(len(inputs))
         for start in range(0, n_frames, BLOCK):
             stop = min(start + BLOCK, n_frames)
-            done.append(self(frames[start * self.stride : (stop - 1) * self.stride + self.kernel]))
-        return torch.cat(done)
+            yield start, stop, inputs[start * self.stride :][: self.reach(stop - start)]
 
-    def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """`(frames, in)` contiguous to `(fewer frames, out)`."""
-        n_frames = self.n_frames(len(frames))
-        if not self.winograd:
-            return _activated(self._direct(frames, n_frames), self.norm)
-        grouped = n_frames - n_frames % OUTPUTS
-        if grouped:
-            out = torch.cat(
-                [self._grouped(frames, grouped), self._direct(frames[2 * grouped :], n_frames - grouped)]
-            )
-        else:
-            out = self._direct(frames, n_frames)
-        return _activated(out, self.norm)
-
-    def _direct(self, frames: torch.Tensor, n_frames: int) -> torch.Tensor:
-        width = frames.shape[1]
-        out = self.bias.expand(n_frames, -1)
-        for number, taps in enumerate(self.taps):
-            rows = frames[number * self.stride :].as_strided((n_frames, len(taps)), (self.stride * width, 1))
-            out = torch.addmm(out, rows, taps)
+    def in_blocks(self, frames: torch.Tensor) -> torch.Tensor:
+        out = self.room(len(frames))
+        for start, stop, inputs in self.blocks(frames):
+            self(inputs, out=out[start:stop])
         return out
 
-    def _grouped(self, frames: torch.Tensor, n_frames: int) -> torch.Tensor:
-        """The first `n_frames` outputs, a multiple of four."""
-        width, groups = frames.shape[1], n_frames // OUTPUTS
+    def forward(self, frames: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+        """`(frames, in)` contiguous to `(fewer frames, out)`, written into `out`."""
+        grouped = len(out) - len(out) % OUTPUTS if self.winograd else 0
+        if grouped:
+            self._grouped(frames, out[:grouped])
+        if grouped < len(out):
+            self._direct(frames[self.stride * grouped :], out[grouped:])
+        return _activate(out, self.norm)
+
+    def _direct(self, frames: torch.Tensor, out: torch.Tensor) -> None:
+        width = frames.shape[1]
+        for number, taps in enumerate(self.taps):
+            rows = frames[number * self.stride :].as_strided((len(out), len(taps)), (self.stride * width, 1))
+            if number:
+                out.addmm_(rows, taps)
+            else:
+                self._first(rows, taps, out)
+
+    def _grouped(self, frames: torch.Tensor, out: torch.Tensor) -> None:
+        """So many outputs that they are a multiple of four."""
+        width, groups = frames.shape[1], len(out) // OUTPUTS
         even = frames.as_strided((groups, EVALUATIONS, width), (2 * OUTPUTS * width, 2 * width, 1))
         evaluated = torch.bmm(self.to_inputs.expand(groups, -1, -1), even)
         products = torch.empty(groups, EVALUATIONS, self.odd.shape[1])
         for point in range(EVALUATIONS):
             torch.mm(evaluated[:, point], self.even[point], out=products[:, point])
-        odd = frames[1:].as_strided((n_frames, width), (2 * width, 1))
-        out = torch.addmm(self.bias, odd, self.odd).view(groups, OUTPUTS, -1)
-        return out.baddbmm_(self.to_outputs.expand(groups, -1, -1), products).view(n_frames, -1)
+        self._first(frames[1:].as_strided((len(out), width), (2 * width, 1)), self.odd, out)
+        out.view(groups, OUTPUTS, -1).baddbmm_(self.to_outputs.expand(groups, -1, -1), products)
+
+    def _first(self, rows: torch.Tensor, taps: torch.Tensor, out: torch.Tensor) -> None:
+        """The first product of a sum, with the bias."""
+        if self.bias is None:
+            torch.mm(rows, taps, out=out)
+        else:
+            torch.addmm(self.bias, rows, taps, out=out)
 
 
 class PositionEmbedding(nn.Module):
@@ -182,8 +197,9 @@ class PositionEmbedding(nn.Module):
         return functional.gelu(out + self.bias)
 
 
-def _activated(out: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
-    return functional.gelu(out if norm is None else norm(out))
+def _activate(frames: torch.Tensor, norm: nn.Module | None) -> torch.Tensor:
+    """In place."""
+    return torch.ops.aten.gelu.out(frames if norm is None else norm(frames), out=frames)
 
 
 def _bias(conv: Any) -> torch.Tensor:

@@ -95,9 +95,7 @@ class FeatureSet:
         Raises:
             CacheError: the clip has no frames because its file could not be used.
         """
-        clip = self._clips[index]
-        if clip is None:
-            raise CacheError(f"{self.paths[index]} has no features: {dict(self.failed)[self.paths[index]]}")
+        clip = self._clip(index)
         frames = clip.mapped.frames[clip.start : clip.start + clip.n_frames]
         self._touch(frames.nbytes)
         return frames
@@ -120,8 +118,11 @@ class FeatureSet:
         packed = np.empty((int(lengths.sum()), *self.frame_shape), dtype=np.float32)
         start = 0
         for index, length in zip(indices, lengths.tolist(), strict=True):
-            packed[start : start + length] = self[index][:length]
+            clip = self._clip(index)
+            packed[start : start + length] = clip.mapped.frames[clip.start : clip.start + length]
+            clip.mapped.release(clip.start, length)
             start += length
+        self._touch(packed.nbytes)
         return packed, lengths
 
     def select(self, indices: Iterable[int]) -> FeatureSet:
@@ -140,6 +141,12 @@ class FeatureSet:
             [failure for one in every for failure in one.failed],
             sum(one.n_computed for one in every),
         )
+
+    def _clip(self, index: int) -> _Clip:
+        clip = self._clips[index]
+        if clip is None:
+            raise CacheError(f"{self.paths[index]} has no features: {dict(self.failed)[self.paths[index]]}")
+        return clip
 
     def _touch(self, n_bytes: int) -> None:
         """Give pages back now and then: a map counts as memory of the process as far as it was looked at."""

@@ -12,10 +12,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+
+from ser.compat import one_blas_thread
+
+SMALL = 1 << 20  # multiplications of a step
 
 
 @dataclass(frozen=True)
@@ -131,6 +136,58 @@ class _Recurrence(torch.autograd.Function):
         return d_gates, None, None, None, d_weight, d_bias
 
 
+def _is_small(batch: int, weight: torch.Tensor) -> bool:
+    """Whether a step's product is too small to be worth more than one thread."""
+    return weight.device.type == "cpu" and batch * 4 * weight[0].numel() <= SMALL
+
+
+def _few_states(
+    gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """What `_Recurrence` returns, without a gradient and for a few utterances, step by step in numpy.
+
+    A call of numpy on so few numbers costs a fraction of one of torch, which also wakes its other threads for them.
+    The logistic function is taken as a hyperbolic tangent of half the size.
+    """
+    units, batch = weight.shape[2], len(index.lengths)
+    half = np.float32(0.5)
+    # Both directions are one state, `(2 * units, batch)`, so that the numbers of a gate lie side by side; a row of ones
+    # under it meets the bias of the product. Gates in the order reset, update, new.
+    cells = (
+        _cells(gates, index.padded, batch).view(-1, 2, batch, 3, units).permute(0, 3, 1, 4, 2).contiguous()
+    )
+    recurrent = torch.zeros(3, 2, units, 2 * units + 1)
+    for way in range(2):
+        recurrent[:, way, :, way * units : (way + 1) * units] = weight[way].view(3, units, units)
+    recurrent[..., -1] = bias.view(2, 3, units).transpose(0, 1)
+    matrix = recurrent.view(6 * units, -1).numpy()
+    both_cells, new_cells = np.split(cells.view(-1, 6 * units, batch).numpy(), [4 * units], axis=1)
+    both_cells *= half
+    matrix[: 4 * units] *= half
+    states = np.zeros((len(cells) + 1, 2 * units + 1, batch), dtype=np.float32)
+    states[:, -1] = 1
+    product = np.empty((6 * units, batch), dtype=np.float32)
+    reset, update, both, new = (
+        product[start * units : stop * units] for start, stop in ((0, 2), (2, 4), (0, 4), (4, 6))
+    )
+    with one_blas_thread():
+        for state, before, after, both_cell, new_cell in zip(
+            states, states[:, :-1], states[1:, :-1], both_cells, new_cells, strict=False
+        ):
+            np.matmul(matrix, state, out=product)
+            both += both_cell
+            np.tanh(both, out=both)
+            both *= half
+            both += half
+            new *= reset
+            new += new_cell
+            np.tanh(new, out=new)
+            np.subtract(before, new, out=after)
+            after *= update
+            after += new
+    return torch.from_numpy(states[1:, :-1]).view(-1, 2, units, batch).transpose(2, 3)
+
+
 def _cells(rows: torch.Tensor, padded: torch.Tensor, batch: int) -> torch.Tensor:
     """Packed rows `(2 * total frames, width)` in the time-major layout, `(steps, 2, batch, width)`."""
     return rows.index_select(0, padded).view(-1, 2, batch, rows.shape[1])
@@ -167,9 +224,11 @@ class BiGRULayer(nn.Module):
         weight = self.weight_ih if weight is None else weight
         bias = self.bias_ih if bias is None else bias
         width = 3 * self.units
-        gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1))
+        gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1)).reshape(-1, width)
+        if _is_small(len(index.lengths), self.weight_hh) and not torch.is_grad_enabled():
+            return _few_states(gates, index, self.weight_hh, self.bias_hh)
         states: torch.Tensor = _Recurrence.apply(
-            gates.reshape(-1, width),
+            gates,
             index.padded,
             index.packed,
             len(index.lengths),
@@ -177,17 +236,6 @@ class BiGRULayer(nn.Module):
             self.bias_hh,
         )
         return states
-
-    def alone(
-        self, frames: torch.Tensor, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """`(frames, dim)` of a single utterance to `(frames, 2 * units)` by torch's own kernel: fastest for one."""
-        weight = self.weight_ih if weight is None else weight
-        bias = self.bias_ih if bias is None else bias
-        weights = [one[way] for way in range(2) for one in (weight, self.weight_hh, bias, self.bias_hh)]
-        start = frames.new_zeros(2, 1, self.units)
-        states: torch.Tensor = torch.gru(frames[:, None], start, weights, True, 1, 0.0, False, True, False)[0]
-        return states[:, 0]
 
     def packed(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         """The states as frames for the next layer: `(total frames, 2 * units)`."""

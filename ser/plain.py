@@ -6,7 +6,9 @@ can compare both: a classifier of `nn.GRU`, its training fold after fold, and `H
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 
 from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.compat import import_torchaudio
+from ser.folds import Fold
 from ser.training import FrameSource, TrainingSettings
 
 
@@ -91,15 +94,23 @@ def padded_batch(
     return functional.pad(padded, (0, 0, 0, max_frames - padded.shape[1])), torch.from_numpy(lengths)
 
 
+@dataclass(frozen=True)
+class PlainReport:
+    """After so many epochs: cross entropy and accuracy on the validation utterances; of the best epoch at the end."""
+
+    epochs: int
+    validation_loss: float
+    validation_wa: float
+
+
 def plain_epoch(
-    model: PlainClassifier, features: FrameSource, targets: NDArray[np.int64], train: Sequence[int],
-    validation: Sequence[int], settings: TrainingSettings, epoch: int = 1, name: int = 0,
-) -> float:  # fmt: skip
-    """One epoch of SGD and a validation; returns the validation loss. The order is that of `ser.training`."""
+    model: PlainClassifier, optimizer: torch.optim.Optimizer, features: FrameSource, targets: NDArray[np.int64],
+    train: Sequence[int], validation: Sequence[int], settings: TrainingSettings, epoch: int = 1, name: int = 0,
+) -> PlainReport:  # fmt: skip
+    """One epoch and a validation. The order is that of `ser.training`."""
     rng = np.random.default_rng((settings.seed, name, epoch))
     rng.integers(2**62)
     order = rng.permutation(np.asarray(train))
-    optimizer = torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
     model.train()
     for start in range(0, len(order), settings.batch_size):
         batch = order[start : start + settings.batch_size]
@@ -108,8 +119,58 @@ def plain_epoch(
         optimizer.zero_grad()
         (loss + settings.l2 * model.penalty()).backward()
         optimizer.step()
-    logits = plain_logits(model, features, validation, settings)
-    return float(functional.cross_entropy(logits, torch.from_numpy(targets[np.asarray(validation)])))
+    logits, true = (
+        plain_logits(model, features, validation, settings),
+        torch.from_numpy(targets[np.asarray(validation)]),
+    )
+    accuracy = (logits.argmax(dim=1) == true).float().mean()
+    return PlainReport(epoch, float(functional.cross_entropy(logits, true)), float(accuracy))
+
+
+def plain_optimizer(model: PlainClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """SGD or Adam as Keras has them.
+
+    Raises:
+        ValueError: another one is asked for.
+    """
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, eps=1e-7)
+    raise ValueError(settings.optimizer)
+
+
+def plain_trial(
+    features: FrameSource, targets: NDArray[np.int64], folds: Sequence[Fold], n_labels: int, dim: int,
+    classifier: ClassifierSettings, settings: TrainingSettings,
+) -> list[PlainReport]:  # fmt: skip
+    """Fold after fold until it stops early; of each the epochs that it took, and the best of them."""
+    ends = []
+    for name, fold in enumerate(folds):
+        torch.manual_seed(settings.seed * 1_000 + name)
+        model = PlainClassifier(dim, n_labels, classifier, packed=False)
+        torch.manual_seed(settings.seed * 1_000 + name)
+        model.copy_weights(BiGRUClassifier(dim, n_labels, classifier))
+        optimizer = plain_optimizer(model, settings)
+        best, best_monitored, waited, epoch = None, math.inf, 0, 0
+        while epoch < settings.max_epochs and (settings.patience == 0 or waited < settings.patience):
+            epoch += 1
+            report = plain_epoch(
+                model, optimizer, features, targets, fold.train, fold.validation, settings, epoch, name
+            )
+            monitored = report.validation_loss
+            if settings.monitor == "loss_with_penalty":
+                monitored += settings.l2 * float(model.penalty())
+            if not math.isfinite(monitored):
+                break
+            if monitored < best_monitored:
+                best, best_monitored, waited = report, monitored, 0
+            else:
+                waited += 1
+        if best is None:
+            raise ValueError("the training diverged in its first epoch")
+        ends.append(replace(best, epochs=epoch))
+    return ends
 
 
 def plain_logits(

@@ -14,6 +14,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ser.compat import one_blas_thread
+
 # The "kaiser best" design of the torchaudio documentation.
 LOWPASS_WIDTH = 64
 ROLLOFF = 0.9475937167399596
@@ -35,8 +37,9 @@ def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[
     windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernels))[::before]
     out = np.empty((len(windows), after), dtype=np.float32)
     rows = max(1, NUMBERS_AT_ONCE // len(kernels))
-    for start in range(0, len(windows), rows):
-        out[start : start + rows] = windows[start : start + rows] @ kernels
+    with one_blas_thread():
+        for start in range(0, len(windows), rows):
+            out[start : start + rows] = windows[start : start + rows] @ kernels
     return np.clip(out.reshape(-1)[: math.ceil(after * samples.size / before)], -1.0, 1.0)
 
 

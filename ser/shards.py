@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 MAGIC = b"SERFEAT1"
 PREFIX = struct.Struct("<8sQ32s")  # magic, bytes of the header, SHA-256 of the header
 ALIGNMENT = 64
+AROUND = 2 << 20  # bytes: the largest page that a system maps at once
 SUFFIX, UNFINISHED = ".shard", ".tmp"
 HALF = np.dtype("<f2")
 
@@ -126,11 +127,23 @@ class MappedShard:
             self._map, HALF, count=shard.n_bytes // HALF.itemsize, offset=shard.offset
         )
         self.frames = flat.reshape(-1, *shard.frame_shape)
+        self._offset = shard.offset
 
-    def release(self) -> None:
-        """Give the touched pages back; the next look takes them from the system's cache or the disk."""
-        if hasattr(mmap, "MADV_DONTNEED"):
+    def release(self, first: int = 0, n_frames: int | None = None) -> None:
+        """Give the touched pages of some frames back, by default of all; the next look takes them from the system's
+        cache or the disk.
+
+        A look at a page maps those around it too, up to `AROUND`: they are given back with it.
+        """
+        if not hasattr(mmap, "MADV_DONTNEED"):
+            return
+        if n_frames is None:
             self._map.madvise(mmap.MADV_DONTNEED)
+            return
+        frame_bytes = self.frames[0].nbytes
+        start = (self._offset + first * frame_bytes) // AROUND * AROUND
+        stop = self._offset + (first + n_frames) * frame_bytes
+        self._map.madvise(mmap.MADV_DONTNEED, start, min(-(-stop // AROUND) * AROUND, len(self._map)) - start)
 
 
 def write_shard(folder: Path, clips: Sequence[tuple[str, NDArray[np.float16]]]) -> Shard:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_crossval import DIM, Toy
 
 from ser import bench_rows
 from ser.bench import (
@@ -23,10 +24,12 @@ from ser.bench import (
 )
 from ser.bench_memory import MemoryEntry
 from ser.bench_rows import ROWS, Sizes, lengths_s
+from ser.bench_trial import trial_row
 from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.cli import main
 from ser.cli.bench import BEGIN, END
 from ser.plain import PlainClassifier
+from ser.training import TrainingSettings
 
 ROOT = Path(__file__).parent.parent
 FIGURES = ROOT / "assets" / "bench.json"
@@ -83,6 +86,33 @@ def test_the_plain_classifier_gives_the_logits_of_ours_at_the_same_weights(packe
     frames, lengths = torch.randn(3, 20, 16), torch.tensor([20, 7, 13])
     with torch.inference_mode():
         np.testing.assert_allclose(plain(frames, lengths), ours.padded(frames, lengths), atol=1e-5)
+
+
+def test_a_whole_trial_stops_early_either_way_and_comes_to_like_scores(tmp_path):
+    toy = Toy(tmp_path)
+    settings = TrainingSettings(
+        optimizer="adam",
+        learning_rate=0.01,
+        l2=1e-4,
+        max_epochs=12,
+        patience=2,
+        monitor="loss",
+        max_frames=12,
+    )
+    row = trial_row(toy.corpus, toy, DIM, 2, ClassifierSettings(8, 8, 1, dropout=0.0), settings)
+    assert [outcome["seed"] for outcome in row.outcomes] == [40, 41]
+    for outcome in row.outcomes:
+        # Without dropout both compute the same, up to rounding.
+        assert outcome["plain_epochs"] == outcome["ours_epochs"]
+        assert len(outcome["ours_epochs"]) == 5
+        assert min(outcome["ours_epochs"]) < 12
+        assert outcome["plain_validation_wa"] == pytest.approx(outcome["ours_validation_wa"], abs=0.02)
+    assert len(row.pairs) == 2
+
+
+def test_the_trial_row_asks_for_a_corpus(capsys):
+    assert main(["bench", "--only", "trial"]) == 2
+    assert "--corpus" in capsys.readouterr().err
 
 
 def test_lengths_are_those_of_shemo():

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from ser import gru
 from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.errors import SettingsError
 from ser.gru import BiGRULayer, PackedIndex
@@ -55,6 +56,21 @@ def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
                 getattr(reference, name + suffix).grad,
                 msg=name + suffix,
             )
+
+
+@pytest.mark.parametrize("lengths", [torch.tensor([9]), LENGTHS])
+def test_states_without_a_gradient_are_the_same_step_by_step_in_numpy(lengths, monkeypatch):
+    layer = random_layer(5, 4)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    frames, index = torch.randn(int(lengths.sum()), 5), PackedIndex.of(lengths)
+    expected = layer.packed(layer.states(frames, index), index)
+    with torch.inference_mode():
+        in_numpy = layer.packed(layer.states(frames, index), index)
+        monkeypatch.setattr(gru, "SMALL", 0)
+        in_torch = layer.packed(layer.states(frames, index), index)
+    torch.testing.assert_close(in_numpy, expected)
+    torch.testing.assert_close(in_torch, expected)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
 def test_final_states_are_the_last_forward_and_the_first_backward_one():

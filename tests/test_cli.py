@@ -329,6 +329,9 @@ def test_an_unforeseen_failure_is_one_line_and_a_traceback_only_with_debug(monke
         main(["--debug", "info"])
 
 
+OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+
+
 @pytest.mark.parametrize("already", [None, "ACTIVE"])
 def test_threads_sleep_while_they_wait_unless_told_otherwise(already):
     watched = """
@@ -336,17 +339,18 @@ import os, runpy, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            raise SystemExit(os.environ.get("OMP_WAIT_POLICY", "not set"))
+            names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            raise SystemExit(" ".join(os.environ.get(name, "-") for name in names))
 sys.meta_path.insert(0, Watch())
 import app
 assert not {"torch", "gradio"} & set(sys.modules)
 sys.argv = ["ser", "info", "--debug"]
 runpy.run_module("ser", run_name="__main__")
 """
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment = {name: value for name, value in os.environ.items() if name not in OPENMP}
     environment |= {"OMP_WAIT_POLICY": already} if already else {}
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", watched], cwd=root, env=environment, text=True, stderr=subprocess.PIPE
     )
-    assert done.stderr.splitlines()[-1] == (already or "PASSIVE")
+    assert done.stderr.splitlines()[-1] == (f"{already} -" if already else "PASSIVE 10000")

@@ -459,6 +459,27 @@ if __name__ == "__main__":
     sys.exit(extract_as_a_program(sys.argv[2], sys.argv[3:], **ast.literal_eval(sys.argv[1])))
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux' own figures")
+def test_gathered_frames_do_not_stay_mapped(tmp_path, cache):
+    features = extract(write_clips(tmp_path / "clips", 40), FakeEncoder(256, n_frames=500), cache)  # 10 MB
+
+    def mapped_bytes() -> int:
+        lines = Path("/proc/self/smaps").read_text().splitlines()
+        at = [number for number, line in enumerate(lines) if line.endswith(".shard")]
+        rss = [next(line for line in lines[number:] if line.startswith("Rss:")) for number in at]
+        assert rss
+        return sum(int(line.split()[1]) * 1024 for line in rss)
+
+    first, _ = features.gather([0, 39])
+    for start in range(0, 40, 8):
+        features.gather(range(start, start + 8))
+    assert mapped_bytes() < 1 << 20
+    again, _ = features.gather([0, 39])
+    np.testing.assert_array_equal(first, again)
+    assert any(features[index].any() for index in range(40))
+    assert mapped_bytes() > 8 << 20  # views stay as long as they may be looked at
+
+
 def test_clips_encoded_side_by_side_have_the_frames_that_each_has_alone(tmp_path, tiny_encoder):
     clips = [write_voice(tmp_path / f"{n}.wav", 0.3 + 0.1 * (n % 5), seed=n) for n in range(12)]
     bad = tmp_path / "bad.wav"

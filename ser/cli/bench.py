@@ -8,11 +8,14 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ser.bench import Row
 
 BEGIN, END = "<!-- speed: written by ser bench --readme -->", "<!-- end of speed -->"
 SCALE_BEGIN, SCALE_END = "<!-- scale: written by ser bench --readme -->", "<!-- end of scale -->"
-ROWS = ("training", "training-packed", "encoder", "extraction", "clip", "page", "memory")
+ROWS = ("training", "training-packed", "encoder", "extraction", "clip", "page", "memory", "trial")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,8 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead: time and memory of a corpus repeated so often, for instance 1 10 100",
     )  # fmt: skip
     parser.add_argument(
-        "--corpus", type=Path, metavar="DIR", help="with --scale: what to repeat (default: a synthetic one)"
-    )
+        "--corpus", nargs="+", type=Path, metavar="DIR",
+        help="of the row trial, six emotions of them; with --scale: what to repeat (default: a synthetic one)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--utterances", type=int, default=160, metavar="N",
+        help="of the row trial, drawn at random, 0 for all (default 160: the plain way takes its time)",
+    )  # fmt: skip
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -46,8 +54,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.scale and (args.quick or args.only):
         raise SettingsError("--scale measures something else than --quick and --only: leave these out.")
-    if (args.corpus or args.checkpoint) and not args.scale:
-        raise SettingsError("--corpus and --checkpoint go with --scale, for instance --scale 1 10.")
+    if args.checkpoint and not args.scale:
+        raise SettingsError("--checkpoint goes with --scale, for instance --scale 1 10.")
+    if args.only and "trial" in args.only and not args.corpus:
+        raise SettingsError("The row trial is measured on --corpus, for instance --corpus /data/EmoDB.")
     if args.table:
         content = json.loads(args.table.read_text())
         print(_tables(content))
@@ -78,28 +88,41 @@ def _measure_rows(args: argparse.Namespace) -> int:
             f"{out} is of a run {'with' if kept['quick'] else 'without'} --quick: name another --out."
         )
     for name in args.only or ROWS:
+        if name == "trial" and not args.corpus:
+            print("trial is left out: it is measured on --corpus.", file=sys.stderr)
+            continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name == "memory":
             more = {"memory": [entry.to_dict() for entry in memory(sizes.memory_clips)]}
         else:
-            rows.append(FUNCTIONS[name](sizes))
+            rows.append(_trial(args, sizes.training_repeats) if name == "trial" else FUNCTIONS[name](sizes))
             _say(rows[-1])
         bench.write_bench(out, rows, before, {"quick": args.quick} | more, kept)
     print(_tables(json.loads(out.read_text())))
     return 0
 
 
+def _trial(args: argparse.Namespace, turns: int) -> Row:
+    from ser.bench_trial import shipped_trial
+    from ser.corpora import keep_emotions, read_corpora
+    from ser.labels import EMOTIONS
+
+    corpus, _ = keep_emotions(read_corpora(args.corpus), EMOTIONS)
+    return shipped_trial(corpus, args.utterances, turns)
+
+
 def _measure_scale(args: argparse.Namespace) -> int:
     from ser import bench
     from ser.bench_scale import scale
-    from ser.corpora import read_corpus
+    from ser.corpora import read_corpora
     from ser.synth import write_demo_corpus
 
     # A batch system's way to end it: the temporary folder is removed, as after Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     out, before, n_said = args.out or Path("scale.json"), bench.conditions(), 0
     with tempfile.TemporaryDirectory(prefix="ser-scale-") as folder:
-        corpus = read_corpus(args.corpus or write_demo_corpus(Path(folder) / "synthetic").parent)
+        sources = args.corpus or [write_demo_corpus(Path(folder) / "synthetic").parent]
+        corpus = read_corpora(sources)
         for content in scale(corpus, args.scale, args.checkpoint, args.threads):
             for row in content["rows"][n_said:]:
                 _say_scale(row)
@@ -117,15 +140,14 @@ def _say_scale(row: dict[str, Any]) -> None:
     )  # fmt: skip
 
 
-def _say(row: object) -> None:
-    from ser.bench import Row
-
-    assert isinstance(row, Row)
+def _say(row: Row) -> None:
     for label, of in (("clock", lambda pair: pair.ratio), ("CPU time", lambda pair: pair.cpu_ratio)):
         least, median, largest = row.spread(of)
         print(f"  {label}: {median:.2f} times faster [{least:.2f}, {largest:.2f}]", file=sys.stderr)
     if row.difference is not None:
         print(f"  outputs differ by {row.difference:.1e} of their size", file=sys.stderr, flush=True)
+    for outcome in row.outcomes:
+        print(f"  {json.dumps(outcome)}", file=sys.stderr, flush=True)
 
 
 def _put_between_marks(path: Path, tables: str, begin_mark: str, end_mark: str) -> None:
