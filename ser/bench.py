@@ -132,6 +132,7 @@ def conditions() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "spin_count": os.environ.get("GOMP_SPINCOUNT"),
+        "product_gflops": round(_product_gflops()),
         "load_average": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else None,
         "system": platform.platform(),
         "versions": library_versions(),
@@ -188,6 +189,16 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     cpu, clock = time.process_time(), time.perf_counter()
     work()
     return time.perf_counter() - clock, time.process_time() - cpu
+
+
+def _product_gflops() -> float:
+    """10^9 operations a second in a float32 product of the size of an encoder's: what no way can go beyond."""
+    import torch
+
+    rows, inner, columns = 2048, 512, 512
+    one, other = torch.ones(rows, inner), torch.ones(inner, columns)
+    fastest = min(timed(lambda: torch.mm(one, other))[0] for _ in range(20))
+    return 2 * rows * inner * columns / fastest / 1e9
 
 
 def _seconds(value: float) -> str:

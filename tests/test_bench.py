@@ -99,15 +99,15 @@ def test_a_whole_trial_stops_early_either_way_and_comes_to_like_scores(tmp_path)
         monitor="loss",
         max_frames=12,
     )
-    row = trial_row(toy.corpus, toy, DIM, 2, ClassifierSettings(8, 8, 1, dropout=0.0), settings)
-    assert [outcome["seed"] for outcome in row.outcomes] == [40, 41]
+    row = trial_row(toy.corpus, toy, DIM, 1, ClassifierSettings(8, 8, 1, dropout=0.0), settings)
+    assert [outcome["seed"] for outcome in row.outcomes] == [40]
     for outcome in row.outcomes:
         # Not the same: a bias moves the plain way's backward GRU through the padding.
         for way in ("plain", "ours"):
             assert len(outcome[f"{way}_epochs"]) == 5
             assert min(outcome[f"{way}_epochs"]) < 12
         assert outcome["plain_validation_wa"] == pytest.approx(outcome["ours_validation_wa"], abs=0.1)
-    assert len(row.pairs) == 2
+    assert len(row.pairs) == 1
 
 
 def test_the_trial_row_asks_for_a_corpus(capsys):
@@ -129,6 +129,7 @@ def test_ratios_come_with_min_median_and_max(tmp_path):
     assert content["rows"][0]["cpu_ratio"]["median"] == 1
     assert "2.0 [1.0, 3.0]" in table(content)
     assert {"threads", "load_average", "versions", "cpu"} <= content["before"].keys()
+    assert content["before"]["product_gflops"] > 0
 
 
 def test_memory_stands_in_a_table_of_its_own():

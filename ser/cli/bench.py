@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from ser.bench import Row
+    from ser.corpora import Corpus
 
 BEGIN, END = "<!-- speed: written by ser bench --readme -->", "<!-- end of speed -->"
 SCALE_BEGIN, SCALE_END = "<!-- scale: written by ser bench --readme -->", "<!-- end of scale -->"
@@ -56,8 +59,10 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError("--scale measures something else than --quick and --only: leave these out.")
     if args.checkpoint and not args.scale:
         raise SettingsError("--checkpoint goes with --scale, for instance --scale 1 10.")
-    if args.only and "trial" in args.only and not args.corpus:
-        raise SettingsError("The row trial is measured on --corpus, for instance --corpus /data/EmoDB.")
+    if args.only and ("trial" in args.only) != bool(args.corpus):
+        raise SettingsError(
+            "The row trial, and no other, is measured on --corpus, for instance --corpus /data/EmoDB."
+        )
     if args.table:
         content = json.loads(args.table.read_text())
         print(_tables(content))
@@ -77,10 +82,12 @@ def _measure_rows(args: argparse.Namespace) -> int:
     from ser.bench_memory import memory
     from ser.bench_rows import QUICK, Sizes
     from ser.bench_rows import ROWS as FUNCTIONS
+    from ser.bench_trial import shipped_trial
     from ser.errors import SettingsError
 
     out = args.out or Path("bench.json")
     sizes = QUICK if args.quick else Sizes()
+    corpus = _six_emotions(args.corpus) if args.corpus else None
     before, rows, more = bench.conditions(), [], {}
     kept = json.loads(out.read_text()) if args.only and out.exists() else {}
     if kept.get("quick", args.quick) != args.quick:
@@ -88,27 +95,29 @@ def _measure_rows(args: argparse.Namespace) -> int:
             f"{out} is of a run {'with' if kept['quick'] else 'without'} --quick: name another --out."
         )
     for name in args.only or ROWS:
-        if name == "trial" and not args.corpus:
+        if name == "trial" and corpus is None:
             print("trial is left out: it is measured on --corpus.", file=sys.stderr)
             continue
         print(f"{name} ...", file=sys.stderr, flush=True)
         if name == "memory":
             more = {"memory": [entry.to_dict() for entry in memory(sizes.memory_clips)]}
         else:
-            rows.append(_trial(args, sizes.training_repeats) if name == "trial" else FUNCTIONS[name](sizes))
+            rows.append(
+                shipped_trial(corpus, args.utterances, sizes.training_repeats)
+                if name == "trial" and corpus
+                else FUNCTIONS[name](sizes)
+            )
             _say(rows[-1])
         bench.write_bench(out, rows, before, {"quick": args.quick} | more, kept)
     print(_tables(json.loads(out.read_text())))
     return 0
 
 
-def _trial(args: argparse.Namespace, turns: int) -> Row:
-    from ser.bench_trial import shipped_trial
+def _six_emotions(sources: Sequence[Path]) -> Corpus:
     from ser.corpora import keep_emotions, read_corpora
     from ser.labels import EMOTIONS
 
-    corpus, _ = keep_emotions(read_corpora(args.corpus), EMOTIONS)
-    return shipped_trial(corpus, args.utterances, turns)
+    return keep_emotions(read_corpora(sources), EMOTIONS)[0]
 
 
 def _measure_scale(args: argparse.Namespace) -> int:
