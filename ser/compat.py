@@ -30,7 +30,7 @@ _blas_users: list[
 
 
 def let_threads_sleep() -> None:
-    """Let OpenMP's threads sleep once they have waited a while for each other; to be called before torch is imported.
+    """Let OpenMP's threads sleep once they have waited a while for each other; to be called before torch and numpy are.
 
     By default they spin. Where another process computes too, as a training beside the page does, each wait then lasts
     until that process is interrupted: an answer took 8 s in place of 0.1 s on two cores. Those that sleep at once lose
@@ -39,6 +39,7 @@ def let_threads_sleep() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, see `one_blas_thread`
 
 
 @contextmanager
@@ -46,7 +47,8 @@ def one_blas_thread() -> Iterator[None]:
     """Let numpy's products be done by the thread that asks for them, where OpenBLAS does them; for the whole process.
 
     Its threads spin for a while after each product, in the way of torch's: on two cores the encoder took three times as
-    long after a recording that was resampled with two.
+    long after a recording that was resampled with two. They spin once more when they are given back at the end, which
+    is why commands and page never have them.
     """
     with _blas_lock:
         _blas_users.append(_openblas().limit(limits=1) if not _blas_users else None)

@@ -88,6 +88,7 @@ def test_the_plain_classifier_gives_the_logits_of_ours_at_the_same_weights(packe
         np.testing.assert_allclose(plain(frames, lengths), ours.padded(frames, lengths), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_whole_trial_stops_early_either_way_and_comes_to_like_scores(tmp_path):
     toy = Toy(tmp_path)
     settings = TrainingSettings(

@@ -227,6 +227,7 @@ def test_both_kinds_of_file_can_be_written_at_once_and_each_gets_what_it_lacks(p
     ]
 
 
+@pytest.mark.slow
 def test_a_killed_run_loses_nothing_and_is_taken_up(predict, tiny_checkpoint, tmp_path):
     folder, out = tmp_path / "many", tmp_path / "out.jsonl"
     folder.mkdir()
@@ -255,8 +256,8 @@ def test_openblas_has_its_threads_back_after_the_last_that_wanted_one():
         return [pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"]
 
     before = threads()
-    if not before:
-        pytest.skip("numpy has another library here")
+    if max(before, default=1) == 1:
+        pytest.skip("numpy has another library here, or one thread")
     first, second = one_blas_thread(), one_blas_thread()
     first.__enter__()
     second.__enter__()
@@ -350,7 +351,7 @@ def test_an_unforeseen_failure_is_one_line_and_a_traceback_only_with_debug(monke
         main(["--debug", "info"])
 
 
-OPENMP = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+THREADS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
 
 
 @pytest.mark.parametrize("already", [None, "ACTIVE"])
@@ -360,7 +361,7 @@ import os, runpy, sys
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+            names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
             raise SystemExit(" ".join(os.environ.get(name, "-") for name in names))
 sys.meta_path.insert(0, Watch())
 import app
@@ -368,10 +369,10 @@ assert not {"torch", "gradio"} & set(sys.modules)
 sys.argv = ["ser", "info", "--debug"]
 runpy.run_module("ser", run_name="__main__")
 """
-    environment = {name: value for name, value in os.environ.items() if name not in OPENMP}
+    environment = {name: value for name, value in os.environ.items() if name not in THREADS}
     environment |= {"OMP_WAIT_POLICY": already} if already else {}
     root = Path(__file__).parent.parent
     done = subprocess.run(
         [sys.executable, "-c", watched], cwd=root, env=environment, text=True, stderr=subprocess.PIPE
     )
-    assert done.stderr.splitlines()[-1] == (f"{already} -" if already else "PASSIVE 10000")
+    assert done.stderr.splitlines()[-1] == (f"{already} - 1" if already else "PASSIVE 10000 1")

@@ -99,6 +99,7 @@ def test_twenty_clips_of_any_length_get_the_probabilities_of_torch(predictor, ex
         np.testing.assert_allclose(alone(samples), values(predictor, samples), atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_recording_longer_than_thirty_seconds_is_encoded_in_pieces_as_on_torch(predictor, exported):
     assert_equal_answers(predictor, ser.load(exported), voice(67.3))
 

@@ -33,9 +33,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the row trial, six emotions of them; with --scale: what to repeat (default: a synthetic one)",
     )  # fmt: skip
     parser.add_argument(
-        "--utterances", type=int, default=160, metavar="N",
-        help="of the row trial, drawn at random, 0 for all (default 160: the plain way takes its time)",
+        "--utterances", type=int, default=120, metavar="N",
+        help="of the row trial, drawn at random, 0 for all (default 120: the plain way takes its time)",
     )  # fmt: skip
+    parser.add_argument(
+        "--turns", type=int, default=3, metavar="N", help="of the row trial, each with a seed of its own"
+    )
     parser.add_argument(
         "--checkpoint",
         type=Path,
@@ -103,7 +106,7 @@ def _measure_rows(args: argparse.Namespace) -> int:
             more = {"memory": [entry.to_dict() for entry in memory(sizes.memory_clips)]}
         else:
             rows.append(
-                shipped_trial(corpus, args.utterances, sizes.training_repeats)
+                shipped_trial(corpus, args.utterances, args.turns)
                 if name == "trial" and corpus
                 else FUNCTIONS[name](sizes)
             )
