@@ -104,6 +104,7 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(toy, name):
         np.testing.assert_allclose(logits(model, task, [index])[0], together[index], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_predictions(toy, tmp_path):
     content = compare(toy.corpus, encoded(toy), ON_FRAMES, COMPARED, tmp_path)
     assert [row["model"] for row in content["rows"]] == list(ON_FRAMES)

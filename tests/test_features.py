@@ -330,6 +330,7 @@ def test_two_processes_at_once_end_with_right_features(tmp_path, clips, cache):
     assert_right(features, clips)
 
 
+@pytest.mark.slow
 def test_a_killed_process_loses_only_what_it_had_not_written(tmp_path, cache):
     clips = write_clips(tmp_path / "many", 60)
     for n_shards in (1, 5):

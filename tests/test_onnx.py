@@ -91,6 +91,7 @@ def assert_equal_answers(ours: Any, theirs: Any, samples: np.ndarray) -> None:
 # ---- the same answers -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_twenty_clips_of_any_length_get_the_probabilities_of_torch(predictor, exported):
     theirs, alone = ser.load(exported), run_alone(exported)
     for seed in range(20):

@@ -78,6 +78,7 @@ def test_differences_follow_from_the_written_predictions_of_both_runs(toy, tmp_p
     assert json.loads((tmp_path / "out" / "effects.json").read_text()) == content
 
 
+@pytest.mark.slow
 def test_a_measurement_goes_on_where_it_stopped_and_keeps_what_is_finished(toy, tmp_path):
     whole = effects(toy, tmp_path / "whole")
     heard = []
