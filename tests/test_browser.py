@@ -201,6 +201,19 @@ def test_an_example_answers_with_one_click(visit: Visit, address: str) -> None:
     page.get_by_text("answered after").wait_for()
 
 
+@pytest.mark.parametrize("language", ["en", "fa"])
+def test_a_narrow_phone_shows_every_tab(browser: Browser, address: str, language: str) -> None:
+    context = browser.new_context(viewport={"width": 320, "height": 640})
+    page = context.new_page()
+    page.goto(f"{address}?lang={language}")
+    tabs = page.get_by_role("tab")
+    tabs.first.wait_for()
+    assert tabs.count() == 3
+    assert all(tab.is_visible() for tab in tabs.all())
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    context.close()
+
+
 def test_a_phone_shows_the_page_without_scrolling_sideways(browser: Browser, address: str) -> None:
     for language in ("en", "fa"):
         context = browser.new_context(viewport={"width": 390, "height": 844})

@@ -60,7 +60,7 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
         gr.HTML(LANGUAGE_LINKS, elem_id="languages")
         gr.HTML(f"<h1>{translated('ser_heading')}</h1>", elem_id="heading")
         gr.HTML(f"<p>{translated('ser_intro')}</p>", elem_id="intro")
-        with gr.Tabs():
+        with gr.Tabs(overflow_behavior="wrap"):  # a phone shows every tab, too
             for title, module in TABS:
                 with gr.Tab(translated(title)):
                     importlib.import_module(module).build(context)
