@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from ser import plain
-from ser.bench import Pair, Row, timed
+from ser.bench import Row, take_turns
 from ser.classifier import ClassifierSettings
 from ser.corpora import Corpus
 from ser.encoder import SHIPPED as SHIPPED_ENCODER
@@ -55,32 +55,33 @@ def trial_row(
     targets = np.array([labels.index(emotion) for emotion in emotions])
     folds = make_folds([one.speaker for one in corpus.utterances], emotions)
     shape = (features, targets, folds, len(labels), dim, classifier)
-    pairs, outcomes = [], []
-    for turn in range(turns):
-        seeded = replace(settings, seed=settings.seed + turn)
-        outcome: dict[str, object] = {"seed": seeded.seed}
+    seeded = [replace(settings, seed=settings.seed + turn) for turn in range(turns)]
+    plain_turns, our_turns = iter(seeded), iter(seeded)
+    plain_trials, our_trials = [], []
 
-        def plain_trial(seeded: TrainingSettings = seeded, into: dict[str, object] = outcome) -> None:
-            ends = plain.plain_trial(*shape, seeded)
-            into["plain_epochs"] = [end.epochs for end in ends]
-            into["plain_validation_wa"] = float(np.mean([end.validation_wa for end in ends]))
+    def plain_trial() -> None:
+        plain_trials.append(plain.plain_trial(*shape, next(plain_turns)))
 
-        def ours(seeded: TrainingSettings = seeded, into: dict[str, object] = outcome) -> None:
-            lockstep = Lockstep(*shape, seeded)
-            while not lockstep.done:
-                lockstep.run_epoch()
-            into["ours_epochs"] = [len(training.epochs) for training in lockstep.trainings]
-            into["ours_validation_wa"] = lockstep.best_validation_accuracy()
+    def our_trial() -> None:
+        lockstep = Lockstep(*shape, next(our_turns))
+        while not lockstep.done:
+            lockstep.run_epoch()
+        our_trials.append(lockstep)
 
-        if turn % 2:
-            ours_s, plain_s = timed(ours), timed(plain_trial)
-        else:
-            plain_s, ours_s = timed(plain_trial), timed(ours)
-        pairs.append(Pair(plain_s[0], ours_s[0], plain_s[1], ours_s[1]))
-        outcomes.append(outcome)
+    pairs = take_turns(plain_trial, our_trial, turns, warm=False)
+    outcomes = [
+        {
+            "seed": one.seed,
+            "plain_epochs": [end.epochs for end in ends],
+            "plain_validation_wa": float(np.mean([end.validation_wa for end in ends])),
+            "ours_epochs": [len(training.epochs) for training in lockstep.trainings],
+            "ours_validation_wa": lockstep.best_validation_accuracy(),
+        }
+        for one, ends, lockstep in zip(seeded, plain_trials, our_trials, strict=True)
+    ]
     work = f"a whole trial with early stopping, {len(corpus.utterances)} utterances of {corpus.name}"
     way = f"`nn.GRU` padded to {settings.max_frames} frames, fold after fold"
-    return Row("trial", work, way, "5", None, tuple(pairs), tuple(outcomes))
+    return Row("trial", work, way, "5", None, pairs, tuple(outcomes))
 
 
 def _drawn(corpus: Corpus, n: int) -> Corpus:

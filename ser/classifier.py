@@ -59,9 +59,9 @@ class BiGRUClassifier(nn.Module):
         first = self.gru[0]
         weight = first.weight_ih * self.norm.weight
         bias = first.bias_ih + first.weight_ih @ self.norm.bias
-        states = first.states(x, index, weight, bias)
-        for before, layer in zip(self.gru, list(self.gru)[1:], strict=False):
-            states = layer.states(before.packed(states, index), index)
+        states = first(x, index, weight, bias)
+        for layer in list(self.gru)[1:]:
+            states = layer(states, index)
         return self.dense(self._pooled(states, index))
 
     def padded(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -76,16 +76,18 @@ class BiGRUClassifier(nn.Module):
     def _dropped(self, frames: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
         if not self.training or self.settings.dropout == 0:
             return frames
-        keep = 1 - self.settings.dropout
-        kept = torch.empty_like(frames).bernoulli_(keep, generator=generator)
-        return frames * kept.div_(keep)
+        # 16 random bits a number are four times as fast as `bernoulli_`, which draws 64 or more.
+        draws = torch.empty(-(-frames.numel() // 4), dtype=torch.int64, device=frames.device)
+        bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)[: frames.numel()]
+        lost = min(round(self.settings.dropout * 2**16), 2**16 - 1)
+        kept = (bits >= lost - 2**15).view_as(frames).to(frames.dtype)
+        return kept.mul_(1 / (1 - lost / 2**16)).mul_(frames)
 
     def _pooled(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         last = self.gru[-1]
         if self.settings.pooling == "last":
             return last.last(states, index)
-        frames = last.packed(states, index)
-        return torch.stack([self._attended(utterance) for utterance in frames.split(index.lengths.tolist())])
+        return torch.stack([self._attended(utterance) for utterance in states.split(index.lengths.tolist())])
 
     def _attended(self, frames: torch.Tensor) -> torch.Tensor:
         """Mean and standard deviation of one utterance's states under learned attention."""

@@ -24,9 +24,7 @@ from typing import Any
 SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
 
 _blas_lock = threading.Lock()
-_blas_users: list[
-    Any
-] = []  # the first entered one's limit, and a None for each that came while it was in force
+_blas_users: list[Any] = []  # the limit of the first that came, and a None for each while it was in force
 
 
 def let_threads_sleep() -> None:

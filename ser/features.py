@@ -97,7 +97,10 @@ class FeatureSet:
         """
         clip = self._clip(index)
         frames = clip.mapped.frames[clip.start : clip.start + clip.n_frames]
-        self._touch(frames.nbytes)
+        if self._is_time(frames.nbytes):  # a map counts as memory of the process as far as it was looked at
+            for mapped in self._maps:
+                mapped.release()
+            give_back_memory()
         return frames
 
     def gather(
@@ -122,7 +125,8 @@ class FeatureSet:
             packed[start : start + length] = clip.mapped.frames[clip.start : clip.start + length]
             clip.mapped.release(clip.start, length)
             start += length
-        self._touch(packed.nbytes)
+        if self._is_time(packed.nbytes):
+            give_back_memory()
         return packed, lengths
 
     def select(self, indices: Iterable[int]) -> FeatureSet:
@@ -148,14 +152,13 @@ class FeatureSet:
             raise CacheError(f"{self.paths[index]} has no features: {dict(self.failed)[self.paths[index]]}")
         return clip
 
-    def _touch(self, n_bytes: int) -> None:
-        """Give pages back now and then: a map counts as memory of the process as far as it was looked at."""
+    def _is_time(self, n_bytes: int) -> bool:
+        """Whether to give memory back now, after `n_bytes` more."""
         self._touched_bytes += n_bytes
-        if self._touched_bytes > RESIDENT_BYTES:
-            for mapped in self._maps:
-                mapped.release()
-            give_back_memory()
+        due = self._touched_bytes > RESIDENT_BYTES
+        if due:
             self._touched_bytes = 0
+        return due
 
 
 def extract(

@@ -1,15 +1,19 @@
-"""A bidirectional GRU layer over utterances of unequal length, without padding in the large products.
+"""A bidirectional GRU layer over utterances of unequal length, without padding.
 
-The frames of a batch lie one utterance after the other, `(total frames, dim)`. The input projection of all steps
-and both directions is one product over real frames only; the recurrence then runs over `(steps, 2, batch, units)`
-with a hand-written gradient: what depends on the step before stays in the loop, everything else is done at once.
-Equal to `torch.nn.GRU` on packed sequences (Cho et al. 2014, in the form with the reset gate after the product);
-the tests compare both.
+The frames of a batch lie one utterance after the other, `(total frames, dim)`, and so do the states. The input
+projection of all steps and both directions is one product. For the recurrence the utterances are sorted by length, so
+that a step computes only those that still last, in both directions at once, with a hand-written gradient: what depends
+on the step before stays in the loop, everything else is done at once. Equal to `torch.nn.GRU` on packed sequences
+(Cho et al. 2014, in the form with the reset gate after the product); the tests compare both.
 """
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -20,125 +24,169 @@ from torch.nn import functional
 
 from ser.compat import one_blas_thread
 
-SMALL = 1 << 20  # multiplications of a step
+FEW = 1 << 20  # multiplications of a step, up to which numpy does them
 
 
 @dataclass(frozen=True)
 class PackedIndex:
-    """Where each frame of a packed batch stands in the two directions' time-major layout.
+    """Where the frames of a batch stand in the layout of the recurrence: step after step, in a step the forward and
+    then the backward direction, in a direction the utterances that still last, longest first.
+
+    A row is one direction of a frame: row 2 i + d of a batch is direction d of its frame i.
 
     Attributes:
-        lengths: `(batch,)` frames of each utterance.
-        padded: `(steps * 2 * batch,)` for each cell of the layout, its row in `(2 * total frames)`; 0 where none.
-        packed: `(2 * total frames,)` for each row, its cell: the way back.
+        lengths, starts: `(batch,)` frames of each utterance, and the first one's number.
+        to_steps: `(2 * total frames,)` for each place in the layout, its row.
+        to_frames: `(2 * total frames,)` for each row, its place: the way back.
+        runs: successive steps of one size: how many steps, how many utterances in each.
     """
 
     lengths: torch.Tensor
-    padded: torch.Tensor
-    packed: torch.Tensor
+    starts: torch.Tensor
+    to_steps: torch.Tensor
+    to_frames: torch.Tensor
+    runs: tuple[tuple[int, int], ...]
 
     @classmethod
     def of(cls, lengths: torch.Tensor) -> PackedIndex:
         """From the lengths `(batch,)`, each at least 1."""
-        batch, steps, total = len(lengths), int(lengths.max()), int(lengths.sum())
-        utterance = torch.repeat_interleave(torch.arange(batch), lengths)
-        starts = torch.cumsum(lengths, 0) - lengths
+        total, starts = int(lengths.sum()), torch.cumsum(lengths, 0) - lengths
+        utterance = torch.repeat_interleave(lengths)
         time = torch.arange(total) - starts[utterance]
-        forward = (time * 2) * batch + utterance
-        backward = ((lengths[utterance] - 1 - time) * 2 + 1) * batch + utterance
-        packed = torch.stack([forward, backward], dim=1).reshape(-1)
-        padded = torch.zeros(steps * 2 * batch, dtype=torch.long)
-        padded[packed] = torch.arange(2 * total)
-        return cls(lengths, padded, packed)
+        rank = torch.argsort(torch.argsort(lengths, descending=True, stable=True))[utterance]
+        sizes = torch.bincount(time)
+        before = 2 * (torch.cumsum(sizes, 0) - sizes)
+        back = lengths[utterance] - 1 - time
+        to_frames = torch.stack([before[time] + rank, before[back] + sizes[back] + rank], dim=1).reshape(-1)
+        runs = tuple((len(list(same)), size) for size, same in groupby(sizes.tolist()))
+        return cls(lengths, starts, torch.argsort(to_frames), to_frames, runs)
 
     def to(self, device: torch.device) -> PackedIndex:
-        return PackedIndex(self.lengths.to(device), self.padded.to(device), self.packed.to(device))
+        return PackedIndex(
+            self.lengths.to(device), self.starts.to(device), self.to_steps.to(device), self.to_frames.to(device),
+            self.runs,
+        )  # fmt: skip
+
+    def split(self, layout: torch.Tensor) -> list[torch.Tensor]:
+        """`(2 * total frames, width)` in the layout: of each run a view `(steps, 2, utterances, width)`."""
+        parts = layout.split([2 * steps * size for steps, size in self.runs])
+        return [part.view(steps, 2, size, -1) for part, (steps, size) in zip(parts, self.runs, strict=True)]
 
 
-class _UnRows(torch.autograd.Function):
-    """The way back: padded cells to packed rows; cells without a frame get no gradient."""
+@cache
+def _scripted(function: Callable[..., None]) -> Callable[..., None]:
+    """The same as TorchScript, which runs without Python's lock.
 
-    @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        ctx.save_for_backward(index)
-        ctx.n_rows = x.shape[0]
-        return x.index_select(0, index)
+    Folds that train on a thread each would wait for it at every one of thousands of small products, a sixth of the
+    time. torch calls its scripts deprecated and has no successor that does without a compiler; should a version have
+    none, Python runs the function.
+    """
+    script = getattr(torch.jit, "script", lambda same: same)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        scripted: Callable[..., None] = script(function)
+    return scripted
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (index,) = ctx.saved_tensors
-        full = gradient.new_zeros(ctx.n_rows, gradient.shape[1])
-        full[index] = gradient
-        return full, None
+
+def _run_forward(
+    products: list[torch.Tensor], new: list[torch.Tensor], states: list[torch.Tensor], weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> None:  # fmt: skip
+    """The recurrence in place: projections, in `products`, become gates and states, run after run."""
+    units = weight.size(2)
+    to_products = weight.transpose(1, 2).contiguous()
+    before = torch.zeros_like(states[0][0])
+    for run, run_states in enumerate(states):
+        reset, update, hidden = products[run].split(units, 3)
+        new[run].copy_(hidden)
+        hidden.copy_(bias.unsqueeze(1))
+        both, steps = products[run][:, :, :, : 2 * units].unbind(), products[run].unbind()
+        resets, updates, hiddens = reset.unbind(), update.unbind(), hidden.unbind()
+        fresh = new[run].unbind()
+        before = before[:, : run_states.size(2)]
+        for step, state in enumerate(run_states.unbind()):
+            steps[step].baddbmm_(before, to_products)
+            both[step].sigmoid_()
+            fresh[step].addcmul_(resets[step], hiddens[step]).tanh_()
+            torch.lerp(fresh[step], before, updates[step], out=state)
+            before = state
+
+
+def _run_back(
+    products: list[torch.Tensor], new: list[torch.Tensor], states: list[torch.Tensor], d_states: list[torch.Tensor],
+    d_products: list[torch.Tensor], d_new: list[torch.Tensor], weight: torch.Tensor,
+) -> None:  # fmt: skip
+    """Its gradient, run after run from the last: `d_states` gets what comes from later steps, the others are filled."""
+    units = weight.size(2)
+    for back in range(len(products)):
+        run = len(products) - 1 - back
+        reset, update, hidden = products[run].split(units, 3)
+        to_reset, to_update, to_hidden = d_products[run].split(units, 3)
+        # The factors that do not depend on later steps: of the reset gate, the update gate and the product that is
+        # reset. Each step's give way to its gradients.
+        keep = 1 - update
+        to_new = (1 - new[run] * new[run]).mul_(keep)
+        torch.mul(to_new, reset, out=to_hidden)
+        torch.mul(to_hidden * hidden, 1 - reset, out=to_reset)
+        torch.mul(states[run] - new[run], keep, out=to_update)
+        steps, factors, updates = d_states[run].unbind(), d_products[run].unbind(), update.unbind()
+        gates = d_products[run].unflatten(3, [3, units]).unbind()
+        for step_back in range(len(steps)):
+            step = len(steps) - 1 - step_back
+            d_state = steps[step]
+            gates[step].mul_(d_state.unsqueeze(2))
+            if step > 0:
+                steps[step - 1].addcmul_(d_state, updates[step]).baddbmm_(factors[step], weight)
+            elif run > 0:
+                before = d_states[run - 1][-1][:, : d_state.size(1)]
+                before.addcmul_(d_state, updates[step]).baddbmm_(factors[step], weight)
+        torch.mul(to_new, d_states[run], out=d_new[run])
 
 
 class _Recurrence(torch.autograd.Function):
-    """The recurrence of both directions in step.
+    """The recurrence of both directions.
 
-    gates `(2 * total frames, 3 * units)` are the input projections in the order reset, update, new, and padded and
-    packed a `PackedIndex`' ways to the time-major layout and back; weight `(2, 3 * units, units)`, bias
-    `(2, 3 * units)`. Returns the states `(steps, 2, batch, units)`.
+    gates `(2 * total frames, 3 * units)` are the input projections in the order reset, update, new, the biases of the
+    products but the last included; weight `(2, 3 * units, units)`, and bias `(2, units)` of the product that is reset.
+    Returns the states `(total frames, 2, units)`.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, gates: torch.Tensor, padded: torch.Tensor, packed: torch.Tensor, batch: int,
-        weight: torch.Tensor, bias: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
+        ctx: Any, gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
         units = weight.shape[2]
-        # The buffers are filled with the projections and turned into the gates' values in place, step by step.
-        both_inputs = gates.view(-1, 2, 3 * units)[..., : 2 * units] + bias[:, : 2 * units]
-        reset_update = _cells(both_inputs.view(-1, 2 * units), padded, batch)
-        new = _cells(gates[:, 2 * units :], padded, batch)
-        candidate = torch.empty_like(new)
-        states = new.new_zeros(len(new) + 1, *new.shape[1:])
-        to_both = weight[:, : 2 * units].transpose(1, 2).contiguous()
-        to_candidate = weight[:, 2 * units :].transpose(1, 2).contiguous()
-        offset = bias[:, None, 2 * units :].expand(new.shape[1:])
-        before = states[0]
-        steps = zip(reset_update.unbind(), new.unbind(), candidate.unbind(), states[1:].unbind(), strict=True)
-        for both, fresh, hidden, after in steps:
-            reset, update = both.baddbmm_(before, to_both).sigmoid_().chunk(2, dim=2)
-            torch.baddbmm(offset, before, to_candidate, out=hidden)
-            fresh.addcmul_(reset, hidden).tanh_()
-            before = torch.lerp(fresh, before, update, out=after)
-        ctx.save_for_backward(weight, states, reset_update, new, candidate, padded, packed)
-        return states[1:]
+        products = gates.index_select(0, index.to_steps)
+        new, layout = products.new_empty(2, len(products), units)
+        _scripted(_run_forward)(*(index.split(one) for one in (products, new, layout)), weight, bias)
+        states = layout.index_select(0, index.to_frames).view(-1, 2, units)
+        ctx.save_for_backward(weight, products, new, layout, states)
+        ctx.index = index
+        return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, states, reset_update, new, candidate, _, packed = ctx.saved_tensors
-        steps, groups, batch, units = new.shape
-        reset, update = reset_update[..., :units], reset_update[..., units:].contiguous()
-        # The factors that do not depend on later steps, for all steps at once: of the reset gate, the update gate
-        # and the product with the state before in the new state.
-        to_new = (1 - update) * (1 - new * new)
-        factors = torch.empty(steps, groups, batch, 3, units, dtype=new.dtype, device=new.device)
-        torch.mul(to_new, reset, out=factors[..., 2, :])
-        torch.mul(factors[..., 2, :] * candidate, 1 - reset, out=factors[..., 0, :])
-        torch.mul((states[:-1] - new) * update, 1 - update, out=factors[..., 1, :])
-        d_states = torch.empty_like(new)
-        d_hidden = factors  # each step's factors give way to its gradients
-        carried = torch.zeros_like(new[0])
-        flat = d_hidden.view(steps, groups, batch, 3 * units)
-        lists = (gradient, d_states, update, d_hidden, flat)
-        for given, d_state, kept, parts, row in zip(*(reversed(one.unbind()) for one in lists), strict=True):
-            torch.add(given, carried, out=d_state)
-            parts.mul_(d_state.unsqueeze(2))
-            carried = torch.mul(d_state, kept).baddbmm_(row, weight)
-        grouped = flat.transpose(0, 1).reshape(groups, steps * batch, 3 * units)
-        before = states[:-1].transpose(0, 1).reshape(groups, steps * batch, units)
-        d_weight, d_bias = torch.bmm(grouped.transpose(1, 2), before), grouped.sum(dim=1)
-        torch.mul(d_states, to_new, out=d_hidden[..., 2, :])  # from here on of the gates, not of the products
-        d_gates = flat.reshape(-1, 3 * units).index_select(0, packed)
-        return d_gates, None, None, None, d_weight, d_bias
+        weight, products, new, layout, states = ctx.saved_tensors
+        index, units = ctx.index, weight.shape[2]
+        d_layout = gradient.reshape(-1, units).index_select(0, index.to_steps)
+        d_products, d_new = torch.empty_like(products), torch.empty_like(new)
+        layouts = (products, new, layout, d_layout, d_products, d_new)
+        _scripted(_run_back)(*(index.split(one) for one in layouts), weight)
+        d_gates = d_products.index_select(0, index.to_frames)
+        by_frame = d_gates.view(-1, 2, 3 * units)
+        before = torch.zeros_like(states)
+        before[1:, 0], before[:-1, 1] = states[:-1, 0], states[1:, 1]
+        before[index.starts, 0] = before[index.starts + index.lengths - 1, 1] = 0
+        d_weight = torch.bmm(by_frame.permute(1, 2, 0), before.transpose(0, 1))
+        d_bias = by_frame[..., 2 * units :].sum(dim=0)
+        d_gates[:, 2 * units :] = d_new.index_select(0, index.to_frames)  # of the gate, not of its product
+        return d_gates, None, d_weight, d_bias
 
 
-def _is_small(batch: int, weight: torch.Tensor) -> bool:
+def _is_few(batch: int, weight: torch.Tensor) -> bool:
     """Whether a step's product is too small to be worth more than one thread."""
-    return weight.device.type == "cpu" and batch * 4 * weight[0].numel() <= SMALL
+    return weight.device.type == "cpu" and batch * 4 * weight[0].numel() <= FEW
 
 
 def _few_states(
@@ -153,13 +201,15 @@ def _few_states(
     half = np.float32(0.5)
     # Both directions are one state, `(2 * units, batch)`, so that the numbers of a gate lie side by side; a row of ones
     # under it meets the bias of the product. Gates in the order reset, update, new.
-    cells = (
-        _cells(gates, index.padded, batch).view(-1, 2, batch, 3, units).permute(0, 3, 1, 4, 2).contiguous()
-    )
+    utterances = gates.view(-1, 2, 3, units).split(index.lengths.tolist())
+    cells = gates.new_zeros(int(index.lengths.max()), 3, 2, units, batch)
+    for number, utterance in enumerate(utterances):
+        cells[: len(utterance), :, 0, :, number] = utterance[:, 0]
+        cells[: len(utterance), :, 1, :, number] = utterance[:, 1].flip(0)
     recurrent = torch.zeros(3, 2, units, 2 * units + 1)
     for way in range(2):
         recurrent[:, way, :, way * units : (way + 1) * units] = weight[way].view(3, units, units)
-    recurrent[..., -1] = bias.view(2, 3, units).transpose(0, 1)
+    recurrent[2, ..., -1] = bias
     matrix = recurrent.view(6 * units, -1).numpy()
     both_cells, new_cells = np.split(cells.view(-1, 6 * units, batch).numpy(), [4 * units], axis=1)
     both_cells *= half
@@ -185,12 +235,12 @@ def _few_states(
             np.subtract(before, new, out=after)
             after *= update
             after += new
-    return torch.from_numpy(states[1:, :-1]).view(-1, 2, units, batch).transpose(2, 3)
-
-
-def _cells(rows: torch.Tensor, padded: torch.Tensor, batch: int) -> torch.Tensor:
-    """Packed rows `(2 * total frames, width)` in the time-major layout, `(steps, 2, batch, width)`."""
-    return rows.index_select(0, padded).view(-1, 2, batch, rows.shape[1])
+    done = torch.from_numpy(states[1:, :-1]).view(-1, 2, units, batch)
+    parts = [
+        torch.stack([done[:length, 0, :, number], done[:length, 1, :, number].flip(0)], dim=1)
+        for number, length in enumerate(index.lengths.tolist())
+    ]
+    return torch.cat(parts)
 
 
 class BiGRULayer(nn.Module):
@@ -210,11 +260,11 @@ class BiGRULayer(nn.Module):
             nn.init.xavier_uniform_(self.weight_ih[direction])
             nn.init.orthogonal_(self.weight_hh[direction])
 
-    def states(
+    def forward(
         self, frames: torch.Tensor, index: PackedIndex, weight: torch.Tensor | None = None,
         bias: torch.Tensor | None = None,
     ) -> torch.Tensor:  # fmt: skip
-        """All states in step order, `(steps, 2, batch, units)`; direction 1 starts at each utterance's last frame.
+        """The states at every frame, forward and backward: `(total frames, 2 * units)`.
 
         Args:
             frames: `(total frames, dim)`, the utterances of the batch one after the other.
@@ -224,25 +274,14 @@ class BiGRULayer(nn.Module):
         weight = self.weight_ih if weight is None else weight
         bias = self.bias_ih if bias is None else bias
         width = 3 * self.units
+        bias = bias + functional.pad(self.bias_hh[:, : 2 * self.units], (0, self.units))
         gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1)).reshape(-1, width)
-        if _is_small(len(index.lengths), self.weight_hh) and not torch.is_grad_enabled():
-            return _few_states(gates, index, self.weight_hh, self.bias_hh)
-        states: torch.Tensor = _Recurrence.apply(
-            gates,
-            index.padded,
-            index.packed,
-            len(index.lengths),
-            self.weight_hh,
-            self.bias_hh,
-        )
-        return states
-
-    def packed(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
-        """The states as frames for the next layer: `(total frames, 2 * units)`."""
-        rows: torch.Tensor = _UnRows.apply(states.reshape(-1, self.units), index.packed)
-        return rows.reshape(-1, 2 * self.units)
+        few = _is_few(len(index.lengths), self.weight_hh) and not torch.is_grad_enabled()
+        run = _few_states if few else _Recurrence.apply
+        states: torch.Tensor = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
+        return states.reshape(-1, 2 * self.units)
 
     def last(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         """Last forward and first backward state of each utterance, concatenated: `(batch, 2 * units)`."""
-        batch = torch.arange(len(index.lengths), device=states.device)
-        return states[index.lengths - 1, :, batch].reshape(len(batch), 2 * self.units)
+        ends = index.starts + index.lengths - 1
+        return torch.cat([states[ends, : self.units], states[index.starts, self.units :]], dim=1)

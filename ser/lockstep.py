@@ -4,8 +4,9 @@ So there is one honest score an epoch, the mean over folds, which a pruner can a
 keeps contributing its best score.
 
 On the processor the folds of an epoch train side by side, one thread each. The matrices of a recurrence's step are too
-small to share: two threads at one product lose more in waking each other than they save. What a fold computes depends
-on its own seed alone, so the order in which folds run changes no number.
+small to share: two threads at one product lose more in waking each other than they save. Where the last folds of an
+epoch leave threads idle, as five folds on two threads do, folds that were reported already begin the next one. What a
+fold computes depends on its own seed alone, so the order in which folds run changes no number.
 """
 
 from __future__ import annotations
@@ -50,9 +51,11 @@ class Lockstep:
 
     @property
     def epoch(self) -> int:
-        """The epoch that every fold that still trains has completed."""
-        running = [len(training.epochs) for training in self.trainings if not training.stopped]
-        return min(running) if running else max(len(training.epochs) for training in self.trainings)
+        """The epoch of every fold that still trains that was reported last."""
+        running = [number for number, training in enumerate(self.trainings) if not self._is_over(number)]
+        return (
+            min(map(self._reported, running)) if running else max(map(self._reported, range(len(self.folds))))
+        )
 
     @property
     def done(self) -> bool:
@@ -63,41 +66,74 @@ class Lockstep:
 
         `after_fold` is called with the fold's number and its report, in the caller's thread and in the order of the
         folds; what it raises ends the epoch there, once the folds under way have finished theirs. The next call
-        reports those, and goes on with the folds that are behind.
+        reports those, and goes on with the folds that are behind. A fold does not train while `after_fold` gets its
+        report.
         """
-        for number in sorted(self._unreported):
-            after_fold(number, self._unreported.pop(number))
         goal = self.epoch + 1
+        early = [number for number in sorted(self._unreported) if self._unreported[number].epoch == goal]
+        for number in early:
+            after_fold(number, self._unreported.pop(number))
         behind = [
             number
             for number, training in enumerate(self.trainings)
             if not training.stopped and len(training.epochs) < goal
         ]
-        if min(len(behind), torch.get_num_threads()) < 2:
+        together = sum(not training.stopped or len(training.epochs) >= goal for training in self.trainings)
+        if min(together, torch.get_num_threads()) < 2:
             for number in behind:
                 after_fold(number, self.trainings[number].run_epoch())
-        else:
-            self._side_by_side(behind, after_fold)
+        elif behind:
+            self._side_by_side(behind, early, after_fold)
         return goal
 
-    def _side_by_side(self, numbers: Sequence[int], after_fold: Callable[[int, EpochReport], None]) -> None:
+    def _side_by_side(
+        self, behind: Sequence[int], reported: Sequence[int], after_fold: Callable[[int, EpochReport], None]
+    ) -> None:
+        """Train the folds that are behind; meanwhile some of those reported may go on, where threads are left."""
+        threads = torch.get_num_threads()
+        idle, several_rounds = -len(behind) % threads, len(behind) > threads
+        free = [number for number in reported if not self.trainings[number].stopped]
         runs: dict[int, Future[EpochReport]] = {}
         try:
-            with _single_threads(len(numbers)) as pool:
-                for number in numbers:
-                    runs[number] = pool.submit(self.trainings[number].run_epoch)
-                for number in numbers:
-                    report = runs[number].result()
-                    del runs[number]
+            with _single_threads(len(behind) + idle) as pool:
+
+                def begin(numbers: Sequence[int]) -> None:
+                    runs.update((number, pool.submit(self.trainings[number].run_epoch)) for number in numbers)
+
+                begin(behind)
+                for place, number in enumerate(behind):
+                    # Only once it is sure that two folds are in the next epoch: a last one gets every thread, which
+                    # rounds differently.
+                    if idle and len(free) > 1 and (several_rounds or not place):
+                        begin(free[:idle])
+                        idle, free = max(0, idle - len(free)), free[idle:]
+                    report = runs.pop(number).result()
                     after_fold(number, report)
+                    if not self.trainings[number].stopped:
+                        free.append(number)
+                for number in [number for number, run in runs.items() if run.cancel()]:
+                    del runs[number]
+                for run in runs.values():
+                    run.result()
         finally:
             for number, run in runs.items():
                 if run.done() and not run.cancelled() and run.exception() is None:
                     self._unreported[number] = run.result()
 
+    def _reported(self, number: int) -> int:
+        """The fold's last epoch that `after_fold` got."""
+        return len(self.trainings[number].epochs) - (number in self._unreported)
+
+    def _is_over(self, number: int) -> bool:
+        return self.trainings[number].stopped and number not in self._unreported
+
     def validation_accuracy(self) -> float:
-        """Mean over folds of the validation accuracy now; of the best epoch where a fold has stopped."""
-        reports = [training.best if training.stopped else training.epochs[-1] for training in self.trainings]
+        """Mean over folds of the validation accuracy in this epoch; of the best epoch where a fold has stopped."""
+        epoch = self.epoch
+        reports = [
+            training.best if self._is_over(number) else training.epochs[epoch - 1]
+            for number, training in enumerate(self.trainings)
+        ]
         return float(np.mean([report.validation_wa for report in reports]))
 
     def best_validation_accuracy(self) -> float:

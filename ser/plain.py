@@ -23,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_se
 from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.compat import import_torchaudio
 from ser.folds import Fold
-from ser.training import FrameSource, TrainingSettings
+from ser.training import KERAS_EPSILON, FrameSource, TrainingSettings
 
 
 class PlainClassifier(nn.Module):
@@ -119,10 +119,8 @@ def plain_epoch(
         optimizer.zero_grad()
         (loss + settings.l2 * model.penalty()).backward()
         optimizer.step()
-    logits, true = (
-        plain_logits(model, features, validation, settings),
-        torch.from_numpy(targets[np.asarray(validation)]),
-    )
+    logits = plain_logits(model, features, validation, settings)
+    true = torch.from_numpy(targets[np.asarray(validation)])
     accuracy = (logits.argmax(dim=1) == true).float().mean()
     return PlainReport(epoch, float(functional.cross_entropy(logits, true)), float(accuracy))
 
@@ -136,7 +134,7 @@ def plain_optimizer(model: PlainClassifier, settings: TrainingSettings) -> torch
     if settings.optimizer == "sgd":
         return torch.optim.SGD(model.parameters(), lr=settings.learning_rate, momentum=settings.momentum)
     if settings.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, eps=1e-7)
+        return torch.optim.Adam(model.parameters(), lr=settings.learning_rate, eps=KERAS_EPSILON)
     raise ValueError(settings.optimizer)
 
 
@@ -147,7 +145,6 @@ def plain_trial(
     """Fold after fold until it stops early; of each the epochs that it took, and the best of them."""
     ends = []
     for name, fold in enumerate(folds):
-        torch.manual_seed(settings.seed * 1_000 + name)
         model = PlainClassifier(dim, n_labels, classifier, packed=False)
         torch.manual_seed(settings.seed * 1_000 + name)
         model.copy_weights(BiGRUClassifier(dim, n_labels, classifier))

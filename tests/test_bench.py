@@ -42,7 +42,10 @@ TINY = Sizes(
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("name", ["training", "training-packed", "encoder", "extraction", "clip"])
+PACKED = pytest.param("training-packed", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("name", ["training", PACKED, "encoder", "extraction", "clip"])
 def test_each_row_runs_and_both_ways_agree(name):
     row = ROWS[name](TINY)
     assert row.name == name

@@ -37,7 +37,7 @@ def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
     frames = torch.randn(int(LENGTHS.sum()), 5, requires_grad=True)
     frames_too = frames.detach().clone().requires_grad_(True)
     index = PackedIndex.of(LENGTHS)
-    ours = layer.packed(layer.states(frames, index), index)
+    ours = layer(frames, index)
 
     padded = nn.utils.rnn.pad_sequence(frames_too.split(LENGTHS.tolist()), batch_first=True)
     packed = nn.utils.rnn.pack_padded_sequence(padded, LENGTHS, batch_first=True, enforce_sorted=False)
@@ -63,11 +63,11 @@ def test_states_without_a_gradient_are_the_same_step_by_step_in_numpy(lengths, m
     layer = random_layer(5, 4)
     before = {name: value.clone() for name, value in layer.state_dict().items()}
     frames, index = torch.randn(int(lengths.sum()), 5), PackedIndex.of(lengths)
-    expected = layer.packed(layer.states(frames, index), index)
+    expected = layer(frames, index)
     with torch.inference_mode():
-        in_numpy = layer.packed(layer.states(frames, index), index)
-        monkeypatch.setattr(gru, "SMALL", 0)
-        in_torch = layer.packed(layer.states(frames, index), index)
+        in_numpy = layer(frames, index)
+        monkeypatch.setattr(gru, "FEW", 0)
+        in_torch = layer(frames, index)
     torch.testing.assert_close(in_numpy, expected)
     torch.testing.assert_close(in_torch, expected)
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
@@ -77,7 +77,7 @@ def test_final_states_are_the_last_forward_and_the_first_backward_one():
     layer = random_layer(5, 4)
     frames = torch.randn(int(LENGTHS.sum()), 5)
     index = PackedIndex.of(LENGTHS)
-    final = layer.last(layer.states(frames, index), index)
+    final = layer.last(layer(frames, index), index)
     for row, utterance in zip(final, frames.split(LENGTHS.tolist()), strict=True):
         _, hidden = reference_gru(layer, 5)(utterance[None])
         torch.testing.assert_close(row, hidden.reshape(-1))
@@ -135,6 +135,18 @@ def test_dropout_acts_in_training_only_and_follows_its_generator():
     assert not torch.equal(first, other)
     model.eval()
     assert torch.equal(model(frames, lengths), model(frames, lengths))
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.85])
+def test_dropout_zeroes_its_share_and_scales_the_others_up(share):
+    model = BiGRUClassifier(201, 3, ClassifierSettings(4, 2, 2, dropout=share))
+    dropped = model._dropped(torch.ones(503, 201), torch.Generator().manual_seed(5))
+    kept = dropped[dropped != 0]
+    torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)), rtol=1e-4, atol=0)
+    of_columns, of_rows = (dropped == 0).float().mean(dim=0), (dropped == 0).float().mean(dim=1)
+    assert (dropped == 0).float().mean().item() == pytest.approx(share, abs=0.005)
+    assert of_columns.std() < 0.03  # of independent draws 0.022 at a half, and 0.035 of rows
+    assert of_rows.std() < 0.05
 
 
 @pytest.mark.parametrize(

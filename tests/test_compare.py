@@ -125,6 +125,7 @@ def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_
         assert one.name in page
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_and_a_comparison_goes_on_where_it_stopped(toy, tmp_path):
     names = ("mean_lr", "conformer", "drm")
     brief = replace(COMPARED, baseline=replace(SMALL, max_epochs=1))
@@ -167,6 +168,7 @@ def test_a_folder_of_another_corpus_or_other_folds_is_refused_to_every_model(toy
     assert (tmp_path / "compare.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_encoders_of_the_same_name_are_kept_apart_and_each_model_tells_its_seconds(toy, tmp_path):
     two = [replace(encoded(toy)[0], reference=replace(ENCODER, source=f"{run}/encoder", fingerprint=run))
            for run in ("first", "second")]  # fmt: skip

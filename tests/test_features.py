@@ -322,6 +322,7 @@ def test_a_cache_folder_that_is_a_file_is_a_message(clips, tmp_path):
         extract(clips, FakeEncoder(), FeatureCache(tmp_path / "file"))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_end_with_right_features(tmp_path, clips, cache):
     runs = [child(cache.folder, clips, delay_s=0.005) for _ in range(2)]
     assert [run.wait(60) for run in runs] == [0, 0]

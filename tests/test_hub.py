@@ -120,6 +120,7 @@ def test_the_page_says_that_it_loads_then_that_it_is_ready(server: Hub) -> None:
     assert encoder.description("en") == TEXTS["hub_ready"].say("en", encoder=NAME)
 
 
+@pytest.mark.slow
 def test_a_hub_that_hangs_is_said_and_tried_again(server: Hub) -> None:
     server.fault = "hang"
     encoder = HubEncoder(NAME, 2, (0.5,))

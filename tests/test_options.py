@@ -322,6 +322,7 @@ def test_what_the_rules_drop_is_left_out_named_and_recorded(tiny_encoder, tmp_pa
     assert "twice.wav: duplicate" in told_at_once
 
 
+@pytest.mark.slow
 def test_the_command_measures_options_that_need_other_features(tiny_encoder, tmp_path, capsys):
     words = [
         *small_corpus(tmp_path / "corpus"),

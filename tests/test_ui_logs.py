@@ -13,7 +13,7 @@ PATH = "/tmp/ser-uploads-12-x/0a1b/my voice, Tehran.wav"
 
 def line(message: str, *values: Any, error: BaseException | None = None) -> str:
     exc_info = (type(error), error, error.__traceback__) if error else None
-    record = logging.LogRecord("a.library", logging.WARNING, __file__, 1, message, values, exc_info)
+    record = logging.LogRecord("another.package", logging.WARNING, __file__, 1, message, values, exc_info)
     return OneLine().format(record)
 
 
@@ -33,7 +33,7 @@ def test_an_event_is_one_line_of_pairs() -> None:
 
 def test_what_another_library_says_is_quoted_in_one_line() -> None:
     assert line('two\nlines and a "quote"').endswith(
-        'event=message logger=a.library text="two\\nlines and a \\"quote\\""'
+        'event=message logger=another.package text="two\\nlines and a \\"quote\\""'
     )
 
 

@@ -105,10 +105,9 @@ def _measure_rows(args: argparse.Namespace) -> int:
         if name == "memory":
             more = {"memory": [entry.to_dict() for entry in memory(sizes.memory_clips)]}
         else:
+            trial = name == "trial" and corpus
             rows.append(
-                shipped_trial(corpus, args.utterances, args.turns)
-                if name == "trial" and corpus
-                else FUNCTIONS[name](sizes)
+                shipped_trial(trial, args.utterances, args.turns) if trial else FUNCTIONS[name](sizes)
             )
             _say(rows[-1])
         bench.write_bench(out, rows, before, {"quick": args.quick} | more, kept)
