@@ -33,6 +33,7 @@ from ser.compat import import_torchaudio
 from ser.errors import EncoderError
 from ser.fast_hubert import speed_up
 from ser.framing import FRAME_RATE_HZ, FRAME_SAMPLES, Frames, chunks, normalised
+from ser.native_hubert import NativeHubert
 
 DISTILHUBERT = "ntu-spml/distilhubert"  # section 3.3 of the paper
 SHIPPED = Path(__file__).parent.parent / "checkpoints" / "encoder"
@@ -94,7 +95,7 @@ class Encoder:
         digest = _weights_digest(model)
         _own_weights(model)
         if fast and torch.device(device).type == "cpu":
-            speed_up(model)
+            model = _faster(model)
         kind = WhisperFrames if model_type == "whisper" else cls
         return kind(model.to(device), place.name, digest, layer, _do_normalize(place))
 
@@ -224,6 +225,14 @@ def _equal_length_batches(waveforms: Sequence[NDArray[np.float32]]) -> Iterator[
     for length, indices in by_length.items():
         size = max(1, BATCH_S * SAMPLE_RATE_HZ // length)
         yield from (indices[start : start + size] for start in range(0, len(indices), size))
+
+
+def _faster(model: nn.Module) -> nn.Module:
+    """The same on this project's layers, as far as they know it; it may be changed in place."""
+    compiled = NativeHubert.of(model)
+    if compiled is None:
+        speed_up(model)
+    return compiled or model
 
 
 @dataclass(frozen=True)

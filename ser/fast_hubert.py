@@ -34,11 +34,11 @@ def speed_up(model: nn.Module) -> bool:
     """
     parts: Any = model
     layers = getattr(getattr(parts, "feature_extractor", None), "conv_layers", None)
-    if layers is None or not all(_is_known(layer, index) for index, layer in enumerate(layers)):
+    if layers is None or not all(is_known(layer, index) for index, layer in enumerate(layers)):
         return False
     parts.feature_extractor = FrontEnd(layers)
     embedding = getattr(getattr(parts, "encoder", None), "pos_conv_embed", None)
-    if embedding is not None and _is_wide(embedding):
+    if embedding is not None and is_wide(embedding):
         parts.encoder.pos_conv_embed = PositionEmbedding(embedding)
     return True
 
@@ -78,17 +78,27 @@ class FrontEnd(nn.Module):
         """Kernel `(taps, channels)` and bias of the first layer, its group norm folded in; and what norm is left."""
         if not isinstance(self.norm, nn.GroupNorm):
             return self.first_weight.t(), self.first_bias, self.norm
-        exact = windows.double()
-        mean = exact.mean(dim=0)
-        centred = exact - mean
-        covariance = centred.t() @ centred / len(windows)
-        weight = self.first_weight.double()
-        variance = ((weight @ covariance) * weight).sum(dim=1)
-        scale = self.norm.weight.double() / (variance + self.norm.eps).sqrt()
-        bias = self.norm.bias.double() - scale * (
-            weight @ mean
-        )  # the convolution's own bias is part of its mean
-        return (weight * scale[:, None]).t().float(), bias.float(), None
+        scale, bias = folded_norm(windows, self.first_weight, self.norm)
+        return (self.first_weight * scale[:, None]).t(), bias, None
+
+
+def folded_norm(
+    windows: torch.Tensor, weight: torch.Tensor, norm: nn.GroupNorm
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a convolution's outputs are multiplied with, and what is added, where a norm over time follows it.
+
+    Args:
+        windows: `(frames, taps)`, the samples under the kernel.
+        weight: `(channels, taps)`; the convolution's own bias is part of the mean that the norm takes off.
+        norm: with a group a channel.
+    """
+    exact, kernel = windows.double(), weight.double()
+    mean = exact.mean(dim=0)
+    centred = exact - mean
+    covariance = centred.t() @ centred / len(windows)
+    variance = ((kernel @ covariance) * kernel).sum(dim=1)
+    scale = norm.weight.double() / (variance + norm.eps).sqrt()
+    return scale.float(), (norm.bias.double() - scale * (kernel @ mean)).float()
 
 
 class _StridedLayer(nn.Module):
@@ -220,7 +230,7 @@ def _toom_cook() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     return values(OUTPUTS).t().float().contiguous(), values(2).float(), to_inputs.float().contiguous()
 
 
-def _is_known(layer: Any, index: int) -> bool:
+def is_known(layer: Any, index: int) -> bool:
     """A convolution without padding or groups, GELU, and one of the norms that this file knows."""
     conv, norm = getattr(layer, "conv", None), getattr(layer, "layer_norm", None)
     if not isinstance(conv, nn.Conv1d) or conv.padding != (0,) or conv.groups != 1 or conv.dilation != (1,):
@@ -228,7 +238,7 @@ def _is_known(layer: Any, index: int) -> bool:
     if (
         conv.weight.dtype != torch.float32
         or conv.weight.device.type != "cpu"
-        or not _is_gelu(layer.activation)
+        or not is_gelu(layer.activation)
     ):
         return False
     if isinstance(norm, nn.GroupNorm):
@@ -236,7 +246,7 @@ def _is_known(layer: Any, index: int) -> bool:
     return norm is None or isinstance(norm, nn.LayerNorm)
 
 
-def _is_wide(embedding: Any) -> bool:
+def is_wide(embedding: Any) -> bool:
     """A wide convolution of an even kernel, whose last frame is cut off, GELU, no batch norm."""
     conv = getattr(embedding, "conv", None)
     return (
@@ -245,11 +255,11 @@ def _is_wide(embedding: Any) -> bool:
         and conv.kernel_size[0] >= MIN_FFT_TAPS
         and conv.kernel_size[0] % 2 == 0
         and conv.padding[0] == conv.kernel_size[0] // 2
-        and _is_gelu(embedding.activation)
+        and is_gelu(embedding.activation)
     )
 
 
-def _is_gelu(activation: Any) -> bool:
+def is_gelu(activation: Any) -> bool:
     """Whether it is the exact GELU, whatever the class is called: compared on a few numbers."""
     at = torch.linspace(-3, 3, 7)
     return bool(torch.equal(activation(at), functional.gelu(at)))

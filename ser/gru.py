@@ -21,10 +21,13 @@ import torch
 from torch import nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
 
+from ser import native
 from ser.compat import one_blas_thread
 
 FEW = 1 << 20  # multiplications of a step, up to which numpy does them
+CACHED = 1 << 16  # weights of a direction that stay in a core's own cache: then every utterance goes by itself
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,11 @@ class PackedIndex:
         to_frames = torch.stack([before[time] + rank, before[back] + sizes[back] + rank], dim=1).reshape(-1)
         runs = tuple((len(list(same)), size) for size, same in groupby(sizes.tolist()))
         return cls(lengths, starts, torch.argsort(to_frames), to_frames, runs)
+
+    @property
+    def ends(self) -> torch.Tensor:
+        """`(batch,)` the number of each utterance's last frame."""
+        return self.starts + self.lengths - 1
 
     def to(self, device: torch.device) -> PackedIndex:
         return PackedIndex(
@@ -135,10 +143,8 @@ def _run_back(
             step = len(steps) - 1 - step_back
             d_state = steps[step]
             gates[step].mul_(d_state.unsqueeze(2))
-            if step > 0:
-                steps[step - 1].addcmul_(d_state, updates[step]).baddbmm_(factors[step], weight)
-            elif run > 0:
-                before = d_states[run - 1][-1][:, : d_state.size(1)]
+            if step > 0 or run > 0:
+                before = steps[step - 1] if step > 0 else d_states[run - 1][-1][:, : d_state.size(1)]
                 before.addcmul_(d_state, updates[step]).baddbmm_(factors[step], weight)
         torch.mul(to_new, d_states[run], out=d_new[run])
 
@@ -177,16 +183,31 @@ class _Recurrence(torch.autograd.Function):
         by_frame = d_gates.view(-1, 2, 3 * units)
         before = torch.zeros_like(states)
         before[1:, 0], before[:-1, 1] = states[:-1, 0], states[1:, 1]
-        before[index.starts, 0] = before[index.starts + index.lengths - 1, 1] = 0
+        before[index.starts, 0] = before[index.ends, 1] = 0
         d_weight = torch.bmm(by_frame.permute(1, 2, 0), before.transpose(0, 1))
         d_bias = by_frame[..., 2 * units :].sum(dim=0)
         d_gates[:, 2 * units :] = d_new.index_select(0, index.to_frames)  # of the gate, not of its product
         return d_gates, None, d_weight, d_bias
 
 
-def _is_few(batch: int, weight: torch.Tensor) -> bool:
-    """Whether a step's product is too small to be worth more than one thread."""
-    return weight.device.type == "cpu" and batch * 4 * weight[0].numel() <= FEW
+def _way_without_gradient(
+    index: PackedIndex, weight: torch.Tensor
+) -> Callable[[torch.Tensor, PackedIndex, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """What computes the states fastest: compiled or in numpy where a step's product is small, else as in training."""
+    few = len(index.lengths) * 4 * weight[0].numel() <= FEW
+    if weight.device.type != "cpu":
+        return _Recurrence.apply
+    compiles = weight.shape[2] % native.LANES == 0 and native.library() is not None
+    if compiles and (few or weight[0].numel() <= CACHED):
+        return _compiled_states
+    return _few_states if few else _Recurrence.apply
+
+
+def _compiled_states(
+    gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
+) -> torch.Tensor:
+    """What `_Recurrence` returns, utterance by utterance."""
+    return native.gru(gates, index.starts, index.lengths, weight, bias)
 
 
 def _few_states(
@@ -201,11 +222,9 @@ def _few_states(
     half = np.float32(0.5)
     # Both directions are one state, `(2 * units, batch)`, so that the numbers of a gate lie side by side; a row of ones
     # under it meets the bias of the product. Gates in the order reset, update, new.
-    utterances = gates.view(-1, 2, 3, units).split(index.lengths.tolist())
-    cells = gates.new_zeros(int(index.lengths.max()), 3, 2, units, batch)
-    for number, utterance in enumerate(utterances):
-        cells[: len(utterance), :, 0, :, number] = utterance[:, 0]
-        cells[: len(utterance), :, 1, :, number] = utterance[:, 1].flip(0)
+    lengths = index.lengths.tolist()
+    utterances = [_turned(utterance) for utterance in gates.view(-1, 2, 3, units).split(lengths)]
+    cells = pad_sequence(utterances).permute(0, 3, 2, 4, 1).contiguous()
     recurrent = torch.zeros(3, 2, units, 2 * units + 1)
     for way in range(2):
         recurrent[:, way, :, way * units : (way + 1) * units] = weight[way].view(3, units, units)
@@ -236,11 +255,13 @@ def _few_states(
             after *= update
             after += new
     done = torch.from_numpy(states[1:, :-1]).view(-1, 2, units, batch)
-    parts = [
-        torch.stack([done[:length, 0, :, number], done[:length, 1, :, number].flip(0)], dim=1)
-        for number, length in enumerate(index.lengths.tolist())
-    ]
-    return torch.cat(parts)
+    return torch.cat([_turned(done[:length, ..., number]) for number, length in enumerate(lengths)])
+
+
+def _turned(rows: torch.Tensor) -> torch.Tensor:
+    """`(frames, 2, ...)` of one utterance with its backward direction turned round: frame by frame to step by step, or
+    back."""
+    return torch.stack([rows[:, 0], rows[:, 1].flip(0)], dim=1)
 
 
 class BiGRULayer(nn.Module):
@@ -276,12 +297,10 @@ class BiGRULayer(nn.Module):
         width = 3 * self.units
         bias = bias + functional.pad(self.bias_hh[:, : 2 * self.units], (0, self.units))
         gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1)).reshape(-1, width)
-        few = _is_few(len(index.lengths), self.weight_hh) and not torch.is_grad_enabled()
-        run = _few_states if few else _Recurrence.apply
+        run = _Recurrence.apply if torch.is_grad_enabled() else _way_without_gradient(index, self.weight_hh)
         states: torch.Tensor = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
         return states.reshape(-1, 2 * self.units)
 
     def last(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         """Last forward and first backward state of each utterance, concatenated: `(batch, 2 * units)`."""
-        ends = index.starts + index.lengths - 1
-        return torch.cat([states[ends, : self.units], states[index.starts, self.units :]], dim=1)
+        return torch.cat([states[index.ends, : self.units], states[index.starts, self.units :]], dim=1)

@@ -52,10 +52,8 @@ class Lockstep:
     @property
     def epoch(self) -> int:
         """The epoch of every fold that still trains that was reported last."""
-        running = [number for number, training in enumerate(self.trainings) if not self._is_over(number)]
-        return (
-            min(map(self._reported, running)) if running else max(map(self._reported, range(len(self.folds))))
-        )
+        running = [self._reported(number) for number in range(len(self.folds)) if not self._is_over(number)]
+        return min(running) if running else max(len(training.epochs) for training in self.trainings)
 
     @property
     def done(self) -> bool:

@@ -358,10 +358,10 @@ THREADS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
 def test_threads_sleep_while_they_wait_unless_told_otherwise(already):
     watched = """
 import os, runpy, sys
+names = sys.argv[1:]
 class Watch:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
-            names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
             raise SystemExit(" ".join(os.environ.get(name, "-") for name in names))
 sys.meta_path.insert(0, Watch())
 import app
@@ -373,6 +373,10 @@ runpy.run_module("ser", run_name="__main__")
     environment |= {"OMP_WAIT_POLICY": already} if already else {}
     root = Path(__file__).parent.parent
     done = subprocess.run(
-        [sys.executable, "-c", watched], cwd=root, env=environment, text=True, stderr=subprocess.PIPE
+        [sys.executable, "-c", watched, *THREADS],
+        cwd=root,
+        env=environment,
+        text=True,
+        stderr=subprocess.PIPE,
     )
     assert done.stderr.splitlines()[-1] == (f"{already} - 1" if already else "PASSIVE 10000 1")

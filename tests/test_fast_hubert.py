@@ -9,6 +9,7 @@ import pytest
 import torch
 from support import TINY, voice
 
+from ser import native
 from ser.compat import import_torchaudio
 from ser.encoder import Encoder
 from ser.fast_hubert import FrontEnd, PositionEmbedding, speed_up
@@ -104,7 +105,9 @@ def test_a_narrow_or_batch_normed_position_embedding_is_left_as_it_was():
         assert not isinstance(model.encoder.pos_conv_embed, PositionEmbedding)
 
 
-def test_an_encoder_is_fast_without_being_asked_and_has_the_same_fingerprint(tiny_encoder):
+def test_an_encoder_without_a_compiler_is_fast_without_being_asked(tiny_encoder, monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
     encoder = Encoder.load(tiny_encoder)
     assert isinstance(encoder.model.feature_extractor, FrontEnd)
     assert encoder.device == torch.device("cpu")
+    assert encoder.fingerprint == Encoder.load(tiny_encoder, fast=False).fingerprint

@@ -1,0 +1,218 @@
+"""The compiled kernels give what torch gives, to the rounding that they promise, or stay out of the way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from support import voice
+from test_fast_hubert import KINDS, LENGTHS, WIDE, random_model, relative_difference, waveforms
+from torch import nn
+from torch.nn import functional
+
+from ser import native
+from ser.compat import import_torchaudio
+from ser.encoder import Encoder
+from ser.gru import BiGRULayer, PackedIndex
+from ser.native import IntegerLayer
+from ser.native_hubert import NativeHubert
+
+import_torchaudio()
+from transformers import HubertConfig, HubertModel  # noqa: E402
+
+needs_kernels = pytest.mark.skipif(
+    native.library() is None, reason="no C compiler, or a processor without AVX2"
+)
+ROUNDING = 3e-4  # of a layer, relative to its largest output; typically 1e-4
+MODEL_ROUNDING = 1e-3
+
+# width, outputs, taps, stride, frames: what DistilHuBERT and the shipped encoder have, and what divides by nothing.
+SHAPES = [
+    (512, 512, 3, 2, 401), (512, 512, 2, 2, 40), (10, 512, 1, 1, 1000), (400, 384, 1, 1, 99), (768, 3072, 1, 1, 50),
+    (3072, 768, 1, 1, 50), (5, 3, 1, 1, 1), (67, 17, 2, 1, 9), (130, 33, 3, 3, 31), (64, 16, 1, 1, 6),
+]  # fmt: skip
+
+
+def expected_layer(
+    frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int, norm: Any, gelu: bool
+) -> torch.Tensor:
+    out = functional.conv1d(frames.t()[None].double(), weight.double(), bias.double(), stride)[0].t()
+    out = out if norm is None else norm.double()(out)
+    return functional.gelu(out) if gelu else out
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("width", "outputs", "taps", "stride", "n"), SHAPES)
+@pytest.mark.parametrize(("normed", "gelu"), [(False, False), (True, True)])
+def test_a_layer_is_that_of_torch(width, outputs, taps, stride, n, normed, gelu, threads):
+    torch.manual_seed(40)
+    weight, bias = torch.randn(outputs, width, taps) / (width * taps) ** 0.5, torch.randn(outputs)
+    frames, norm = torch.randn(n, width), nn.LayerNorm(outputs) if normed else None
+    if norm is not None:
+        norm.weight.data.normal_()
+        norm.bias.data.normal_()
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = IntegerLayer(weight, bias, stride, norm, gelu)(frames)
+    finally:
+        torch.set_num_threads(before)
+    with torch.no_grad():
+        expected = expected_layer(frames, weight, bias, stride, norm, gelu)
+    assert found.shape == expected.shape
+    assert relative_difference(expected, found) < ROUNDING
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", [1e-20, 1e-6, 1.0, 1e6, 1e15])
+def test_a_layer_is_as_exact_whatever_the_level_of_its_inputs(level):
+    torch.manual_seed(40)
+    weight, bias = torch.randn(32, 128, 1), torch.zeros(32)
+    frames = level * torch.randn(20, 128)
+    expected = expected_layer(frames, weight, bias, 1, None, False)
+    assert relative_difference(expected, IntegerLayer(weight, bias)(frames)) < ROUNDING
+
+
+@needs_kernels
+def test_a_sum_that_would_leave_32_bits_is_kept_within_them():
+    """Inputs and weights alike, all of one sign and of the largest size: nothing cancels."""
+    weight, frames = torch.ones(16, 512, 3), torch.ones(9, 512)
+    found = IntegerLayer(weight, None)(frames)
+    torch.testing.assert_close(found, torch.full_like(found, 3 * 512), rtol=ROUNDING, atol=0)
+    alternating = torch.ones(512).mul_(torch.tensor([1.0, -1.0]).repeat(256))
+    found = IntegerLayer(alternating.expand(16, 512), None)(-alternating.expand(4, 512).contiguous())
+    torch.testing.assert_close(found, torch.full_like(found, -512), rtol=ROUNDING, atol=0)
+
+
+@needs_kernels
+def test_rows_of_zeros_give_the_bias_and_what_is_not_finite_stays_visible():
+    layer = IntegerLayer(torch.randn(20, 70), torch.arange(20.0))
+    frames = torch.zeros(3, 70)
+    frames[1, 5], frames[2, 69] = float("nan"), float("inf")
+    found = layer(frames)
+    torch.testing.assert_close(found[0], torch.arange(20.0))
+    assert found[1:].isnan().all()
+
+
+@needs_kernels
+def test_an_output_does_not_depend_on_the_frames_beside_it_nor_on_threads():
+    torch.manual_seed(40)
+    layer, frames = IntegerLayer(torch.randn(48, 100, 3), torch.randn(48), 2, gelu=True), torch.randn(301, 100)
+    whole = layer(frames)
+    assert torch.equal(layer(frames[100:150]), whole[50 : 50 + 24])
+
+
+@needs_kernels
+@pytest.mark.parametrize("units", [8, 32, 64, 96, 192])
+@pytest.mark.parametrize("lengths", [[1], [50], [7, 1, 30, 30, 2]])
+def test_the_recurrence_is_that_of_training(units, lengths):
+    torch.manual_seed(40)
+    layer, index = BiGRULayer(20, units), PackedIndex.of(torch.tensor(lengths))
+    layer.bias_ih.data.normal_()
+    layer.bias_hh.data.normal_()
+    frames = torch.randn(sum(lengths), 20)
+    expected = layer(frames, index).detach()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(frames, index), expected, rtol=0, atol=2e-6)
+
+
+@needs_kernels
+@pytest.mark.parametrize("samples", LENGTHS)
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wavlm"])
+def test_hidden_states_are_those_of_transformers(kind, samples):
+    model = random_model(kind)
+    with torch.inference_mode():
+        expected = model(waveforms(samples), output_hidden_states=True)
+        compiled = NativeHubert.of(model)
+        assert compiled is not None
+        found = compiled(waveforms(samples), output_hidden_states=True)
+    both = [(expected.last_hidden_state, found.last_hidden_state)]
+    for one, other in both + list(zip(expected.hidden_states, found.hidden_states, strict=True)):
+        assert one.shape == other.shape
+        assert relative_difference(one, other) < MODEL_ROUNDING
+
+
+@needs_kernels
+@pytest.mark.parametrize("kind", ["group norm", "layer norm"])
+def test_every_row_of_a_batch_is_what_it_is_alone(kind):
+    compiled = NativeHubert.of(random_model(kind))
+    together = waveforms(20_000, batch=3)
+    with torch.inference_mode():
+        for row, expected in zip(together, compiled(together).last_hidden_state, strict=True):
+            assert torch.equal(expected, compiled(row[None]).last_hidden_state[0])
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", [0.0, 1e-4, 1.0])
+def test_silence_and_very_soft_recordings_meet_the_group_norm_s_epsilon_alike(level):
+    model = random_model("group norm")
+    samples = level * waveforms(16_000)
+    with torch.inference_mode():
+        expected = model.feature_extractor(samples)[0].t()
+        found = NativeHubert.of(model).front_end(samples[0])
+    assert relative_difference(expected, found) < MODEL_ROUNDING
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"feat_extract_activation": "relu"},
+        {"hidden_act": "relu"},
+        {"do_stable_layer_norm": True, "adapter_attn_dim": 4},
+    ],
+)
+def test_a_model_of_another_kind_is_left_alone(change):
+    assert NativeHubert.of(HubertModel(HubertConfig(**WIDE | change)).eval()) is None
+    assert NativeHubert.of(KINDS["wavlm"]().eval()) is None
+
+
+@needs_kernels
+def test_an_encoder_is_compiled_without_being_asked_and_has_the_same_fingerprint(tiny_encoder):
+    encoder, plain = Encoder.load(tiny_encoder), Encoder.load(tiny_encoder, fast=False)
+    assert isinstance(encoder.model, NativeHubert)
+    assert encoder.device == torch.device("cpu")
+    assert encoder.fingerprint == plain.fingerprint
+    samples = [voice(1.7), voice(0.4)]
+    for one, other in zip(encoder(samples), plain(samples), strict=True):
+        assert relative_difference(torch.from_numpy(other), torch.from_numpy(one)) < MODEL_ROUNDING
+
+
+@pytest.fixture
+def fresh_library():
+    native.library.cache_clear()
+    yield
+    native.library.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [{"SER_NATIVE": "0"}, {"CC": "/no/such/compiler"}, {"CC": "false"}],
+    ids=["refused", "missing", "failing"],
+)
+def test_without_a_compiler_there_are_no_kernels_and_nothing_is_left_behind(
+    environment, fresh_library, monkeypatch, tmp_path
+):
+    for name, value in ({"SER_CACHE": str(tmp_path)} | environment).items():
+        monkeypatch.setenv(name, value)
+    assert native.library() is None
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@needs_kernels
+def test_the_kernels_are_compiled_once_and_found_again(fresh_library, monkeypatch, tmp_path):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path))
+    assert native.library() is not None
+    (built,) = (path for path in tmp_path.rglob("*") if path.is_file())
+    before = built.stat().st_mtime_ns
+    native.library.cache_clear()
+    assert native.library() is not None
+    assert built.stat().st_mtime_ns == before
+
+
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(fresh_library, monkeypatch, tmp_path):
+    blocked = tmp_path / "a file"
+    blocked.write_text("in the way")
+    monkeypatch.setenv("SER_CACHE", str(blocked))
+    assert native.library() is None
