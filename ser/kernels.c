@@ -1,11 +1,13 @@
-/* A layer of a frozen encoder on a processor with AVX2: products of 16-bit integers, see ser/native.py.
+/* Layers of a frozen model on a processor with AVX2, for one answer or for a corpus; see ser/native.py.
 
-In: frames of floats. Out: for each stride, the product of `taps` frames with the weights, a bias, and where asked a layer
-norm and GELU. Each row of inputs and each column of weights is scaled to integers; 32 bits hold the sum of a block of
-BLOCK products whatever they are (Cauchy-Schwarz), and blocks are added as floats. Two multiplications a lane and
-instruction: 1.7 times the speed of float32 products, at a rounding of about 1e-4 of a layer's output.
+ser_layer: a convolution over time or a linear layer, its bias, and where asked a layer norm and GELU, in products of
+16-bit integers. A block of BLOCK inputs and a column of weights have a scale each, such that 32 bits hold the sum of a
+block's products whatever they are (Cauchy-Schwarz); blocks are added as floats. One instruction multiplies sixteen
+pairs, twice as many as with floats, at a rounding of about 1e-4 of a layer's output.
 
-Compiled at run time, `cc -O2 -mavx2 -mfma -shared`; the layout of `Layer` stands in ser/native.py again. */
+ser_gru: the recurrence of a bidirectional GRU, in floats.
+
+Compiled at run time, `cc -O2 -mavx2 -mfma -fopenmp`; the layout of `Layer` stands in ser/native.py again. */
 
 #include <immintrin.h>
 #include <math.h>
@@ -13,9 +15,11 @@ Compiled at run time, `cc -O2 -mavx2 -mfma -shared`; the layout of `Layer` stand
 #include <stdint.h>
 #include <stdlib.h>
 
-enum { ROWS = 6, COLUMNS = 16, BLOCK = 64, PIECE = 512, LANES = 8, GAP = 32 };
-#define MOST_ROWS 96           /* of a chunk, a multiple of ROWS */
-#define MOST_BYTES (256 << 10) /* of a chunk's integers: half of the second cache */
+enum { LANES = 8, BLOCK = 64 };
+enum { ROWS = 6, COLUMNS = 16 }; /* of a tile of sums, in registers */
+enum { PIECE = 512 };            /* inputs at a time: their weights stay in the first cache */
+enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
+enum { MOST_UNITS = 24, MOST_BYTES = 256 << 10 }; /* of a chunk, whose integers stay in the second cache */
 #define LARGEST 32767.0f
 #define LARGEST_SUM 2147000000.0f /* a little below 2^31: rounding to integers can lengthen a row */
 
@@ -24,7 +28,8 @@ typedef struct {
     int64_t padded;          /* the same as integers, a multiple of COLUMNS */
     int64_t taps, stride;    /* frames under the kernel, and between two outputs */
     int64_t outputs;         /* numbers of an output frame */
-    const int16_t *weights;  /* (panels, taps, padded / 2, COLUMNS, 2) */
+    int64_t threes;          /* 1: taps 3 and stride 2, three outputs at a time, see THREES */
+    const int16_t *weights;  /* (panels, terms, padded / 2, COLUMNS, 2) */
     const float *scales;     /* (panels * COLUMNS,) of each column of weights */
     const float *bias;       /* (panels * COLUMNS,) */
     float largest_norm;      /* of BLOCK weights of a column, as integers */
@@ -34,15 +39,49 @@ typedef struct {
     int32_t gelu;
 } Layer;
 
+/* A product that is added to a tile: which row of a unit, to which of its tiles. */
+typedef struct {
+    int row, tile;
+} Term;
+
+/* Three outputs of taps w0, w1, w2 with stride 2, from frames e0 o0 e1 o1 e2 o2 e3. The even ones meet two taps with a
+stride of one: four products in place of six (Winograd's F(3, 2), points 0, 1, -1 and infinity). Rows, and the weights
+that they meet: e0 - e2 (w0), (e1 + e2) / 2 (w0 + w2), (e2 - e1) / 2 (w0 - w2), e3 - e1 (w2), o0, o1, o2 (w1). The two in
+the middle belong to all outputs and have tiles of their own. */
+enum { SUM = 3, DIFFERENCE = 4, TILES_OF_THREE = 5, ROWS_OF_THREE = 7, TERMS_OF_THREE = 7 };
+static const Term THREES[TERMS_OF_THREE] = {{0, 0}, {4, 0}, {5, 1}, {3, 2}, {6, 2}, {1, SUM}, {2, DIFFERENCE}};
+
+/* How a layer is computed: in units of so many outputs, each from so many rows of integers. */
+typedef struct {
+    int64_t outputs, step, rows, tiles, terms; /* step: rows from one unit to the next */
+} Plan;
+
+static Plan plan_of(const Layer *layer) {
+    if (layer->threes) return (Plan){3, ROWS_OF_THREE, ROWS_OF_THREE, TILES_OF_THREE, TERMS_OF_THREE};
+    return (Plan){1, layer->stride, layer->taps, 1, layer->taps};
+}
+
+static Term term_of(const Layer *layer, int64_t number) { return layer->threes ? THREES[number] : (Term){(int)number, 0}; }
+
 typedef struct {
     const Layer *layer;
+    Plan plan;
     const float *in;
     int64_t in_step; /* floats from one frame to the next */
+    const float *zeros; /* (width,) */
     float *out;
-    int64_t n, chunk; /* output frames, of all and of a chunk */
+    int64_t n, chunk; /* output frames, and units of a chunk */
     atomic_long next;
     atomic_int failed;
 } Work;
+
+/* A thread's own. */
+typedef struct {
+    int16_t *integers; /* (rows, padded + GAP) */
+    float *scales;     /* (rows, blocks) */
+    float *tiles;      /* (tiles, units of a chunk, COLUMNS) */
+    float *frame;      /* (width,) */
+} Room;
 
 static float sum_of(__m256 v) {
     __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -94,12 +133,16 @@ static void to_integers(const Layer *layer, const float *frame, int16_t *integer
     for (int64_t at = layer->width; at < layer->padded; at++) integers[at] = 0;
 }
 
-/* Adds (row r) * (panel of weights), each block times its scale, to `tile` (ROWS, COLUMNS), or sets it. */
+/* Adds ROWS rows times a panel of weights, each block times its scale, to `tile` (ROWS, COLUMNS), or sets it. */
 static __attribute__((noinline)) void multiply(
-    const int16_t *const *rows, const float *const *scales, const int16_t *weights, int64_t k, float *tile, int set) {
+    const int16_t *rows, int64_t row_step, const float *scales, int64_t scale_step, const int16_t *weights, int64_t k,
+    float *tile, int set) {
+    const int16_t *r0 = rows, *r1 = r0 + row_step, *r2 = r1 + row_step, *r3 = r2 + row_step, *r4 = r3 + row_step;
+    const int16_t *r5 = r4 + row_step;
+    if (set)
+        for (int at = 0; at < ROWS * COLUMNS; at += LANES) _mm256_storeu_ps(tile + at, _mm256_setzero_ps());
     for (int64_t begin = 0; begin < k; begin += BLOCK) {
         int64_t end = begin + BLOCK < k ? begin + BLOCK : k;
-        const int16_t *r0 = rows[0], *r1 = rows[1], *r2 = rows[2], *r3 = rows[3], *r4 = rows[4], *r5 = rows[5];
         __m256i s00 = _mm256_setzero_si256(), s01 = s00, s10 = s00, s11 = s00, s20 = s00, s21 = s00;
         __m256i s30 = s00, s31 = s00, s40 = s00, s41 = s00, s50 = s00, s51 = s00;
 /* Left to itself, gcc keeps the sums in memory, at half the speed. */
@@ -119,19 +162,20 @@ static __attribute__((noinline)) void multiply(
             ADD(r0, s00, s01) ADD(r1, s10, s11) ADD(r2, s20, s21) ADD(r3, s30, s31) ADD(r4, s40, s41) ADD(r5, s50, s51)
         }
         const __m256i sums[ROWS][2] = {{s00, s01}, {s10, s11}, {s20, s21}, {s30, s31}, {s40, s41}, {s50, s51}};
+#pragma GCC unroll 6
         for (int row = 0; row < ROWS; row++) {
-            const __m256 by = _mm256_set1_ps(scales[row][begin / BLOCK]);
+            const __m256 by = _mm256_set1_ps(scales[row * scale_step + begin / BLOCK]);
+#pragma GCC unroll 2
             for (int half = 0; half < 2; half++) {
                 float *to = tile + row * COLUMNS + half * LANES;
-                __m256 old = set && begin == 0 ? _mm256_setzero_ps() : _mm256_loadu_ps(to);
-                _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[row][half]), by, old));
+                _mm256_storeu_ps(to, _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[row][half]), by, _mm256_loadu_ps(to)));
             }
         }
     }
 }
 
 /* x * Phi(x), with erf as a ratio of polynomials on [-4, 4] (that of Eigen and XLA), right to a few 1e-7. */
-static __m256 gelu_of(__m256 x) {
+static inline __attribute__((always_inline)) __m256 gelu_of(__m256 x) {
     static const float over[] = {-2.72614225801306e-10f, 2.77068142495902e-08f,  -2.10102402082508e-06f,
                                  -5.69250639462346e-05f, -7.34990630326855e-04f, -2.95459980854025e-03f,
                                  -1.60960333262415e-02f};
@@ -163,92 +207,153 @@ static void norm_row(const Layer *layer, float *row) {
     for (int64_t at = 0; at < n; at++) row[at] = (row[at] - mean) * by * layer->norm_scale[at] + layer->norm_bias[at];
 }
 
-/* Scales and biases of a panel's columns: from `tile` into `out`. */
-static void finish_columns(const Layer *layer, int64_t column, int64_t n, float *tile, float *out) {
-    const int64_t left = layer->outputs - column;
-    const float *scales = layer->scales + column, *bias = layer->bias + column;
-    for (int half = 0; half < 2; half++) {
-        const __m256 by = _mm256_loadu_ps(scales + half * LANES), plus = _mm256_loadu_ps(bias + half * LANES);
-        for (int64_t row = 0; row < n; row++) {
-            float *from = tile + row * COLUMNS + half * LANES, *to = out + row * layer->outputs + half * LANES;
-            const __m256 v = _mm256_fmadd_ps(_mm256_loadu_ps(from), by, plus);
-            if (left >= (half + 1) * LANES)
-                _mm256_storeu_ps(to, v);
-            else {
-                _mm256_storeu_ps(from, v);
-                for (int64_t at = 0; at < left - half * LANES; at++) to[at] = from[at];
-            }
+static int64_t blocks_of(const Layer *layer) { return (layer->padded + BLOCK - 1) / BLOCK; }
+
+/* x * a + y * b */
+static void combine(float x, const float *a, float y, const float *b, int64_t n, float *out) {
+    const __m256 xs = _mm256_set1_ps(x), ys = _mm256_set1_ps(y);
+    int64_t at = 0;
+    for (; at + LANES <= n; at += LANES) {
+        const __m256 second = _mm256_mul_ps(ys, _mm256_loadu_ps(b + at));
+        _mm256_storeu_ps(out + at, _mm256_fmadd_ps(xs, _mm256_loadu_ps(a + at), second));
+    }
+    for (; at < n; at++) out[at] = x * a[at] + y * b[at];
+}
+
+/* The integers of `units` units from the one that begins at the frame `in`; of `left` frames, those behind count as zero. */
+static void fill_rows(const Work *work, const float *in, int64_t left, int64_t units, const Room *room) {
+    const Layer *layer = work->layer;
+    const int64_t step = layer->padded + GAP, blocks = blocks_of(layer), width = layer->width;
+    if (!layer->threes) {
+        const int64_t rows = (units - 1) * work->plan.step + work->plan.rows;
+        for (int64_t row = 0; row < rows; row++)
+            to_integers(layer, in + row * work->in_step, room->integers + row * step, room->scales + row * blocks);
+        return;
+    }
+    for (int64_t unit = 0; unit < units; unit++, in += 6 * work->in_step, left -= 6) {
+        const float *frames[ROWS_OF_THREE];
+        for (int at = 0; at < ROWS_OF_THREE; at++) frames[at] = at < left ? in + at * work->in_step : work->zeros;
+        int16_t *integers = room->integers + unit * ROWS_OF_THREE * step;
+        float *scales = room->scales + unit * ROWS_OF_THREE * blocks;
+        const float *const pairs[4][2] = {
+            {frames[0], frames[4]}, {frames[2], frames[4]}, {frames[4], frames[2]}, {frames[6], frames[2]}};
+        const float factors[4][2] = {{1, -1}, {0.5f, 0.5f}, {0.5f, -0.5f}, {1, -1}};
+        for (int row = 0; row < ROWS_OF_THREE; row++) {
+            const float *frame = row < 4 ? room->frame : frames[2 * row - 7];
+            if (row < 4) combine(factors[row][0], pairs[row][0], factors[row][1], pairs[row][1], width, room->frame);
+            to_integers(layer, frame, integers + row * step, scales + row * blocks);
         }
     }
 }
 
-static int64_t blocks_of(const Layer *layer) { return (layer->padded + BLOCK - 1) / BLOCK; }
+static void store_columns(float *to, __m256 v, int64_t n) {
+    if (n >= LANES) {
+        _mm256_storeu_ps(to, v);
+        return;
+    }
+    float all[LANES];
+    _mm256_storeu_ps(all, v);
+    for (int64_t at = 0; at < n; at++) to[at] = all[at];
+}
 
-/* Output frames `first` to `first + n`. */
-static void do_chunk(const Work *work, int64_t first, int64_t n, int16_t *integers, float *scales, float *tile) {
+/* Scales and biases of a panel's columns: from the tiles into `out`, `n` frames. */
+static void finish_columns(const Layer *layer, int64_t column, int64_t n, int64_t chunk, const float *tiles, float *out) {
+    const int64_t left = layer->outputs - column, tile = chunk * COLUMNS, width = layer->outputs;
+    for (int64_t half = 0; half < COLUMNS && half < left; half += LANES) {
+        const __m256 by = _mm256_loadu_ps(layer->scales + column + half);
+        const __m256 bias = _mm256_loadu_ps(layer->bias + column + half);
+        const float *from = tiles + half;
+        float *to = out + half;
+        if (!layer->threes)
+            for (int64_t frame = 0; frame < n; frame++, from += COLUMNS, to += width)
+                store_columns(to, _mm256_fmadd_ps(_mm256_loadu_ps(from), by, bias), left - half);
+        else
+            for (int64_t frame = 0; frame < n; frame += 3, from += COLUMNS, to += 3 * width) {
+                const __m256 sum = _mm256_loadu_ps(from + SUM * tile), rest = _mm256_loadu_ps(from + DIFFERENCE * tile);
+                const __m256 outer = _mm256_add_ps(sum, rest), middle = _mm256_sub_ps(sum, rest);
+                for (int at = 0; at < 3 && frame + at < n; at++) {
+                    const __m256 v = _mm256_add_ps(_mm256_loadu_ps(from + at * tile), at == 1 ? middle : outer);
+                    store_columns(to + at * width, _mm256_fmadd_ps(v, by, bias), left - half);
+                }
+            }
+    }
+}
+
+/* A term of a panel: adds its product to its tile, for all units of a chunk. */
+static void add_term(const Work *work, Term term, int set, const int16_t *weights, int64_t units, const Room *room) {
+    const int64_t k = work->layer->padded, step = k + GAP, blocks = blocks_of(work->layer);
+    float *tile = room->tiles + term.tile * work->chunk * COLUMNS;
+    for (int64_t begin = 0; begin < k; begin += PIECE) {
+        const int64_t piece = begin + PIECE < k ? PIECE : k - begin;
+        for (int64_t group = 0; group < units; group += ROWS) { /* of units past the end, sums that nobody reads */
+            const int64_t row = group * work->plan.step + term.row;
+            multiply(room->integers + row * step + begin, work->plan.step * step, room->scales + row * blocks + begin / BLOCK,
+                     work->plan.step * blocks, weights + begin * COLUMNS, piece, tile + group * COLUMNS, set && begin == 0);
+        }
+    }
+}
+
+/* Output frames from the unit `first` on. */
+static void do_chunk(const Work *work, int64_t first, const Room *room) {
     const Layer *layer = work->layer;
-    const int64_t k = layer->padded, step = k + GAP, blocks = blocks_of(layer), frames = (n - 1) * layer->stride + layer->taps;
-    const float *in = work->in + first * layer->stride * work->in_step;
-    for (int64_t frame = 0; frame < frames; frame++)
-        to_integers(layer, in + frame * work->in_step, integers + frame * step, scales + frame * blocks);
-    float *out = work->out + first * layer->outputs;
+    const Plan plan = work->plan;
+    const int64_t frame = first * plan.outputs, left = work->n - frame, most = work->chunk * plan.outputs;
+    const int64_t n = left < most ? left : most, units = (n + plan.outputs - 1) / plan.outputs;
+    const int64_t heard = (left - 1) * layer->stride + layer->taps;
+    fill_rows(work, work->in + frame * layer->stride * work->in_step, heard, units, room);
+    float *out = work->out + frame * layer->outputs;
     const int16_t *weights = layer->weights;
     for (int64_t column = 0; column < layer->outputs; column += COLUMNS) {
-        for (int64_t tap = 0; tap < layer->taps; tap++)
-            for (int64_t begin = 0; begin < k; begin += PIECE) {
-                const int64_t piece = begin + PIECE < k ? PIECE : k - begin;
-                for (int64_t group = 0; group < n; group += ROWS) {
-                    const int16_t *rows[ROWS];
-                    const float *row_scales[ROWS];
-                    for (int row = 0; row < ROWS; row++) { /* past the end: the last row again */
-                        int64_t frame = (group + row < n ? group + row : n - 1) * layer->stride + tap;
-                        rows[row] = integers + frame * step + begin;
-                        row_scales[row] = scales + frame * blocks + begin / BLOCK;
-                    }
-                    multiply(rows, row_scales, weights, piece, tile + group * COLUMNS, tap == 0 && begin == 0);
-                }
-                weights += piece * COLUMNS;
-            }
-        finish_columns(layer, column, n, tile, out + column);
+        unsigned begun = 0; /* a bit a tile */
+        for (int64_t number = 0; number < plan.terms; number++, weights += layer->padded * COLUMNS) {
+            const Term term = term_of(layer, number);
+            add_term(work, term, !(begun >> term.tile & 1), weights, units, room);
+            begun |= 1u << term.tile;
+        }
+        finish_columns(layer, column, n, work->chunk, room->tiles, out + column);
     }
     for (int64_t row = 0; row < n; row++) {
-        float *frame = out + row * layer->outputs;
-        if (layer->norm_scale) norm_row(layer, frame);
-        if (layer->gelu) gelu_row(frame, layer->outputs);
+        if (layer->norm_scale) norm_row(layer, out + row * layer->outputs);
+        if (layer->gelu) gelu_row(out + row * layer->outputs, layer->outputs);
     }
 }
 
 static void do_chunks(Work *work) {
     const Layer *layer = work->layer;
-    const int64_t frames = (work->chunk - 1) * layer->stride + layer->taps;
-    int16_t *integers = malloc(frames * (layer->padded + GAP) * sizeof *integers);
-    float *scales = malloc(frames * blocks_of(layer) * sizeof *scales);
-    float *tile = malloc((work->chunk + ROWS) * COLUMNS * sizeof *tile);
-    if (integers && scales && tile)
-        for (long chunk; (chunk = atomic_fetch_add(&work->next, 1)) * work->chunk < work->n;) {
-            int64_t first = chunk * work->chunk, left = work->n - first;
-            do_chunk(work, first, left < work->chunk ? left : work->chunk, integers, scales, tile);
-        }
+    const int64_t rows = (work->chunk - 1) * work->plan.step + work->plan.rows;
+    const Room room = {
+        calloc(rows, (layer->padded + GAP) * sizeof *room.integers), calloc(rows, blocks_of(layer) * sizeof *room.scales),
+        malloc(work->plan.tiles * work->chunk * COLUMNS * sizeof *room.tiles), malloc(layer->width * sizeof *room.frame)};
+    if (room.integers && room.scales && room.tiles && room.frame)
+        for (long chunk; (chunk = atomic_fetch_add(&work->next, 1)) * work->chunk * work->plan.outputs < work->n;)
+            do_chunk(work, chunk * work->chunk, &room);
     else
         atomic_store(&work->failed, 1);
-    free(integers);
-    free(scales);
-    free(tile);
+    free(room.integers);
+    free(room.scales);
+    free(room.tiles);
+    free(room.frame);
 }
 
 /* `n` output frames, by the threads that torch uses too; returns 0, or 1 where memory ran out. */
 int ser_layer(const Layer *layer, const float *in, int64_t in_step, float *out, int64_t n, int threads) {
-    int64_t rows = MOST_BYTES / (layer->padded * (int64_t)sizeof(int16_t)) / layer->stride;
-    rows = rows > MOST_ROWS ? MOST_ROWS : rows < ROWS ? ROWS : rows;
-    int64_t chunks = (n + rows - 1) / rows;
+    const Plan plan = plan_of(layer);
+    const int64_t units = (n + plan.outputs - 1) / plan.outputs;
+    int64_t most = MOST_BYTES / (layer->padded * (int64_t)sizeof(int16_t) * plan.step);
+    most = most > MOST_UNITS ? MOST_UNITS : most < ROWS ? ROWS : most;
+    int64_t chunks = (units + most - 1) / most;
     chunks = (chunks + threads - 1) / threads * threads;
-    const int64_t chunk = ((n + chunks - 1) / chunks + ROWS - 1) / ROWS * ROWS;
-    Work work = {.layer = layer, .in = in, .in_step = in_step, .out = out, .n = n, .chunk = chunk};
+    const int64_t chunk = ((units + chunks - 1) / chunks + ROWS - 1) / ROWS * ROWS;
+    float *zeros = calloc(layer->width, sizeof *zeros);
+    if (!zeros) return 1;
+    Work work = {
+        .layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n, .chunk = chunk};
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
         do_chunks(&work);
     } else
         do_chunks(&work);
+    free(zeros);
     return atomic_load(&work.failed);
 }
 

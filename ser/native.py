@@ -91,7 +91,7 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         ("width", ctypes.c_int64), ("padded", ctypes.c_int64), ("taps", ctypes.c_int64), ("stride", ctypes.c_int64),
-        ("outputs", ctypes.c_int64), ("weights", ctypes.c_void_p), ("scales", ctypes.c_void_p),
+        ("outputs", ctypes.c_int64), ("threes", ctypes.c_int64), ("weights", ctypes.c_void_p), ("scales", ctypes.c_void_p),
         ("bias", ctypes.c_void_p), ("largest_norm", ctypes.c_float), ("norm_scale", ctypes.c_void_p),
         ("norm_bias", ctypes.c_void_p), ("norm_epsilon", ctypes.c_float), ("gelu", ctypes.c_int32),
     )  # fmt: skip
@@ -112,9 +112,11 @@ class IntegerLayer:
         kernel = weight.detach().float().reshape(*weight.shape[:2], -1).permute(0, 2, 1).numpy()
         self.outputs, self.taps, self.width = kernel.shape
         self.stride = stride
+        threes = self.taps == 3 and stride == 2
+        terms = _terms_of_threes(kernel) if threes else kernel
         padded, columns = _up(self.width, COLUMNS), _up(self.outputs, COLUMNS)
-        full = np.zeros((columns, self.taps, padded), dtype=np.float32)
-        full[: self.outputs, :, : self.width] = kernel
+        full = np.zeros((columns, terms.shape[1], padded), dtype=np.float32)
+        full[: self.outputs, :, : self.width] = terms
         scales = np.abs(full).max(axis=(1, 2)) / LARGEST_WEIGHT
         scales[scales == 0] = 1
         integers = np.rint(full / scales[:, None, None])
@@ -122,12 +124,12 @@ class IntegerLayer:
             np.linalg.norm(integers[:, :, start : start + BLOCK], axis=2).max()
             for start in range(0, padded, BLOCK)
         )
-        panels = integers.reshape(-1, COLUMNS, self.taps, padded // 2, 2).transpose(0, 2, 3, 1, 4)
+        panels = integers.reshape(-1, COLUMNS, terms.shape[1], padded // 2, 2).transpose(0, 2, 3, 1, 4)
         self.weights, self.scales = _aligned(panels.astype(np.int16)), _aligned(scales.astype(np.float32))
         self.bias = _padded(bias, columns)
         self.norm = () if norm is None else (_padded(norm.weight), _padded(norm.bias))
         self._layer = _Layer(
-            self.width, padded, self.taps, stride, self.outputs, self.weights.ctypes.data, self.scales.ctypes.data,
+            self.width, padded, self.taps, stride, self.outputs, int(threes), self.weights.ctypes.data, self.scales.ctypes.data,
             self.bias.ctypes.data, float(largest_norm) * (1 + 1e-6), *(array.ctypes.data for array in self.norm or ()),
             *(() if norm else (None, None)), norm.eps if norm else 0.0, int(gelu),
         )  # fmt: skip
@@ -190,6 +192,12 @@ def gru(
         *(array.data_ptr() for array in arrays), batch, units, width, room.data_ptr(), torch.get_num_threads()
     )
     return states
+
+
+def _terms_of_threes(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`(outputs, 3, width)` to `(outputs, 7, width)`: what the rows of `THREES` in kernels.c meet, in its order."""
+    first, middle, last = kernel.transpose(1, 0, 2)
+    return np.stack([first, middle, middle, last, middle, first + last, first - last], axis=1)
 
 
 def _up(n: int, multiple: int) -> int:
