@@ -27,7 +27,7 @@ from ser import native
 from ser.compat import one_blas_thread
 
 FEW = 1 << 20  # multiplications of a step, up to which numpy does them
-CACHED = 1 << 16  # weights of a direction that stay in a core's own cache: then every utterance goes by itself
+CACHED = 1 << 16  # weights of a direction that stay in a core's own cache, for one utterance after the other
 
 
 @dataclass(frozen=True)
@@ -197,8 +197,8 @@ def _way_without_gradient(
     few = len(index.lengths) * 4 * weight[0].numel() <= FEW
     if weight.device.type != "cpu":
         return _Recurrence.apply
-    compiles = weight.shape[2] % native.LANES == 0 and native.library() is not None
-    if compiles and (few or weight[0].numel() <= CACHED):
+    fits = weight.dtype == torch.float32 and weight.shape[2] % native.LANES == 0
+    if fits and (few or weight[0].numel() <= CACHED) and native.library() is not None:
         return _compiled_states
     return _few_states if few else _Recurrence.apply
 

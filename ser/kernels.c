@@ -198,13 +198,24 @@ static void gelu_row(float *row, int64_t n) {
 }
 
 static void norm_row(const Layer *layer, float *row) {
-    const int64_t n = layer->outputs;
-    double sum = 0, squares = 0;
-    for (int64_t at = 0; at < n; at++) sum += row[at];
-    const float mean = (float)(sum / n);
-    for (int64_t at = 0; at < n; at++) squares += (double)(row[at] - mean) * (row[at] - mean);
-    const float by = (float)(1 / sqrt(squares / n + layer->norm_epsilon));
-    for (int64_t at = 0; at < n; at++) row[at] = (row[at] - mean) * by * layer->norm_scale[at] + layer->norm_bias[at];
+    const int64_t n = layer->outputs, whole = n - n % LANES;
+    __m256 sums = _mm256_setzero_ps(), squares = sums;
+    float sum = 0, square = 0;
+    for (int64_t at = 0; at < whole; at += LANES) sums = _mm256_add_ps(sums, _mm256_loadu_ps(row + at));
+    for (int64_t at = whole; at < n; at++) sum += row[at];
+    const float mean = (sum_of(sums) + sum) / n;
+    for (int64_t at = 0; at < whole; at += LANES) {
+        const __m256 off = _mm256_sub_ps(_mm256_loadu_ps(row + at), _mm256_set1_ps(mean));
+        squares = _mm256_fmadd_ps(off, off, squares);
+    }
+    for (int64_t at = whole; at < n; at++) square += (row[at] - mean) * (row[at] - mean);
+    const float by = 1 / sqrtf((sum_of(squares) + square) / n + layer->norm_epsilon);
+    for (int64_t at = 0; at < whole; at += LANES) {
+        const __m256 off = _mm256_sub_ps(_mm256_loadu_ps(row + at), _mm256_set1_ps(mean));
+        const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(off, _mm256_set1_ps(by)), _mm256_loadu_ps(layer->norm_scale + at));
+        _mm256_storeu_ps(row + at, _mm256_add_ps(scaled, _mm256_loadu_ps(layer->norm_bias + at)));
+    }
+    for (int64_t at = whole; at < n; at++) row[at] = (row[at] - mean) * by * layer->norm_scale[at] + layer->norm_bias[at];
 }
 
 static int64_t blocks_of(const Layer *layer) { return (layer->padded + BLOCK - 1) / BLOCK; }

@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -91,9 +90,10 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         ("width", ctypes.c_int64), ("padded", ctypes.c_int64), ("taps", ctypes.c_int64), ("stride", ctypes.c_int64),
-        ("outputs", ctypes.c_int64), ("threes", ctypes.c_int64), ("weights", ctypes.c_void_p), ("scales", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p), ("largest_norm", ctypes.c_float), ("norm_scale", ctypes.c_void_p),
-        ("norm_bias", ctypes.c_void_p), ("norm_epsilon", ctypes.c_float), ("gelu", ctypes.c_int32),
+        ("outputs", ctypes.c_int64), ("threes", ctypes.c_int64), ("weights", ctypes.c_void_p),
+        ("scales", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("largest_norm", ctypes.c_float),
+        ("norm_scale", ctypes.c_void_p), ("norm_bias", ctypes.c_void_p), ("norm_epsilon", ctypes.c_float),
+        ("gelu", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -128,10 +128,11 @@ class IntegerLayer:
         self.weights, self.scales = _aligned(panels.astype(np.int16)), _aligned(scales.astype(np.float32))
         self.bias = _padded(bias, columns)
         self.norm = () if norm is None else (_padded(norm.weight), _padded(norm.bias))
+        norm_scale, norm_bias = (array.ctypes.data for array in self.norm) if norm else (None, None)
         self._layer = _Layer(
-            self.width, padded, self.taps, stride, self.outputs, int(threes), self.weights.ctypes.data, self.scales.ctypes.data,
-            self.bias.ctypes.data, float(largest_norm) * (1 + 1e-6), *(array.ctypes.data for array in self.norm or ()),
-            *(() if norm else (None, None)), norm.eps if norm else 0.0, int(gelu),
+            self.width, padded, self.taps, stride, self.outputs, int(threes), self.weights.ctypes.data,
+            self.scales.ctypes.data, self.bias.ctypes.data, float(largest_norm) * (1 + 1e-6), norm_scale, norm_bias,
+            norm.eps if norm else 0.0, int(gelu),
         )  # fmt: skip
 
     def rescaled(self, scale: torch.Tensor, bias: torch.Tensor) -> IntegerLayer:
@@ -155,10 +156,11 @@ class IntegerLayer:
 
     def __call__(self, frames: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
         """`(frames, width)` float32 to `(fewer frames, outputs)`; the frames may overlap in memory, as windows do."""
-        assert frames.shape[1] == self.width and frames.stride(1) == 1 and frames.dtype == torch.float32
         n = self.n_frames(len(frames))
         out = torch.empty(n, self.outputs) if out is None else out
-        assert out.shape == (n, self.outputs) and out.is_contiguous()
+        assert frames.dtype == torch.float32
+        assert (frames.shape[1], frames.stride(1)) == (self.width, 1)
+        assert (out.shape, out.stride()) == ((n, self.outputs), (self.outputs, 1))
         kernels = library()
         assert kernels is not None
         failed = kernels.ser_layer(
@@ -213,6 +215,7 @@ def _aligned(array: NDArray[Any]) -> NDArray[Any]:
     return copy
 
 
-def _padded(values: torch.Tensor | Sequence[float] | None, size: int | None = None) -> NDArray[np.float32]:
-    given = np.zeros(0, np.float32) if values is None else np.asarray(torch.as_tensor(values).detach(), np.float32)
-    return np.pad(given, (0, (size or given.size) - given.size))
+def _padded(values: torch.Tensor | None, size: int | None = None) -> NDArray[np.float32]:
+    """`(size,)` with zeros behind the values; without `size` the values alone."""
+    given = torch.empty(0) if values is None else values.detach().float()
+    return np.pad(given.numpy(), (0, (size or len(given)) - len(given)))

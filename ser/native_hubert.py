@@ -1,11 +1,12 @@
 """A frozen HuBERT or wav2vec 2.0 on the compiled kernels of `ser.native`.
 
-`NativeHubert.of(model)` takes transformers' model and answers as it does, `hidden_states` included, within 1e-3 of their
+`NativeHubert.of(model)` takes transformers' model and answers as it does, hidden states included, within 1e-3 of their
 size. In: `(batch, samples)` float32. Of the model's own parts only the norms are kept.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,10 @@ from torch import nn
 from torch.nn import functional
 
 from ser import native
-from ser.fast_hubert import BLOCK, PositionEmbedding, folded_norm, is_gelu, is_known, is_wide
+from ser.fast_hubert import PositionEmbedding, folded_norm, is_gelu, is_known, is_wide
 from ser.native import IntegerLayer
 
+FRAMES_AT_ONCE = 128  # of the front end, about 2.5 s
 LAYERS = ("HubertEncoderLayer", "Wav2Vec2EncoderLayer")  # with the norm behind each half
 STABLE_LAYERS = tuple(f"{name}StableLayerNorm" for name in LAYERS)  # and before it
 
@@ -44,7 +46,8 @@ class NativeHubert(nn.Module):
         projection, encoder = model.feature_projection, model.encoder
         self.projection_norm = getattr(projection, "layer_norm", None)
         self.projection = _linear(projection.projection)
-        self.position = PositionEmbedding(encoder.pos_conv_embed) if is_wide(encoder.pos_conv_embed) else encoder.pos_conv_embed
+        position = encoder.pos_conv_embed
+        self.position = PositionEmbedding(position) if is_wide(position) else position
         self.norm = encoder.layer_norm
         self.stable = type(encoder.layers[0]).__name__ in STABLE_LAYERS
         self.layers = nn.ModuleList(_TransformerLayer(layer, self.stable) for layer in encoder.layers)
@@ -72,32 +75,44 @@ class NativeHubert(nn.Module):
 
 
 class FrontEnd:
-    """The strided convolutions, each with its norm and GELU: `(samples,)` to `(frames, channels)`."""
+    """The strided convolutions, each with its norm and GELU: `(samples,)` to `(frames, channels)`.
+
+    A stretch of frames goes through all layers before the next: what lies between is never whole in memory.
+    """
 
     def __init__(self, layers: nn.ModuleList) -> None:
         first = layers[0]
         self.kernel, self.stride = first.conv.kernel_size[0], first.conv.stride[0]
-        self.group_norm = first.layer_norm if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm) else None
+        norm = getattr(first, "layer_norm", None)
+        self.group_norm = norm if isinstance(norm, nn.GroupNorm) else None
         self.weight = first.conv.weight.detach()[:, 0]  # (channels, taps)
         self.first = _convolution(first, self.weight, 1)
-        self.rest = [_convolution(layer, layer.conv.weight, layer.conv.stride[0]) for layer in list(layers)[1:]]
+        rest = list(layers)[1:]
+        self.rest = [_convolution(layer, layer.conv.weight, layer.conv.stride[0]) for layer in rest]
+        self.step = math.prod(layer.stride for layer in self.rest)
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         windows, first = samples.unfold(0, self.kernel, self.stride), self.first
         if self.group_norm is not None:
             first = first.rescaled(*folded_norm(windows, self.weight, self.group_norm))
-        if not self.rest:
-            return first(windows)
-        following = self.rest[0]
-        frames = torch.empty(following.n_frames(len(windows)), following.outputs)
-        before = torch.empty(following.reach(min(BLOCK, len(frames))), first.outputs)
-        for start in range(0, len(frames), BLOCK):  # the first output, the longest by far, is never whole in memory
-            out = frames[start : start + BLOCK]
-            heard = windows[start * following.stride :][: following.reach(len(out))]
-            following(first(heard, out=before[: len(heard)]), out=out)
-        for layer in self.rest[1:]:
-            frames = layer(frames)
-        return frames
+        layers = [first, *self.rest]
+        n = len(windows)
+        for layer in layers:
+            n = layer.n_frames(n)
+        out = torch.empty(n, layers[-1].outputs)
+        between: list[torch.Tensor] = []
+        for start in range(0, n, FRAMES_AT_ONCE):
+            part = out[start : start + FRAMES_AT_ONCE]
+            sizes = [len(part)]  # of what each layer gives, the last one's first
+            for layer in reversed(self.rest):
+                sizes.append(layer.reach(sizes[-1]))
+            between = between or [
+                torch.empty(size, layer.outputs) for size, layer in zip(sizes[:0:-1], layers, strict=False)
+            ]
+            frames = windows[start * self.step :][: sizes[-1]]
+            for layer, size, room in zip(layers, reversed(sizes), [*between, part], strict=True):
+                frames = layer(frames, out=room[:size])
+        return out
 
 
 class _TransformerLayer(nn.Module):
@@ -125,14 +140,16 @@ class _TransformerLayer(nn.Module):
 
     def _attended(self, hidden: torch.Tensor) -> torch.Tensor:
         n = len(hidden)
-        queries, keys, values = self.queries_keys_values(hidden).view(n, 3, self.heads, -1).permute(1, 2, 0, 3)
-        mixed = functional.scaled_dot_product_attention(queries[None], keys[None], values[None])[0]
+        parts = self.queries_keys_values(hidden).view(n, 3, self.heads, -1)
+        queries, keys, values = parts.permute(1, 2, 0, 3).unsqueeze(1)
+        mixed = functional.scaled_dot_product_attention(queries, keys, values)[0]
         return self.out(mixed.transpose(0, 1).reshape(n, -1))
 
 
 def _convolution(layer: Any, weight: torch.Tensor, stride: int) -> IntegerLayer:
     norm = getattr(layer, "layer_norm", None)
-    return IntegerLayer(weight, layer.conv.bias, stride, norm if isinstance(norm, nn.LayerNorm) else None, gelu=True)
+    norm = norm if isinstance(norm, nn.LayerNorm) else None
+    return IntegerLayer(weight, layer.conv.bias, stride, norm, gelu=True)
 
 
 def _linear(layer: nn.Linear, gelu: bool = False) -> IntegerLayer:

@@ -101,7 +101,8 @@ def test_rows_of_zeros_give_the_bias_and_what_is_not_finite_stays_visible():
 def test_an_output_does_not_depend_on_the_frames_beside_it(taps):
     """To the last bit, from a multiple of three outputs on."""
     torch.manual_seed(40)
-    layer, frames = IntegerLayer(torch.randn(48, 100, taps), torch.randn(48), 2, gelu=True), torch.randn(301, 100)
+    layer = IntegerLayer(torch.randn(48, 100, taps), torch.randn(48), 2, gelu=True)
+    frames = torch.randn(301, 100)
     part = layer(frames[96:146])
     assert torch.equal(part, layer(frames)[48 : 48 + len(part)])
 

@@ -34,7 +34,7 @@ def gather(folder: Path) -> dict[str, Any]:
     """All that the command tells, as plain values; what is missing has a `problem` that says so."""
     import torch
 
-    from ser import __version__
+    from ser import __version__, native
     from ser.checkpoint import library_versions
     from ser.feature_cache import FeatureCache
 
@@ -44,6 +44,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "device": {
             "cpu_cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
+            "kernels": "compiled" if native.library() is not None else "those of torch",
             "gpu": torch.cuda.get_device_name(0) if cuda else None,
         },
         "ffmpeg": shutil.which("ffmpeg"),
