@@ -21,7 +21,7 @@ enum { PIECE = 512 };            /* inputs at a time: their weights stay in the 
 enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
 enum { MOST_UNITS = 24, MOST_BYTES = 256 << 10 }; /* of a chunk, whose integers stay in the second cache */
 #define LARGEST 32767.0f
-#define LARGEST_SUM 2147000000.0f /* a little below 2^31: rounding to integers can lengthen a row */
+#define LARGEST_SUM 2146900000.0f /* below 2^31 by what rounding to integers can add, half a unit in each of BLOCK */
 
 typedef struct {
     int64_t width;           /* numbers a frame */
@@ -45,9 +45,9 @@ typedef struct {
 } Term;
 
 /* Three outputs of taps w0, w1, w2 with stride 2, from frames e0 o0 e1 o1 e2 o2 e3. The even ones meet two taps with a
-stride of one: four products in place of six (Winograd's F(3, 2), points 0, 1, -1 and infinity). Rows, and the weights
-that they meet: e0 - e2 (w0), (e1 + e2) / 2 (w0 + w2), (e2 - e1) / 2 (w0 - w2), e3 - e1 (w2), o0, o1, o2 (w1). The two in
-the middle belong to all outputs and have tiles of their own. */
+stride of one: four products in place of six (Winograd's F(3, 2), points 0, 1, -1 and infinity). The rows, and the
+weights that they meet: e0 - e2 (w0), (e1 + e2) / 2 (w0 + w2), (e2 - e1) / 2 (w0 - w2), e3 - e1 (w2), o0, o1, o2 (w1).
+The second and third belong to all outputs and have tiles of their own. */
 enum { SUM = 3, DIFFERENCE = 4, TILES_OF_THREE = 5, ROWS_OF_THREE = 7, TERMS_OF_THREE = 7 };
 static const Term THREES[TERMS_OF_THREE] = {{0, 0}, {4, 0}, {5, 1}, {3, 2}, {6, 2}, {1, SUM}, {2, DIFFERENCE}};
 
@@ -61,16 +61,18 @@ static Plan plan_of(const Layer *layer) {
     return (Plan){1, layer->stride, layer->taps, 1, layer->taps};
 }
 
-static Term term_of(const Layer *layer, int64_t number) { return layer->threes ? THREES[number] : (Term){(int)number, 0}; }
+static Term term_of(const Layer *layer, int64_t number) {
+    return layer->threes ? THREES[number] : (Term){(int)number, 0};
+}
 
 typedef struct {
     const Layer *layer;
     Plan plan;
     const float *in;
-    int64_t in_step; /* floats from one frame to the next */
+    int64_t in_step;    /* floats from one frame to the next */
     const float *zeros; /* (width,) */
     float *out;
-    int64_t n, chunk; /* output frames, and units of a chunk */
+    int64_t n, chunk;   /* output frames, and units of a chunk */
     atomic_long next;
     atomic_int failed;
 } Work;
@@ -127,8 +129,8 @@ static float block_to_integers(const float *from, int64_t n, float largest_norm,
 /* A frame of `width` floats to `padded` integers, each block with a scale of its own. */
 static void to_integers(const Layer *layer, const float *frame, int16_t *integers, float *scales) {
     for (int64_t begin = 0; begin < layer->width; begin += BLOCK) {
-        const int64_t left = layer->width - begin;
-        *scales++ = block_to_integers(frame + begin, left < BLOCK ? left : BLOCK, layer->largest_norm, integers + begin);
+        const int64_t left = layer->width - begin, n = left < BLOCK ? left : BLOCK;
+        *scales++ = block_to_integers(frame + begin, n, layer->largest_norm, integers + begin);
     }
     for (int64_t at = layer->width; at < layer->padded; at++) integers[at] = 0;
 }
@@ -182,7 +184,7 @@ static inline __attribute__((always_inline)) __m256 gelu_of(__m256 x) {
     static const float under[] = {-1.45660718464996e-05f, -2.13374055278905e-04f, -1.68282697438203e-03f,
                                   -7.37332916720468e-03f, -1.42647390514189e-02f};
     __m256 z = _mm256_mul_ps(x, _mm256_set1_ps(0.70710678f));
-    z = _mm256_max_ps(_mm256_min_ps(z, _mm256_set1_ps(4)), _mm256_set1_ps(-4));
+    z = _mm256_max_ps(_mm256_set1_ps(-4), _mm256_min_ps(_mm256_set1_ps(4), z)); /* in this order NaN stays NaN */
     const __m256 square = _mm256_mul_ps(z, z);
     __m256 p = _mm256_set1_ps(over[0]), q = _mm256_set1_ps(under[0]);
     for (int i = 1; i < 7; i++) p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(over[i]));
@@ -212,10 +214,11 @@ static void norm_row(const Layer *layer, float *row) {
     const float by = 1 / sqrtf((sum_of(squares) + square) / n + layer->norm_epsilon);
     for (int64_t at = 0; at < whole; at += LANES) {
         const __m256 off = _mm256_sub_ps(_mm256_loadu_ps(row + at), _mm256_set1_ps(mean));
-        const __m256 scaled = _mm256_mul_ps(_mm256_mul_ps(off, _mm256_set1_ps(by)), _mm256_loadu_ps(layer->norm_scale + at));
-        _mm256_storeu_ps(row + at, _mm256_add_ps(scaled, _mm256_loadu_ps(layer->norm_bias + at)));
+        const __m256 scale = _mm256_mul_ps(_mm256_loadu_ps(layer->norm_scale + at), _mm256_set1_ps(by));
+        _mm256_storeu_ps(row + at, _mm256_fmadd_ps(off, scale, _mm256_loadu_ps(layer->norm_bias + at)));
     }
-    for (int64_t at = whole; at < n; at++) row[at] = (row[at] - mean) * by * layer->norm_scale[at] + layer->norm_bias[at];
+    for (int64_t at = whole; at < n; at++)
+        row[at] = (row[at] - mean) * by * layer->norm_scale[at] + layer->norm_bias[at];
 }
 
 static int64_t blocks_of(const Layer *layer) { return (layer->padded + BLOCK - 1) / BLOCK; }
@@ -231,7 +234,7 @@ static void combine(float x, const float *a, float y, const float *b, int64_t n,
     for (; at < n; at++) out[at] = x * a[at] + y * b[at];
 }
 
-/* The integers of `units` units from the one that begins at the frame `in`; of `left` frames, those behind count as zero. */
+/* The integers of `units` units from the one that begins at the frame `in`; what lies behind `left` frames is zero. */
 static void fill_rows(const Work *work, const float *in, int64_t left, int64_t units, const Room *room) {
     const Layer *layer = work->layer;
     const int64_t step = layer->padded + GAP, blocks = blocks_of(layer), width = layer->width;
@@ -268,7 +271,8 @@ static void store_columns(float *to, __m256 v, int64_t n) {
 }
 
 /* Scales and biases of a panel's columns: from the tiles into `out`, `n` frames. */
-static void finish_columns(const Layer *layer, int64_t column, int64_t n, int64_t chunk, const float *tiles, float *out) {
+static void finish_columns(
+    const Layer *layer, int64_t column, int64_t n, int64_t chunk, const float *tiles, float *out) {
     const int64_t left = layer->outputs - column, tile = chunk * COLUMNS, width = layer->outputs;
     for (int64_t half = 0; half < COLUMNS && half < left; half += LANES) {
         const __m256 by = _mm256_loadu_ps(layer->scales + column + half);
@@ -280,7 +284,8 @@ static void finish_columns(const Layer *layer, int64_t column, int64_t n, int64_
                 store_columns(to, _mm256_fmadd_ps(_mm256_loadu_ps(from), by, bias), left - half);
         else
             for (int64_t frame = 0; frame < n; frame += 3, from += COLUMNS, to += 3 * width) {
-                const __m256 sum = _mm256_loadu_ps(from + SUM * tile), rest = _mm256_loadu_ps(from + DIFFERENCE * tile);
+                const __m256 sum = _mm256_loadu_ps(from + SUM * tile);
+                const __m256 rest = _mm256_loadu_ps(from + DIFFERENCE * tile);
                 const __m256 outer = _mm256_add_ps(sum, rest), middle = _mm256_sub_ps(sum, rest);
                 for (int at = 0; at < 3 && frame + at < n; at++) {
                     const __m256 v = _mm256_add_ps(_mm256_loadu_ps(from + at * tile), at == 1 ? middle : outer);
@@ -298,8 +303,10 @@ static void add_term(const Work *work, Term term, int set, const int16_t *weight
         const int64_t piece = begin + PIECE < k ? PIECE : k - begin;
         for (int64_t group = 0; group < units; group += ROWS) { /* of units past the end, sums that nobody reads */
             const int64_t row = group * work->plan.step + term.row;
-            multiply(room->integers + row * step + begin, work->plan.step * step, room->scales + row * blocks + begin / BLOCK,
-                     work->plan.step * blocks, weights + begin * COLUMNS, piece, tile + group * COLUMNS, set && begin == 0);
+            const int16_t *integers = room->integers + row * step + begin;
+            const float *scales = room->scales + row * blocks + begin / BLOCK;
+            multiply(integers, work->plan.step * step, scales, work->plan.step * blocks, weights + begin * COLUMNS,
+                     piece, tile + group * COLUMNS, set && begin == 0);
         }
     }
 }
@@ -333,8 +340,11 @@ static void do_chunks(Work *work) {
     const Layer *layer = work->layer;
     const int64_t rows = (work->chunk - 1) * work->plan.step + work->plan.rows;
     const Room room = {
-        calloc(rows, (layer->padded + GAP) * sizeof *room.integers), calloc(rows, blocks_of(layer) * sizeof *room.scales),
-        malloc(work->plan.tiles * work->chunk * COLUMNS * sizeof *room.tiles), malloc(layer->width * sizeof *room.frame)};
+        .integers = calloc(rows, (layer->padded + GAP) * sizeof *room.integers),
+        .scales = calloc(rows, blocks_of(layer) * sizeof *room.scales),
+        .tiles = malloc(work->plan.tiles * work->chunk * COLUMNS * sizeof *room.tiles),
+        .frame = malloc(layer->width * sizeof *room.frame),
+    };
     if (room.integers && room.scales && room.tiles && room.frame)
         for (long chunk; (chunk = atomic_fetch_add(&work->next, 1)) * work->chunk * work->plan.outputs < work->n;)
             do_chunk(work, chunk * work->chunk, &room);
@@ -357,8 +367,8 @@ int ser_layer(const Layer *layer, const float *in, int64_t in_step, float *out, 
     const int64_t chunk = ((units + chunks - 1) / chunks + ROWS - 1) / ROWS * ROWS;
     float *zeros = calloc(layer->width, sizeof *zeros);
     if (!zeros) return 1;
-    Work work = {
-        .layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n, .chunk = chunk};
+    Work work = {.layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n};
+    work.chunk = chunk;
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
         do_chunks(&work);
@@ -375,7 +385,7 @@ static __m256 tanh_of(__m256 x) {
                                  4.89352455891786e-03f};
     static const float under[] = {1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f,
                                   4.89352518554385e-03f};
-    x = _mm256_max_ps(_mm256_min_ps(x, _mm256_set1_ps(9)), _mm256_set1_ps(-9));
+    x = _mm256_max_ps(_mm256_set1_ps(-9), _mm256_min_ps(_mm256_set1_ps(9), x)); /* in this order NaN stays NaN */
     const __m256 square = _mm256_mul_ps(x, x);
     __m256 p = _mm256_set1_ps(over[0]), q = _mm256_set1_ps(under[0]);
     for (int i = 1; i < 7; i++) p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(over[i]));
@@ -389,7 +399,8 @@ static __m256 logistic_of(__m256 x) {
 }
 
 /* sums (width,) = bias + state (units,) @ weight (units, width); width is a multiple of 8 * LANES. */
-static void step_products(const float *state, const float *weight, const float *bias, int64_t units, int64_t width, float *sums) {
+static void step_products(
+    const float *state, const float *weight, const float *bias, int64_t units, int64_t width, float *sums) {
     for (int64_t column = 0; column < width; column += 8 * LANES) {
         __m256 sum[8];
         for (int i = 0; i < 8; i++) sum[i] = _mm256_loadu_ps(bias + column + i * LANES);

@@ -122,6 +122,17 @@ def test_the_recurrence_is_that_of_training(units, lengths):
 
 
 @needs_kernels
+def test_a_state_that_is_not_a_number_stays_visible():
+    layer, index = BiGRULayer(3, 8), PackedIndex.of(torch.tensor([4]))
+    frames = torch.zeros(4, 3)
+    frames[2, 0] = float("nan")
+    with torch.no_grad():
+        forward, backward = layer(frames, index).isnan().all(dim=1), layer(frames, index).isnan().any(dim=1)
+    assert forward.tolist() == [False, False, True, False]
+    assert backward.all()
+
+
+@needs_kernels
 @pytest.mark.parametrize("samples", LENGTHS)
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "wavlm"])
 def test_hidden_states_are_those_of_transformers(kind, samples):
