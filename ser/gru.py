@@ -198,7 +198,7 @@ def _way_without_gradient(
     if weight.device.type != "cpu":
         return _Recurrence.apply
     fits = weight.dtype == torch.float32 and weight.shape[2] % native.LANES == 0
-    if fits and (few or weight[0].numel() <= CACHED) and native.library() is not None:
+    if fits and (few or weight[0].numel() <= CACHED) and native.kernels() is not None:
         return _compiled_states
     return _few_states if few else _Recurrence.apply
 

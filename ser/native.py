@@ -1,7 +1,7 @@
 """The compiled kernels of `ser/kernels.c`: built with the machine's C compiler when they are first asked for.
 
 In: a layer's weights; frames `(frames, width)` float32. Out: `(fewer frames, outputs)` float32. There is no need of a
-compiler: `library()` is None without one, or on a processor without AVX2, and whoever asks goes on with torch. The
+compiler: `kernels()` is None without one, or on a processor without AVX2, and whoever asks goes on with torch. The
 library lies beside the kept features, under a name that depends on its source.
 """
 
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @cache
-def library() -> ctypes.CDLL | None:
+def kernels() -> ctypes.CDLL | None:
     """The compiled kernels, or None where they cannot be had; the log says why."""
     if os.environ.get(ENVIRONMENT) == "0":
         return None
@@ -161,9 +161,9 @@ class IntegerLayer:
         assert frames.dtype == torch.float32
         assert (frames.shape[1], frames.stride(1)) == (self.width, 1)
         assert (out.shape, out.stride()) == ((n, self.outputs), (self.outputs, 1))
-        kernels = library()
-        assert kernels is not None
-        failed = kernels.ser_layer(
+        compiled = kernels()
+        assert compiled is not None
+        failed = compiled.ser_layer(
             ctypes.addressof(self._layer), frames.data_ptr(), frames.stride(0), out.data_ptr(), n,
             torch.get_num_threads(),
         )  # fmt: skip
@@ -182,15 +182,15 @@ def gru(
         starts, lengths: `(batch,)` of the utterances.
         weight, bias: `(2, 3 * units, units)` of the products of a step, and `(2, units)` of the last gate's.
     """
-    kernels = library()
-    assert kernels is not None
+    compiled = kernels()
+    assert compiled is not None
     units, batch = weight.shape[2], len(lengths)
     width = _up(3 * units, GRU_COLUMNS)
     matrix = nn.functional.pad(weight.transpose(1, 2), (0, width - 3 * units)).contiguous()
     biases = nn.functional.pad(bias, (2 * units, width - 3 * units)).contiguous()
     states, room = torch.empty(len(gates) // 2, 2, units), torch.empty(2 * batch, width)
     arrays = (gates.contiguous(), matrix, biases, states, starts, lengths)
-    kernels.ser_gru(
+    compiled.ser_gru(
         *(array.data_ptr() for array in arrays), batch, units, width, room.data_ptr(), torch.get_num_threads()
     )
     return states

@@ -55,7 +55,7 @@ class NativeHubert(nn.Module):
     @classmethod
     def of(cls, model: nn.Module) -> NativeHubert | None:
         """None where the kernels or the model's kind are not there; then the model is as it was."""
-        return cls(model) if native.library() is not None and _is_known(model) else None
+        return cls(model) if native.kernels() is not None and _is_known(model) else None
 
     def forward(self, waveforms: torch.Tensor, output_hidden_states: bool = False) -> Output:
         """Of `(batch, samples)`, utterance by utterance; all states are always there."""

@@ -106,7 +106,7 @@ def test_a_narrow_or_batch_normed_position_embedding_is_left_as_it_was():
 
 
 def test_an_encoder_without_a_compiler_is_fast_without_being_asked(tiny_encoder, monkeypatch):
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "kernels", lambda: None)
     encoder = Encoder.load(tiny_encoder)
     assert isinstance(encoder.model.feature_extractor, FrontEnd)
     assert encoder.device == torch.device("cpu")

@@ -22,7 +22,7 @@ import_torchaudio()
 from transformers import HubertConfig, HubertModel  # noqa: E402
 
 needs_kernels = pytest.mark.skipif(
-    native.library() is None, reason="no C compiler, or a processor without AVX2"
+    native.kernels() is None, reason="no C compiler, or a processor without AVX2"
 )
 ROUNDING = 3e-4  # of a layer, relative to its largest output; typically 1e-4
 MODEL_ROUNDING = 1e-3
@@ -194,10 +194,10 @@ def test_an_encoder_is_compiled_without_being_asked_and_has_the_same_fingerprint
 
 
 @pytest.fixture
-def fresh_library():
-    native.library.cache_clear()
+def fresh_kernels():
+    native.kernels.cache_clear()
     yield
-    native.library.cache_clear()
+    native.kernels.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -206,27 +206,27 @@ def fresh_library():
     ids=["refused", "missing", "failing"],
 )
 def test_without_a_compiler_there_are_no_kernels_and_nothing_is_left_behind(
-    environment, fresh_library, monkeypatch, tmp_path
+    environment, fresh_kernels, monkeypatch, tmp_path
 ):
     for name, value in ({"SER_CACHE": str(tmp_path)} | environment).items():
         monkeypatch.setenv(name, value)
-    assert native.library() is None
+    assert native.kernels() is None
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 @needs_kernels
-def test_the_kernels_are_compiled_once_and_found_again(fresh_library, monkeypatch, tmp_path):
+def test_the_kernels_are_compiled_once_and_found_again(fresh_kernels, monkeypatch, tmp_path):
     monkeypatch.setenv("SER_CACHE", str(tmp_path))
-    assert native.library() is not None
+    assert native.kernels() is not None
     (built,) = (path for path in tmp_path.rglob("*") if path.is_file())
     before = built.stat().st_mtime_ns
-    native.library.cache_clear()
-    assert native.library() is not None
+    native.kernels.cache_clear()
+    assert native.kernels() is not None
     assert built.stat().st_mtime_ns == before
 
 
-def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(fresh_library, monkeypatch, tmp_path):
+def test_a_cache_that_cannot_be_written_is_no_reason_to_fail(fresh_kernels, monkeypatch, tmp_path):
     blocked = tmp_path / "a file"
     blocked.write_text("in the way")
     monkeypatch.setenv("SER_CACHE", str(blocked))
-    assert native.library() is None
+    assert native.kernels() is None
