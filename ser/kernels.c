@@ -19,7 +19,8 @@ enum { LANES = 8, BLOCK = 64 };
 enum { ROWS = 6, COLUMNS = 16 }; /* of a tile of sums, in registers */
 enum { PIECE = 512 };            /* inputs at a time: their weights stay in the first cache */
 enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
-enum { MOST_UNITS = 24, MOST_BYTES = 256 << 10 }; /* of a chunk, whose integers stay in the second cache */
+/* Of a chunk, whose integers stay in the second cache. */
+enum { MOST_UNITS = 24, LEAST_UNITS = 12, MOST_BYTES = 256 << 10 };
 #define LARGEST 32767.0f
 #define LARGEST_SUM 2146900000.0f /* below 2^31 by what rounding to integers can add, half a unit in each of BLOCK */
 
@@ -356,15 +357,21 @@ static void do_chunks(Work *work) {
     free(room.frame);
 }
 
+/* Units that a thread does at a time: such that the last thread is done soonest, and then as many as possible. */
+static int64_t chunk_of(const Layer *layer, int64_t step, int64_t units, int threads) {
+    const int64_t fit = MOST_BYTES / (layer->padded * (int64_t)sizeof(int16_t) * step) / ROWS * ROWS;
+    int64_t best = ROWS, least = -1;
+    for (int64_t chunk = fit < MOST_UNITS ? fit : MOST_UNITS; chunk >= LEAST_UNITS; chunk -= ROWS) {
+        const int64_t turns = ((units + chunk - 1) / chunk + threads - 1) / threads;
+        if (least < 0 || turns * chunk < least) best = chunk, least = turns * chunk;
+    }
+    return best;
+}
+
 /* `n` output frames, by the threads that torch uses too; returns 0, or 1 where memory ran out. */
 int ser_layer(const Layer *layer, const float *in, int64_t in_step, float *out, int64_t n, int threads) {
     const Plan plan = plan_of(layer);
-    const int64_t units = (n + plan.outputs - 1) / plan.outputs;
-    int64_t most = MOST_BYTES / (layer->padded * (int64_t)sizeof(int16_t) * plan.step);
-    most = most > MOST_UNITS ? MOST_UNITS : most < ROWS ? ROWS : most;
-    int64_t chunks = (units + most - 1) / most;
-    chunks = (chunks + threads - 1) / threads * threads;
-    const int64_t chunk = ((units + chunks - 1) / chunks + ROWS - 1) / ROWS * ROWS;
+    const int64_t chunk = chunk_of(layer, plan.step, (n + plan.outputs - 1) / plan.outputs, threads);
     float *zeros = calloc(layer->width, sizeof *zeros);
     if (!zeros) return 1;
     Work work = {.layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n};
