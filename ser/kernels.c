@@ -374,8 +374,8 @@ int ser_layer(const Layer *layer, const float *in, int64_t in_step, float *out, 
     const int64_t chunk = chunk_of(layer, plan.step, (n + plan.outputs - 1) / plan.outputs, threads);
     float *zeros = calloc(layer->width, sizeof *zeros);
     if (!zeros) return 1;
-    Work work = {.layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n};
-    work.chunk = chunk;
+    Work work = {
+        .layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n, .chunk = chunk};
     if (threads > 1) {
 #pragma omp parallel num_threads(threads)
         do_chunks(&work);

@@ -7,6 +7,7 @@ library lies beside the kept features, under a name that depends on its source.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import hashlib
 import logging
@@ -29,7 +30,7 @@ ENVIRONMENT = "SER_NATIVE"  # "0": torch alone
 SOURCE = Path(__file__).with_name("kernels.c")
 FLAGS = ("-O2", "-mavx2", "-mfma", "-fPIC")
 COMPILE_TIMEOUT_S = 120
-ROWS, COLUMNS, BLOCK, LANES = 6, 16, 64, 8  # as in kernels.c
+COLUMNS, BLOCK, LANES = 16, 64, 8  # as in kernels.c
 LARGEST_WEIGHT = 16_383  # half of what fits: leaves the activations as much of the 31 bits of a sum
 GRU_COLUMNS = 8 * LANES
 
@@ -137,12 +138,10 @@ class IntegerLayer:
 
     def rescaled(self, scale: torch.Tensor, bias: torch.Tensor) -> IntegerLayer:
         """The same layer with each output multiplied by `scale` and another bias, both `(outputs,)`."""
-        other = IntegerLayer.__new__(IntegerLayer)
-        other.__dict__ = self.__dict__ | {
-            "scales": self.scales * _padded(scale, self.scales.size),
-            "bias": _padded(bias, self.bias.size),
-            "_layer": _Layer.from_buffer_copy(self._layer),
-        }
+        other = copy.copy(self)
+        other.scales = self.scales * _padded(scale, self.scales.size)
+        other.bias = _padded(bias, self.bias.size)
+        other._layer = _Layer.from_buffer_copy(self._layer)
         other._layer.scales, other._layer.bias = other.scales.ctypes.data, other.bias.ctypes.data
         return other
 
