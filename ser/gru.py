@@ -12,9 +12,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import groupby
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -31,54 +31,68 @@ CACHED = 1 << 16  # weights of a direction that stay in a core's own cache, for 
 
 
 @dataclass(frozen=True)
+class StepLayout:
+    """The rows of a batch step after step, in a step the forward and then the backward direction, in a direction the
+    utterances that still last, longest first.
+
+    Attributes:
+        to_steps: `(rows,)` for each place in the layout, its row.
+        to_rows: `(rows,)` for each row, its place: the way back.
+        runs: successive steps of one size: how many steps, how many utterances in each.
+    """
+
+    to_steps: torch.Tensor
+    to_rows: torch.Tensor
+    runs: tuple[tuple[int, int], ...]
+
+    def split(self, layout: torch.Tensor) -> list[torch.Tensor]:
+        """`(rows, width)` in the layout: of each run a view `(steps, 2, utterances, width)`."""
+        parts = layout.split([2 * steps * size for steps, size in self.runs])
+        return [part.view(steps, 2, size, -1) for part, (steps, size) in zip(parts, self.runs, strict=True)]
+
+
+@dataclass(frozen=True)
 class PackedIndex:
-    """Where the frames of a batch stand in the layout of the recurrence: step after step, in a step the forward and
-    then the backward direction, in a direction the utterances that still last, longest first.
+    """Where the utterances of a batch stand.
 
     A row is one direction of a frame: row 2 i + d of a batch is direction d of its frame i.
 
     Attributes:
         lengths, starts: `(batch,)` frames of each utterance, and the first one's number.
-        to_steps: `(2 * total frames,)` for each place in the layout, its row.
-        to_frames: `(2 * total frames,)` for each row, its place: the way back.
-        runs: successive steps of one size: how many steps, how many utterances in each.
+        order: `(batch,)` the utterances from the longest to the shortest.
     """
 
     lengths: torch.Tensor
     starts: torch.Tensor
-    to_steps: torch.Tensor
-    to_frames: torch.Tensor
-    runs: tuple[tuple[int, int], ...]
+    order: torch.Tensor
 
     @classmethod
     def of(cls, lengths: torch.Tensor) -> PackedIndex:
         """From the lengths `(batch,)`, each at least 1."""
-        total, starts = int(lengths.sum()), torch.cumsum(lengths, 0) - lengths
-        utterance = torch.repeat_interleave(lengths)
-        time = torch.arange(total) - starts[utterance]
-        rank = torch.argsort(torch.argsort(lengths, descending=True, stable=True))[utterance]
-        sizes = torch.bincount(time)
-        before = 2 * (torch.cumsum(sizes, 0) - sizes)
-        back = lengths[utterance] - 1 - time
-        to_frames = torch.stack([before[time] + rank, before[back] + sizes[back] + rank], dim=1).reshape(-1)
-        runs = tuple((len(list(same)), size) for size, same in groupby(sizes.tolist()))
-        return cls(lengths, starts, torch.argsort(to_frames), to_frames, runs)
+        starts = torch.cumsum(lengths, 0) - lengths
+        return cls(lengths, starts, torch.argsort(lengths, descending=True, stable=True))
 
     @property
     def ends(self) -> torch.Tensor:
         """`(batch,)` the number of each utterance's last frame."""
         return self.starts + self.lengths - 1
 
-    def to(self, device: torch.device) -> PackedIndex:
-        return PackedIndex(
-            self.lengths.to(device), self.starts.to(device), self.to_steps.to(device), self.to_frames.to(device),
-            self.runs,
-        )  # fmt: skip
+    @cached_property
+    def layout(self) -> StepLayout:
+        """For a recurrence that goes step by step through all utterances."""
+        lengths, starts = self.lengths, self.starts
+        utterance = torch.repeat_interleave(lengths)
+        time = torch.arange(len(utterance), device=lengths.device) - starts[utterance]
+        rank = torch.argsort(self.order)[utterance]
+        sizes = torch.bincount(time)
+        before = 2 * (torch.cumsum(sizes, 0) - sizes)
+        back = lengths[utterance] - 1 - time
+        to_rows = torch.stack([before[time] + rank, before[back] + sizes[back] + rank], dim=1).reshape(-1)
+        runs = tuple((len(list(same)), size) for size, same in groupby(sizes.tolist()))
+        return StepLayout(torch.argsort(to_rows), to_rows, runs)
 
-    def split(self, layout: torch.Tensor) -> list[torch.Tensor]:
-        """`(2 * total frames, width)` in the layout: of each run a view `(steps, 2, utterances, width)`."""
-        parts = layout.split([2 * steps * size for steps, size in self.runs])
-        return [part.view(steps, 2, size, -1) for part, (steps, size) in zip(parts, self.runs, strict=True)]
+    def to(self, device: torch.device) -> PackedIndex:
+        return PackedIndex(self.lengths.to(device), self.starts.to(device), self.order.to(device))
 
 
 @cache
@@ -152,55 +166,95 @@ def _run_back(
 class _Recurrence(torch.autograd.Function):
     """The recurrence of both directions.
 
-    gates `(2 * total frames, 3 * units)` are the input projections in the order reset, update, new, the biases of the
-    products but the last included; weight `(2, 3 * units, units)`, and bias `(2, units)` of the product that is reset.
-    Returns the states `(total frames, 2, units)`.
+    gates `(rows, 3 * units)` are the input projections in the order reset, update, new, the biases of the products but
+    the last included; weight `(2, 3 * units, units)`, and bias `(2, units)` of the product that is reset. Returns the
+    states `(total frames, 2, units)`.
     """
 
     @staticmethod
     def forward(
         ctx: Any, gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
-        units = weight.shape[2]
-        products = gates.index_select(0, index.to_steps)
-        new, layout = products.new_empty(2, len(products), units)
-        _scripted(_run_forward)(*(index.split(one) for one in (products, new, layout)), weight, bias)
-        states = layout.index_select(0, index.to_frames).view(-1, 2, units)
-        ctx.save_for_backward(weight, products, new, layout, states)
+        layout, units = index.layout, weight.shape[2]
+        products = gates.index_select(0, layout.to_steps)
+        new, by_step = products.new_empty(2, len(products), units)
+        _scripted(_run_forward)(*(layout.split(one) for one in (products, new, by_step)), weight, bias)
+        states = by_step.index_select(0, layout.to_rows).view(-1, 2, units)
+        ctx.save_for_backward(weight, products, new, by_step, states)
         ctx.index = index
         return states
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        weight, products, new, layout, states = ctx.saved_tensors
-        index, units = ctx.index, weight.shape[2]
-        d_layout = gradient.reshape(-1, units).index_select(0, index.to_steps)
+        weight, products, new, by_step, states = ctx.saved_tensors
+        index, layout, units = ctx.index, ctx.index.layout, weight.shape[2]
+        d_by_step = gradient.reshape(-1, units).index_select(0, layout.to_steps)
         d_products, d_new = torch.empty_like(products), torch.empty_like(new)
-        layouts = (products, new, layout, d_layout, d_products, d_new)
-        _scripted(_run_back)(*(index.split(one) for one in layouts), weight)
-        d_gates = d_products.index_select(0, index.to_frames)
-        by_frame = d_gates.view(-1, 2, 3 * units)
+        layouts = (products, new, by_step, d_by_step, d_products, d_new)
+        _scripted(_run_back)(*(layout.split(one) for one in layouts), weight)
+        d_gates = d_products.index_select(0, layout.to_rows)
+        d_hidden = d_gates[:, 2 * units :].clone()
+        d_gates[:, 2 * units :] = d_new.index_select(0, layout.to_rows)  # of the gate, not of its product
         before = torch.zeros_like(states)
         before[1:, 0], before[:-1, 1] = states[:-1, 0], states[1:, 1]
         before[index.starts, 0] = before[index.ends, 1] = 0
-        d_weight = torch.bmm(by_frame.permute(1, 2, 0), before.transpose(0, 1))
-        d_bias = by_frame[..., 2 * units :].sum(dim=0)
-        d_gates[:, 2 * units :] = d_new.index_select(0, index.to_frames)  # of the gate, not of its product
-        return d_gates, None, d_weight, d_bias
+        return d_gates, None, *_of_weights(d_gates, d_hidden, before.view(-1, units))
 
 
-def _way_without_gradient(
-    index: PackedIndex, weight: torch.Tensor
-) -> Callable[[torch.Tensor, PackedIndex, torch.Tensor, torch.Tensor], torch.Tensor]:
-    """What computes the states fastest: compiled or in numpy where a step's product is small, else as in training."""
+class _CompiledRecurrence(torch.autograd.Function):
+    """The same by the compiled kernels."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        given = index.order, index.starts, index.lengths, weight
+        products, new, states = native.gru_forward(gates, *given, bias)
+        ctx.save_for_backward(products, new, states, *given)
+        return states.view(-1, 2, weight.shape[2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        d_gates, d_hidden, before = native.gru_back(gradient, *ctx.saved_tensors)
+        return d_gates, None, *_of_weights(d_gates, d_hidden, before)
+
+
+def _of_weights(
+    d_gates: torch.Tensor, d_hidden: torch.Tensor, before: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The gradient of a recurrence's weight and bias.
+
+    From those of the gates `(rows, 3 * units)` and of the product that is reset `(rows, units)`, and from the states
+    before.
+    """
+    units = before.shape[1]
+    both, hidden, states = (
+        one.view(-1, 2, one.shape[1]).transpose(0, 1) for one in (d_gates, d_hidden, before)
+    )
+    parts = [torch.bmm(one.transpose(1, 2), states) for one in (both[..., : 2 * units], hidden)]
+    return torch.cat(parts, dim=1), hidden.sum(dim=1)
+
+
+_Way: TypeAlias = Callable[[torch.Tensor, PackedIndex, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def _way(index: PackedIndex, weight: torch.Tensor) -> _Way:
+    """What computes the states fastest, from the gates, the index, the weight and the bias, as `_Recurrence` does."""
+    compiled = (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.shape[2] % native.LANES == 0
+        and native.kernels() is not None
+    )
+    of_batch: _Way = _CompiledRecurrence.apply if compiled else _Recurrence.apply
+    if torch.is_grad_enabled() or weight.device.type != "cpu":
+        return of_batch
     few = len(index.lengths) * 4 * weight[0].numel() <= FEW
-    if weight.device.type != "cpu":
-        return _Recurrence.apply
-    fits = weight.dtype == torch.float32 and weight.shape[2] % native.LANES == 0
-    if fits and (few or weight[0].numel() <= CACHED) and native.kernels() is not None:
-        return _compiled_states
-    return _few_states if few else _Recurrence.apply
+    if compiled:
+        return _compiled_states if few or weight[0].numel() <= CACHED else of_batch
+    return _few_states if few else of_batch
 
 
 def _compiled_states(
@@ -297,8 +351,8 @@ class BiGRULayer(nn.Module):
         width = 3 * self.units
         bias = bias + functional.pad(self.bias_hh[:, : 2 * self.units], (0, self.units))
         gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1)).reshape(-1, width)
-        run = _Recurrence.apply if torch.is_grad_enabled() else _way_without_gradient(index, self.weight_hh)
-        states: torch.Tensor = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
+        run = _way(index, self.weight_hh)
+        states = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
         return states.reshape(-1, 2 * self.units)
 
     def last(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:

@@ -5,8 +5,6 @@ ser_layer: a convolution over time or a linear layer, its bias, and where asked 
 block's products whatever they are (Cauchy-Schwarz); blocks are added as floats. One instruction multiplies sixteen
 pairs, twice as many as with floats, at a rounding of about 1e-4 of a layer's output.
 
-ser_gru: the recurrence of a bidirectional GRU, in floats.
-
 Compiled at run time, `cc -O2 -mavx2 -mfma -fopenmp`; the layout of `Layer` stands in ser/native.py again. */
 
 #include <immintrin.h>
@@ -383,79 +381,4 @@ int ser_layer(const Layer *layer, const float *in, int64_t in_step, float *out, 
         do_chunks(&work);
     free(zeros);
     return atomic_load(&work.failed);
-}
-
-/* tanh as a ratio of polynomials on [-9, 9] (that of Eigen), right to a few 1e-7. */
-static __m256 tanh_of(__m256 x) {
-    static const float over[] = {-2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f,
-                                 5.12229709037114e-08f,  1.48572235717979e-05f, 6.37261928875436e-04f,
-                                 4.89352455891786e-03f};
-    static const float under[] = {1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f,
-                                  4.89352518554385e-03f};
-    x = _mm256_max_ps(_mm256_set1_ps(-9), _mm256_min_ps(_mm256_set1_ps(9), x)); /* in this order NaN stays NaN */
-    const __m256 square = _mm256_mul_ps(x, x);
-    __m256 p = _mm256_set1_ps(over[0]), q = _mm256_set1_ps(under[0]);
-    for (int i = 1; i < 7; i++) p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(over[i]));
-    for (int i = 1; i < 4; i++) q = _mm256_fmadd_ps(q, square, _mm256_set1_ps(under[i]));
-    return _mm256_div_ps(_mm256_mul_ps(p, x), q);
-}
-
-static __m256 logistic_of(__m256 x) {
-    const __m256 half = _mm256_set1_ps(0.5f);
-    return _mm256_fmadd_ps(tanh_of(_mm256_mul_ps(x, half)), half, half);
-}
-
-/* sums (width,) = bias + state (units,) @ weight (units, width); width is a multiple of 8 * LANES. */
-static void step_products(
-    const float *state, const float *weight, const float *bias, int64_t units, int64_t width, float *sums) {
-    for (int64_t column = 0; column < width; column += 8 * LANES) {
-        __m256 sum[8];
-        for (int i = 0; i < 8; i++) sum[i] = _mm256_loadu_ps(bias + column + i * LANES);
-        for (int64_t unit = 0; unit < units; unit++) {
-            const __m256 by = _mm256_set1_ps(state[unit]);
-            const float *row = weight + unit * width + column;
-#pragma GCC unroll 8
-            for (int i = 0; i < 8; i++) sum[i] = _mm256_fmadd_ps(by, _mm256_loadu_ps(row + i * LANES), sum[i]);
-        }
-        for (int i = 0; i < 8; i++) _mm256_storeu_ps(sums + column + i * LANES, sum[i]);
-    }
-}
-
-/* One direction of a GRU over one utterance. `units` is a multiple of LANES; gates in the order reset, update, new.
-
-gates (frames, 2, 3 * units): input projections with the biases of the products, but for the last gate's.
-weight (units, width): the first 3 * units columns count; bias (width,): of the last gate's product, zero elsewhere.
-states (frames, 2, units): where they go; both start at the direction. sums (width,): room. */
-static void run_gru(const float *gates, const float *weight, const float *bias, float *states, int64_t frames,
-                    int64_t units, int64_t width, int backward, float *sums) {
-    const float *before = NULL;
-    for (int64_t step = 0; step < frames; step++) {
-        const int64_t frame = backward ? frames - 1 - step : step;
-        const float *gate = gates + frame * 6 * units;
-        float *state = states + frame * 2 * units;
-        step_products(before, weight, bias, before ? units : 0, width, sums);
-        for (int64_t at = 0; at < units; at += LANES) {
-            const __m256 reset = logistic_of(_mm256_add_ps(_mm256_loadu_ps(gate + at), _mm256_loadu_ps(sums + at)));
-            const __m256 update = logistic_of(
-                _mm256_add_ps(_mm256_loadu_ps(gate + units + at), _mm256_loadu_ps(sums + units + at)));
-            const __m256 fresh = tanh_of(_mm256_fmadd_ps(
-                reset, _mm256_loadu_ps(sums + 2 * units + at), _mm256_loadu_ps(gate + 2 * units + at)));
-            const __m256 old = before ? _mm256_loadu_ps(before + at) : _mm256_setzero_ps();
-            _mm256_storeu_ps(state + at, _mm256_fmadd_ps(update, _mm256_sub_ps(old, fresh), fresh));
-        }
-        before = state;
-    }
-}
-
-/* A bidirectional GRU layer over utterances that lie one after the other; see run_gru for the shapes.
-
-weight (2, units, width), bias (2, width), lengths (batch,), sums (2 * batch, width): room. */
-void ser_gru(const float *gates, const float *weight, const float *bias, float *states, const int64_t *starts,
-             const int64_t *lengths, int64_t batch, int64_t units, int64_t width, float *sums, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(dynamic) if (threads > 1)
-    for (int64_t one = 0; one < 2 * batch; one++) {
-        const int64_t way = one % 2, start = starts[one / 2];
-        run_gru(gates + (start * 2 + way) * 3 * units, weight + way * units * width, bias + way * width,
-                states + (start * 2 + way) * units, lengths[one / 2], units, width, (int)way, sums + one * width);
-    }
 }

@@ -1,8 +1,8 @@
-"""The compiled kernels of `ser/kernels.c`: built with the machine's C compiler when they are first asked for.
+"""The compiled kernels of `ser/kernels.c` and `ser/gru.c`: built with the machine's C compiler when first asked for.
 
 In: a layer's weights; frames `(frames, width)` float32. Out: `(fewer frames, outputs)` float32. There is no need of a
 compiler: `kernels()` is None without one, or on a processor without AVX2, and whoever asks goes on with torch. The
-library lies beside the kept features, under a name that depends on its source.
+library lies beside the kept features, under a name that depends on its sources.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ from torch import nn
 from ser.feature_cache import FeatureCache
 
 ENVIRONMENT = "SER_NATIVE"  # "0": torch alone
-SOURCE = Path(__file__).with_name("kernels.c")
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "gru.c"))
 FLAGS = ("-O2", "-mavx2", "-mfma", "-fPIC")
 COMPILE_TIMEOUT_S = 120
-COLUMNS, BLOCK, LANES = 16, 64, 8  # as in kernels.c
+COLUMNS, BLOCK, LANES = 16, 64, 8  # as in the sources
 LARGEST_WEIGHT = 16_383  # half of what fits: leaves the activations as much of the 31 bits of a sum
 GRU_COLUMNS = 8 * LANES
+GRU_PANEL = 3 * LANES
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,10 @@ def kernels() -> ctypes.CDLL | None:
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
     ]  # fmt: skip
     loaded.ser_gru.argtypes = [*[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_int]
-    loaded.ser_gru.restype = None
+    loaded.ser_gru_forward.argtypes = [*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 2, ctypes.c_int]
+    loaded.ser_gru_back.argtypes = [*[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 2, ctypes.c_int]
+    for function in (loaded.ser_gru, loaded.ser_gru_forward, loaded.ser_gru_back):
+        function.restype = None
     return loaded
 
 
@@ -67,16 +71,19 @@ def _built() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         raise OSError("there is no C compiler")
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16]
+    told = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
+    name = hashlib.sha256(told).hexdigest()[:16]
     folder = FeatureCache().folder / "kernels"
     built = folder / f"{name}.so"
     if not built.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as work:
-            made = Path(work) / "kernels.o", Path(work) / "kernels.so"
-            _run(compiler, *FLAGS, "-fopenmp", "-c", str(SOURCE), "-o", str(made[0]))
-            _run(compiler, "-shared", str(made[0]), "-o", str(made[1]), "-lm")
-            made[1].replace(built)  # whole or not at all, whoever else compiles it now
+            objects = [str(Path(work) / f"{source.stem}.o") for source in SOURCES]
+            made = Path(work) / "kernels.so"
+            for source, compiled in zip(SOURCES, objects, strict=True):
+                _run(compiler, *FLAGS, "-fopenmp", "-c", str(source), "-o", compiled)
+            _run(compiler, "-shared", *objects, "-o", str(made), "-lm")
+            made.replace(built)  # whole or not at all, whoever else compiles it now
     return built
 
 
@@ -193,6 +200,66 @@ def gru(
         *(array.data_ptr() for array in arrays), batch, units, width, room.data_ptr(), torch.get_num_threads()
     )
     return states
+
+
+def gru_forward(
+    gates: torch.Tensor, order: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor,
+    bias: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The recurrence of a bidirectional GRU, with what its gradient needs.
+
+    Args:
+        gates: `(rows, 3 * units)`, as in `ser.gru`.
+        order: `(batch,)` the utterances from the longest to the shortest.
+        starts, lengths: `(batch,)` of the utterances.
+        weight, bias: as for `gru`.
+
+    Returns:
+        `(rows, 3 * units)` the reset gate, the update gate and the product that is reset; `(rows, units)` the new gate;
+        `(rows, units)` the states.
+    """
+    compiled = kernels()
+    assert compiled is not None
+    units = weight.shape[2]
+    panels = weight.view(2, 3, -1, LANES, units).permute(0, 2, 4, 1, 3).contiguous()
+    products, (fresh, states) = torch.empty_like(gates), gates.new_empty(2, len(gates), units)
+    arrays = (
+        gates.contiguous(), products, fresh, states, panels, bias.contiguous(), starts[order], lengths[order]
+    )  # fmt: skip
+    compiled.ser_gru_forward(
+        *(array.data_ptr() for array in arrays), len(order), units, torch.get_num_threads()
+    )
+    return products, fresh, states
+
+
+def gru_back(
+    d_states: torch.Tensor, products: torch.Tensor, fresh: torch.Tensor, states: torch.Tensor, order: torch.Tensor,
+    starts: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
+    """The gradient of `gru_forward`.
+
+    Args:
+        d_states: `(rows, units)` the gradient of the states, without what later steps add.
+        products, fresh, states: what `gru_forward` gave.
+        order, starts, lengths, weight: as there.
+
+    Returns:
+        `(rows, 3 * units)` of the gates; `(rows, units)` of the product that is reset; `(rows, units)` the state before
+        each.
+    """
+    compiled = kernels()
+    assert compiled is not None
+    units = weight.shape[2]
+    padded = _up(units, GRU_PANEL)
+    columns = nn.functional.pad(weight, (0, padded - units)).view(2, 3, units, -1, GRU_PANEL)
+    panels, later = columns.transpose(2, 3).contiguous(), weight.new_empty(2, len(order), padded)
+    d_gates, (d_hidden, before) = torch.empty_like(products), products.new_empty(2, *states.shape)
+    arrays = (
+        products, fresh, states, d_states.contiguous(), d_gates, d_hidden, before, panels, later, starts[order],
+        lengths[order],
+    )  # fmt: skip
+    compiled.ser_gru_back(*(array.data_ptr() for array in arrays), len(order), units, torch.get_num_threads())
+    return d_gates, d_hidden, before
 
 
 def _terms_of_threes(kernel: NDArray[np.float32]) -> NDArray[np.float32]:

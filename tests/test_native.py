@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from test_fast_hubert import KINDS, LENGTHS, WIDE, random_model, relative_differ
 from torch import nn
 from torch.nn import functional
 
-from ser import native
+from ser import gru, native
 from ser.compat import import_torchaudio
 from ser.encoder import Encoder
 from ser.gru import BiGRULayer, PackedIndex
@@ -42,6 +44,16 @@ def expected_layer(
     return functional.gelu(out) if gelu else out
 
 
+@contextmanager
+def n_threads(n: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @needs_kernels
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize(("width", "outputs", "taps", "stride", "n"), SHAPES)
@@ -53,12 +65,8 @@ def test_a_layer_is_that_of_torch(width, outputs, taps, stride, n, normed, gelu,
     if norm is not None:
         norm.weight.data.normal_()
         norm.bias.data.normal_()
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with n_threads(threads):
         found = IntegerLayer(weight, bias, stride, norm, gelu)(frames)
-    finally:
-        torch.set_num_threads(before)
     with torch.no_grad():
         expected = expected_layer(frames, weight, bias, stride, norm, gelu)
     assert found.shape == expected.shape
@@ -119,6 +127,55 @@ def test_the_recurrence_is_that_of_training(units, lengths):
     expected = layer(frames, index).detach()
     with torch.no_grad():
         torch.testing.assert_close(layer(frames, index), expected, rtol=0, atol=2e-6)
+
+
+def states_and_gradients(recurrence: Any, lengths: list[int], units: int) -> list[torch.Tensor]:
+    """Of random gates, weights and a loss that all states enter."""
+    torch.manual_seed(40)
+    rows, index = 2 * sum(lengths), PackedIndex.of(torch.tensor(lengths))
+    gates, weight = torch.randn(rows, 3 * units), torch.randn(2, 3 * units, units) / units**0.5
+    given = [one.requires_grad_() for one in (gates, weight, torch.randn(2, units))]
+    states = recurrence.apply(given[0], index, *given[1:])
+    (states * torch.randn_like(states)).sum().backward()
+    return [states.detach(), *(one.grad for one in given if one.grad is not None)]
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("units", [8, 24, 32, 80, 192])
+@pytest.mark.parametrize("lengths", [[1], [9], [7, 1, 30, 30, 2], [3] * 4, list(range(1, 20))])
+def test_the_recurrence_of_training_and_its_gradient_are_those_of_torch(lengths, units, threads):
+    with n_threads(threads):
+        found = states_and_gradients(gru._CompiledRecurrence, lengths, units)
+    expected = states_and_gradients(gru._Recurrence, lengths, units)
+    assert len(found) == len(expected) == 4
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(other, one, rtol=0, atol=1e-5 * float(one.abs().max()))
+
+
+@needs_kernels
+def test_states_and_their_gradient_depend_neither_on_the_batch_nor_on_threads():
+    """To the last bit."""
+    torch.manual_seed(40)
+    units, lengths = 32, [5, 12, 1, 7, 7, 3]
+    weight, bias = torch.randn(2, 3 * units, units) / units**0.5, torch.randn(2, units)
+    gates, upstream = torch.randn(2 * sum(lengths), 3 * units), torch.randn(sum(lengths), 2, units)
+
+    def run(lengths: list[int], gates: torch.Tensor, upstream: torch.Tensor) -> list[torch.Tensor]:
+        gates = gates.clone().requires_grad_()
+        states = gru._CompiledRecurrence.apply(gates, PackedIndex.of(torch.tensor(lengths)), weight, bias)
+        states.backward(upstream)
+        return [states.detach(), gates.grad.view(-1, 2, 3 * units)]
+
+    with n_threads(2):
+        together = run(lengths, gates, upstream)
+    start = 0
+    with n_threads(1):
+        for length in lengths:
+            stop = start + length
+            alone = run([length], gates[2 * start : 2 * stop], upstream[start:stop])
+            assert all(torch.equal(a, b[start:stop]) for a, b in zip(alone, together, strict=True))
+            start = stop
 
 
 @needs_kernels
