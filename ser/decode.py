@@ -174,7 +174,7 @@ def _mono_blocks(sound: SoundFile, frames: int) -> Iterator[Samples]:
     frames = max(1, min(frames, BLOCK_SAMPLES // sound.channels))
     while len(block := sound.read(frames, dtype="float32", always_2d=True)):
         with np.errstate(over="ignore", invalid="ignore"):
-            yield block.mean(axis=1)
+            yield block[:, 0] if sound.channels == 1 else block.mean(axis=1)
 
 
 def _decode(file: IO[bytes], name: str, max_duration_s: float) -> tuple[Samples, int]:
@@ -203,7 +203,7 @@ def _decode(file: IO[bytes], name: str, max_duration_s: float) -> tuple[Samples,
             raise _truncated(name)
     if not blocks:
         raise AudioError(f"{name} holds no sound at all. Record again, or choose another file.", "empty")
-    return np.concatenate(blocks), rate_hz
+    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate_hz
 
 
 def _falls_short(sound: SoundFile, n_read: int) -> bool:

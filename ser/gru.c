@@ -6,31 +6,9 @@ ser_gru_forward, ser_gru_back: of a batch, all its utterances a step, with what 
 Gates stand in the order reset, update, new; `units` is a multiple of LANES. The frames of a batch lie one utterance
 after the other, each with its forward and then its backward direction: a row is one direction of a frame. */
 
-#include <immintrin.h>
-#include <stdint.h>
 #include <string.h>
 
-enum { LANES = 8 };
-
-/* tanh as a ratio of polynomials on [-9, 9] (that of Eigen), right to a few 1e-7. */
-static __m256 tanh_of(__m256 x) {
-    static const float over[] = {-2.76076847742355e-16f, 2.00018790482477e-13f, -8.60467152213735e-11f,
-                                 5.12229709037114e-08f,  1.48572235717979e-05f, 6.37261928875436e-04f,
-                                 4.89352455891786e-03f};
-    static const float under[] = {1.19825839466702e-06f, 1.18534705686654e-04f, 2.26843463243900e-03f,
-                                  4.89352518554385e-03f};
-    x = _mm256_max_ps(_mm256_set1_ps(-9), _mm256_min_ps(_mm256_set1_ps(9), x)); /* in this order NaN stays NaN */
-    const __m256 square = _mm256_mul_ps(x, x);
-    __m256 p = _mm256_set1_ps(over[0]), q = _mm256_set1_ps(under[0]);
-    for (int i = 1; i < 7; i++) p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(over[i]));
-    for (int i = 1; i < 4; i++) q = _mm256_fmadd_ps(q, square, _mm256_set1_ps(under[i]));
-    return _mm256_div_ps(_mm256_mul_ps(p, x), q);
-}
-
-static __m256 logistic_of(__m256 x) {
-    const __m256 half = _mm256_set1_ps(0.5f);
-    return _mm256_fmadd_ps(tanh_of(_mm256_mul_ps(x, half)), half, half);
-}
+#include "floats.h"
 
 /* sums (width,) = bias + state (units,) @ weight (units, width); width is a multiple of 8 * LANES. */
 static void step_products(
@@ -104,43 +82,6 @@ static int64_t row_of(const Batch *batch, int64_t utterance, int64_t step) {
 static int64_t lasting(const Batch *batch, int64_t step, int64_t most) {
     while (most > 0 && batch->lengths[most - 1] <= step) most--;
     return most;
-}
-
-enum { GROUP = 4, PANEL = 3 }; /* a tile of sums: utterances, and vectors of columns, twelve registers */
-
-/* sums[i] += from[i] (k,) @ panel (k, PANEL * LANES), for `n` rows, a number known to the compiler. */
-static inline __attribute__((always_inline)) void add_products(
-    const float *const *from, const float *panel, int64_t k, __m256 sums[GROUP][PANEL], const int n) {
-    __m256 sum[GROUP][PANEL];
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++)
-#pragma GCC unroll 3
-        for (int j = 0; j < PANEL; j++) sum[i][j] = sums[i][j];
-    for (int64_t at = 0; at < k; at++, panel += PANEL * LANES) {
-        __m256 w[PANEL];
-#pragma GCC unroll 3
-        for (int j = 0; j < PANEL; j++) w[j] = _mm256_load_ps(panel + j * LANES);
-#pragma GCC unroll 4
-        for (int i = 0; i < n; i++) {
-            const __m256 by = _mm256_broadcast_ss(from[i] + at);
-#pragma GCC unroll 3
-            for (int j = 0; j < PANEL; j++) sum[i][j] = _mm256_fmadd_ps(by, w[j], sum[i][j]);
-        }
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < n; i++)
-#pragma GCC unroll 3
-        for (int j = 0; j < PANEL; j++) sums[i][j] = sum[i][j];
-}
-
-static __attribute__((noinline)) void add_group(
-    const float *const *from, const float *panel, int64_t k, __m256 sums[GROUP][PANEL], int64_t n) {
-    switch (n) {
-    case 1: add_products(from, panel, k, sums, 1); break;
-    case 2: add_products(from, panel, k, sums, 2); break;
-    case 3: add_products(from, panel, k, sums, 3); break;
-    default: add_products(from, panel, k, sums, GROUP);
-    }
 }
 
 /* One direction of `ser_gru_forward`. */

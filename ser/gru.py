@@ -23,7 +23,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.utils.rnn import pad_sequence
 
-from ser import native
+from ser import native, native_gru
 from ser.compat import one_blas_thread
 
 FEW = 1 << 20  # multiplications of a step, up to which numpy does them
@@ -210,14 +210,14 @@ class _CompiledRecurrence(torch.autograd.Function):
         ctx: Any, gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         given = index.order, index.starts, index.lengths, weight
-        products, new, states = native.gru_forward(gates, *given, bias)
+        products, new, states = native_gru.gru_forward(gates, *given, bias)
         ctx.save_for_backward(products, new, states, *given)
         return states.view(-1, 2, weight.shape[2])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        d_gates, d_hidden, before = native.gru_back(gradient, *ctx.saved_tensors)
+        d_gates, d_hidden, before = native_gru.gru_back(gradient, *ctx.saved_tensors)
         return d_gates, None, *_of_weights(d_gates, d_hidden, before)
 
 
@@ -261,7 +261,7 @@ def _compiled_states(
     gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """What `_Recurrence` returns, utterance by utterance."""
-    return native.gru(gates, index.starts, index.lengths, weight, bias)
+    return native_gru.gru(gates, index.starts, index.lengths, weight, bias)
 
 
 def _few_states(

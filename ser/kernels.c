@@ -1,24 +1,23 @@
 /* Layers of a frozen model on a processor with AVX2, for one answer or for a corpus; see ser/native.py.
 
-ser_layer: a convolution over time or a linear layer, its bias, and where asked a layer norm and GELU, in products of
-16-bit integers. A block of BLOCK inputs and a column of weights have a scale each, such that 32 bits hold the sum of a
+ser_layer: a convolution over time or a linear layer, its bias, and where asked a residual that is added, a layer norm
+and GELU, in products of 16-bit integers. A block of BLOCK inputs and a column of weights have a scale each, such that 32 bits hold the sum of a
 block's products whatever they are (Cauchy-Schwarz); blocks are added as floats. One instruction multiplies sixteen
 pairs, twice as many as with floats, at a rounding of about 1e-4 of a layer's output.
 
 Compiled at run time, `cc -O2 -mavx2 -mfma -fopenmp`; the layout of `Layer` stands in ser/native.py again. */
 
-#include <immintrin.h>
 #include <math.h>
 #include <stdatomic.h>
-#include <stdint.h>
 #include <stdlib.h>
 
-enum { LANES = 8, BLOCK = 64 };
+#include "floats.h"
+
+enum { BLOCK = 64 };
 enum { ROWS = 6, COLUMNS = 16 }; /* of a tile of sums, in registers */
 enum { PIECE = 512 };            /* inputs at a time: their weights stay in the first cache */
 enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
-/* Of a chunk, whose integers stay in the second cache. */
-enum { MOST_UNITS = 24, LEAST_UNITS = 12, MOST_BYTES = 256 << 10 };
+enum { MOST_UNITS = 48, MOST_BYTES = 256 << 10 }; /* of a chunk, whose integers stay in the second cache */
 #define LARGEST 32767.0f
 #define LARGEST_SUM 2146900000.0f /* below 2^31 by what rounding to integers can add, half a unit in each of BLOCK */
 
@@ -70,9 +69,12 @@ typedef struct {
     const float *in;
     int64_t in_step;    /* floats from one frame to the next */
     const float *zeros; /* (width,) */
+    const float *residual; /* (n, outputs), or NULL for none */
     float *out;
-    int64_t n, chunk;   /* output frames, and units of a chunk */
-    atomic_long next;
+    int64_t n, units;   /* output frames, and units of them */
+    int64_t chunk;      /* units that a thread does at a time, at most */
+    int threads;
+    atomic_llong next;  /* unit */
     atomic_int failed;
 } Work;
 
@@ -83,18 +85,6 @@ typedef struct {
     float *tiles;      /* (tiles, units of a chunk, COLUMNS) */
     float *frame;      /* (width,) */
 } Room;
-
-static float sum_of(__m256 v) {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_shuffle_ps(half, half, 1)));
-}
-
-static float max_of(__m256 v) {
-    __m128 half = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_max_ss(half, _mm_shuffle_ps(half, half, 1)));
-}
 
 /* A block of up to BLOCK floats to integers; returns what one of them is worth: NaN where a float is not finite. */
 static float block_to_integers(const float *from, int64_t n, float largest_norm, int16_t *to) {
@@ -173,23 +163,6 @@ static __attribute__((noinline)) void multiply(
             }
         }
     }
-}
-
-/* x * Phi(x), with erf as a ratio of polynomials on [-4, 4] (that of Eigen and XLA), right to a few 1e-7. */
-static inline __attribute__((always_inline)) __m256 gelu_of(__m256 x) {
-    static const float over[] = {-2.72614225801306e-10f, 2.77068142495902e-08f,  -2.10102402082508e-06f,
-                                 -5.69250639462346e-05f, -7.34990630326855e-04f, -2.95459980854025e-03f,
-                                 -1.60960333262415e-02f};
-    static const float under[] = {-1.45660718464996e-05f, -2.13374055278905e-04f, -1.68282697438203e-03f,
-                                  -7.37332916720468e-03f, -1.42647390514189e-02f};
-    __m256 z = _mm256_mul_ps(x, _mm256_set1_ps(0.70710678f));
-    z = _mm256_max_ps(_mm256_set1_ps(-4), _mm256_min_ps(_mm256_set1_ps(4), z)); /* in this order NaN stays NaN */
-    const __m256 square = _mm256_mul_ps(z, z);
-    __m256 p = _mm256_set1_ps(over[0]), q = _mm256_set1_ps(under[0]);
-    for (int i = 1; i < 7; i++) p = _mm256_fmadd_ps(p, square, _mm256_set1_ps(over[i]));
-    for (int i = 1; i < 5; i++) q = _mm256_fmadd_ps(q, square, _mm256_set1_ps(under[i]));
-    const __m256 erf = _mm256_div_ps(_mm256_mul_ps(p, z), q), half = _mm256_mul_ps(x, _mm256_set1_ps(0.5f));
-    return _mm256_fmadd_ps(half, erf, half);
 }
 
 static void gelu_row(float *row, int64_t n) {
@@ -310,12 +283,12 @@ static void add_term(const Work *work, Term term, int set, const int16_t *weight
     }
 }
 
-/* Output frames from the unit `first` on. */
-static void do_chunk(const Work *work, int64_t first, const Room *room) {
+/* `units` units from the unit `first` on. */
+static void do_chunk(const Work *work, int64_t first, int64_t units, const Room *room) {
     const Layer *layer = work->layer;
     const Plan plan = work->plan;
-    const int64_t frame = first * plan.outputs, left = work->n - frame, most = work->chunk * plan.outputs;
-    const int64_t n = left < most ? left : most, units = (n + plan.outputs - 1) / plan.outputs;
+    const int64_t frame = first * plan.outputs, left = work->n - frame, most = units * plan.outputs;
+    const int64_t n = left < most ? left : most;
     const int64_t heard = (left - 1) * layer->stride + layer->taps;
     fill_rows(work, work->in + frame * layer->stride * work->in_step, heard, units, room);
     float *out = work->out + frame * layer->outputs;
@@ -330,9 +303,26 @@ static void do_chunk(const Work *work, int64_t first, const Room *room) {
         finish_columns(layer, column, n, work->chunk, room->tiles, out + column);
     }
     for (int64_t row = 0; row < n; row++) {
-        if (layer->norm_scale) norm_row(layer, out + row * layer->outputs);
-        if (layer->gelu) gelu_row(out + row * layer->outputs, layer->outputs);
+        float *const done = out + row * layer->outputs;
+        if (work->residual) combine(1, done, 1, work->residual + (frame + row) * layer->outputs, layer->outputs, done);
+        if (layer->norm_scale) norm_row(layer, done);
+        if (layer->gelu) gelu_row(done, layer->outputs);
     }
+}
+
+/* The next chunk: its units, 0 where none is left. Chunks become smaller, so that all threads end together. */
+static int64_t take_chunk(Work *work, int64_t *first) {
+    long long at = atomic_load(&work->next);
+    int64_t units;
+    do {
+        const int64_t left = work->units - at, parts = work->threads > 1 ? 2 * work->threads : 1;
+        if (left <= 0) return 0;
+        units = ((left + parts - 1) / parts + ROWS - 1) / ROWS * ROWS;
+        if (units > work->chunk) units = work->chunk;
+        if (units > left) units = left;
+    } while (!atomic_compare_exchange_weak(&work->next, &at, at + units));
+    *first = at;
+    return units;
 }
 
 static void do_chunks(Work *work) {
@@ -345,8 +335,7 @@ static void do_chunks(Work *work) {
         .frame = malloc(layer->width * sizeof *room.frame),
     };
     if (room.integers && room.scales && room.tiles && room.frame)
-        for (long chunk; (chunk = atomic_fetch_add(&work->next, 1)) * work->chunk * work->plan.outputs < work->n;)
-            do_chunk(work, chunk * work->chunk, &room);
+        for (int64_t first, units; (units = take_chunk(work, &first)) > 0;) do_chunk(work, first, units, &room);
     else
         atomic_store(&work->failed, 1);
     free(room.integers);
@@ -355,30 +344,19 @@ static void do_chunks(Work *work) {
     free(room.frame);
 }
 
-/* Units that a thread does at a time: such that the last thread is done soonest, and then as many as possible. */
-static int64_t chunk_of(const Layer *layer, int64_t step, int64_t units, int threads) {
-    const int64_t fit = MOST_BYTES / (layer->padded * (int64_t)sizeof(int16_t) * step) / ROWS * ROWS;
-    int64_t best = ROWS, least = -1;
-    for (int64_t chunk = fit < MOST_UNITS ? fit : MOST_UNITS; chunk >= LEAST_UNITS; chunk -= ROWS) {
-        const int64_t turns = ((units + chunk - 1) / chunk + threads - 1) / threads;
-        if (least < 0 || turns * chunk < least) best = chunk, least = turns * chunk;
-    }
-    return best;
-}
-
 /* `n` output frames, by the threads that torch uses too; returns 0, or 1 where memory ran out. */
-int ser_layer(const Layer *layer, const float *in, int64_t in_step, float *out, int64_t n, int threads) {
+int ser_layer(const Layer *layer, const float *in, int64_t in_step, const float *residual, float *out, int64_t n,
+              int threads) {
     const Plan plan = plan_of(layer);
-    const int64_t chunk = chunk_of(layer, plan.step, (n + plan.outputs - 1) / plan.outputs, threads);
+    const int64_t units = (n + plan.outputs - 1) / plan.outputs;
+    const int64_t fit = MOST_BYTES / (layer->padded * (int64_t)sizeof(int16_t) * plan.step) / ROWS * ROWS;
+    const int64_t chunk = fit < ROWS ? ROWS : fit < MOST_UNITS ? fit : MOST_UNITS;
     float *zeros = calloc(layer->width, sizeof *zeros);
     if (!zeros) return 1;
-    Work work = {
-        .layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .out = out, .n = n, .chunk = chunk};
-    if (threads > 1) {
-#pragma omp parallel num_threads(threads)
-        do_chunks(&work);
-    } else
-        do_chunks(&work);
+    Work work = {.layer = layer, .plan = plan, .in = in, .in_step = in_step, .zeros = zeros, .residual = residual,
+                 .out = out, .n = n, .units = units, .chunk = chunk, .threads = threads};
+#pragma omp parallel num_threads(threads) if (threads > 1)
+    do_chunks(&work);
     free(zeros);
     return atomic_load(&work.failed);
 }

@@ -1,4 +1,4 @@
-"""The compiled kernels of `ser/kernels.c` and `ser/gru.c`: built with the machine's C compiler when first asked for.
+"""The compiled kernels, `ser/*.c`: built with the machine's C compiler when they are first asked for.
 
 In: a layer's weights; frames `(frames, width)` float32. Out: `(fewer frames, outputs)` float32. There is no need of a
 compiler: `kernels()` is None without one, or on a processor without AVX2, and whoever asks goes on with torch. The
@@ -27,13 +27,15 @@ from torch import nn
 from ser.feature_cache import FeatureCache
 
 ENVIRONMENT = "SER_NATIVE"  # "0": torch alone
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("kernels.c", "gru.c"))
+SOURCES = tuple(
+    Path(__file__).with_name(name) for name in ("kernels.c", "attention.c", "position.c", "gru.c")
+)
+HEADER = Path(__file__).with_name("floats.h")
 FLAGS = ("-O2", "-mavx2", "-mfma", "-fPIC")
 COMPILE_TIMEOUT_S = 120
 COLUMNS, BLOCK, LANES = 16, 64, 8  # as in the sources
+NO_MEMORY = "the encoder's kernels found no memory"
 LARGEST_WEIGHT = 16_383  # half of what fits: leaves the activations as much of the 31 bits of a sum
-GRU_COLUMNS = 8 * LANES
-GRU_PANEL = 3 * LANES
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,11 @@ def kernels() -> ctypes.CDLL | None:
         log.info("no compiled kernels: %s", error)
         return None
     loaded.ser_layer.argtypes = [
-        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int
+        ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
+        ctypes.c_int,
     ]  # fmt: skip
+    loaded.ser_attention.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_int]
+    loaded.ser_position.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int]
     loaded.ser_gru.argtypes = [*[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_int]
     loaded.ser_gru_forward.argtypes = [*[ctypes.c_void_p] * 8, *[ctypes.c_int64] * 2, ctypes.c_int]
     loaded.ser_gru_back.argtypes = [*[ctypes.c_void_p] * 11, *[ctypes.c_int64] * 2, ctypes.c_int]
@@ -71,7 +76,7 @@ def _built() -> Path:
     compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
     if not compiler:
         raise OSError("there is no C compiler")
-    told = b"".join(source.read_bytes() for source in SOURCES) + " ".join(FLAGS).encode()
+    told = b"".join(source.read_bytes() for source in (*SOURCES, HEADER)) + " ".join(FLAGS).encode()
     name = hashlib.sha256(told).hexdigest()[:16]
     folder = FeatureCache().folder / "kernels"
     built = folder / f"{name}.so"
@@ -122,7 +127,7 @@ class IntegerLayer:
         self.stride = stride
         threes = self.taps == 3 and stride == 2
         terms = _terms_of_threes(kernel) if threes else kernel
-        padded, columns = _up(self.width, COLUMNS), _up(self.outputs, COLUMNS)
+        padded, columns = up(self.width, COLUMNS), up(self.outputs, COLUMNS)
         full = np.zeros((columns, terms.shape[1], padded), dtype=np.float32)
         full[: self.outputs, :, : self.width] = terms
         scales = np.abs(full).max(axis=(1, 2)) / LARGEST_WEIGHT
@@ -160,106 +165,98 @@ class IntegerLayer:
         """Inputs that so many outputs hear."""
         return (n_frames - 1) * self.stride + self.taps
 
-    def __call__(self, frames: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
-        """`(frames, width)` float32 to `(fewer frames, outputs)`; the frames may overlap in memory, as windows do."""
+    def __call__(
+        self, frames: torch.Tensor, out: torch.Tensor | None = None, residual: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`(frames, width)` float32 to `(fewer frames, outputs)`; the frames may overlap in memory, as windows do.
+
+        `residual`, of the shape of what comes out, is added before the norm.
+        """
         n = self.n_frames(len(frames))
         out = torch.empty(n, self.outputs) if out is None else out
         assert frames.dtype == torch.float32
+        assert residual is None or (residual.shape == out.shape and residual.is_contiguous())
         assert (frames.shape[1], frames.stride(1)) == (self.width, 1)
         assert (out.shape, out.stride()) == ((n, self.outputs), (self.outputs, 1))
         compiled = kernels()
         assert compiled is not None
         failed = compiled.ser_layer(
-            ctypes.addressof(self._layer), frames.data_ptr(), frames.stride(0), out.data_ptr(), n,
-            torch.get_num_threads(),
+            ctypes.addressof(self._layer), frames.data_ptr(), frames.stride(0),
+            None if residual is None else residual.data_ptr(), out.data_ptr(), n, torch.get_num_threads(),
         )  # fmt: skip
         if failed:
-            raise MemoryError("the encoder's kernels found no memory")
+            raise MemoryError(NO_MEMORY)
         return out
 
 
-def gru(
-    gates: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """The states `(total frames, 2, units)` of a bidirectional GRU, without a gradient.
+def attention(parts: torch.Tensor, heads: int) -> torch.Tensor:
+    """Self-attention: queries, keys and values `(frames, 3 * width)` to `(frames, width)`.
 
-    Args:
-        gates: `(2 * total frames, 3 * units)`, as in `ser.gru`.
-        starts, lengths: `(batch,)` of the utterances.
-        weight, bias: `(2, 3 * units, units)` of the products of a step, and `(2, units)` of the last gate's.
+    Each head has a multiple of 8 numbers of the width.
     """
+    n, width = len(parts), parts.shape[1] // 3
+    out = parts.new_empty(n, width)
+    assert parts.dtype == torch.float32
+    assert parts.is_contiguous()
+    assert width % (heads * LANES) == 0
     compiled = kernels()
     assert compiled is not None
-    units, batch = weight.shape[2], len(lengths)
-    width = _up(3 * units, GRU_COLUMNS)
-    matrix = nn.functional.pad(weight.transpose(1, 2), (0, width - 3 * units)).contiguous()
-    biases = nn.functional.pad(bias, (2 * units, width - 3 * units)).contiguous()
-    states, room = torch.empty(len(gates) // 2, 2, units), torch.empty(2 * batch, width)
-    arrays = (gates.contiguous(), matrix, biases, states, starts, lengths)
-    compiled.ser_gru(
-        *(array.data_ptr() for array in arrays), batch, units, width, room.data_ptr(), torch.get_num_threads()
-    )
-    return states
+    if compiled.ser_attention(
+        parts.data_ptr(), out.data_ptr(), n, heads, width // heads, torch.get_num_threads()
+    ):
+        raise MemoryError(NO_MEMORY)
+    return out
 
 
-def gru_forward(
-    gates: torch.Tensor, order: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor,
-    bias: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The recurrence of a bidirectional GRU, with what its gradient needs.
+class _Position(ctypes.Structure):
+    """`Position` of position.c."""
 
-    Args:
-        gates: `(rows, 3 * units)`, as in `ser.gru`.
-        order: `(batch,)` the utterances from the longest to the shortest.
-        starts, lengths: `(batch,)` of the utterances.
-        weight, bias: as for `gru`.
-
-    Returns:
-        `(rows, 3 * units)` the reset gate, the update gate and the product that is reset; `(rows, units)` the new gate;
-        `(rows, units)` the states.
-    """
-    compiled = kernels()
-    assert compiled is not None
-    units = weight.shape[2]
-    panels = weight.view(2, 3, -1, LANES, units).permute(0, 2, 4, 1, 3).contiguous()
-    products, (fresh, states) = torch.empty_like(gates), gates.new_empty(2, len(gates), units)
-    arrays = (
-        gates.contiguous(), products, fresh, states, panels, bias.contiguous(), starts[order], lengths[order]
+    _fields_ = (
+        ("groups", ctypes.c_int64), ("channels", ctypes.c_int64), ("size", ctypes.c_int64), ("step", ctypes.c_int64),
+        ("padding", ctypes.c_int64), ("spectrum", ctypes.c_void_p), ("turns", ctypes.c_void_p),
+        ("bins", ctypes.c_void_p), ("bias", ctypes.c_void_p),
     )  # fmt: skip
-    compiled.ser_gru_forward(
-        *(array.data_ptr() for array in arrays), len(order), units, torch.get_num_threads()
-    )
-    return products, fresh, states
 
 
-def gru_back(
-    d_states: torch.Tensor, products: torch.Tensor, fresh: torch.Tensor, states: torch.Tensor, order: torch.Tensor,
-    starts: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:  # fmt: skip
-    """The gradient of `gru_forward`.
+class PositionEmbedding:
+    """A wide grouped convolution over time, its bias and GELU, added to what it embeds."""
 
-    Args:
-        d_states: `(rows, units)` the gradient of the states, without what later steps add.
-        products, fresh, states: what `gru_forward` gave.
-        order, starts, lengths, weight: as there.
+    def __init__(self, conv: nn.Conv1d) -> None:
+        """Of an even kernel with as many frames of padding as half of it; see `fits`."""
+        kernel, groups, channels = conv.kernel_size[0], conv.groups, conv.out_channels // conv.groups
+        size = 2 * kernel
+        weight = conv.weight.detach().float().unflatten(0, (groups, channels))  # (groups, out, in, taps)
+        spectrum = torch.fft.rfft(weight, size).conj().permute(0, 3, 2, 1) / size
+        self.spectrum = _aligned(torch.stack([spectrum.real, spectrum.imag], dim=3).numpy())
+        angles = -2 * np.pi * np.arange(kernel) / size
+        self.turns = _aligned(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
+        bits = size.bit_length() - 1
+        self.bins = np.array([int(f"{bin:0{bits}b}"[::-1], 2) for bin in range(size)], dtype=np.int32)
+        self.bias = _padded(conv.bias, conv.out_channels)
+        self._position = _Position(
+            groups, channels, size, size - kernel + 1, kernel // 2,
+            *(array.ctypes.data for array in (self.spectrum, self.turns, self.bins, self.bias)),
+        )  # fmt: skip
 
-    Returns:
-        `(rows, 3 * units)` of the gates; `(rows, units)` of the product that is reset; `(rows, units)` the state before
-        each.
-    """
-    compiled = kernels()
-    assert compiled is not None
-    units = weight.shape[2]
-    padded = _up(units, GRU_PANEL)
-    columns = nn.functional.pad(weight, (0, padded - units)).view(2, 3, units, -1, GRU_PANEL)
-    panels, later = columns.transpose(2, 3).contiguous(), weight.new_empty(2, len(order), padded)
-    d_gates, (d_hidden, before) = torch.empty_like(products), products.new_empty(2, *states.shape)
-    arrays = (
-        products, fresh, states, d_states.contiguous(), d_gates, d_hidden, before, panels, later, starts[order],
-        lengths[order],
-    )  # fmt: skip
-    compiled.ser_gru_back(*(array.data_ptr() for array in arrays), len(order), units, torch.get_num_threads())
-    return d_gates, d_hidden, before
+    @staticmethod
+    def fits(conv: nn.Conv1d) -> bool:
+        """Whether the kernels do it: powers of two by FFT, eight channels at a time."""
+        kernel, channels = conv.kernel_size[0], conv.out_channels // conv.groups
+        return kernel & (kernel - 1) == 0 and channels % LANES == 0 and conv.in_channels == conv.out_channels
+
+    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+        """The frames `(frames, dim)` with their position added."""
+        assert frames.dtype == torch.float32
+        assert frames.is_contiguous()
+        out = torch.empty_like(frames)
+        compiled = kernels()
+        assert compiled is not None
+        if compiled.ser_position(
+            ctypes.addressof(self._position), frames.data_ptr(), out.data_ptr(), len(frames),
+            torch.get_num_threads(),
+        ):  # fmt: skip
+            raise MemoryError(NO_MEMORY)
+        return out
 
 
 def _terms_of_threes(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -268,7 +265,8 @@ def _terms_of_threes(kernel: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.stack([first, middle, middle, last, middle, first + last, first - last], axis=1)
 
 
-def _up(n: int, multiple: int) -> int:
+def up(n: int, multiple: int) -> int:
+    """The next multiple of `multiple` from `n` on."""
     return -(-n // multiple) * multiple
 
 

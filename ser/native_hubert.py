@@ -12,13 +12,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from ser import native
 from ser.fast_hubert import PositionEmbedding, folded_norm, is_gelu, is_known, is_wide
 from ser.native import IntegerLayer
 
-FRAMES_AT_ONCE = 128  # of the front end, about 2.5 s
+NUMBERS_AT_ONCE = 1 << 23  # of what lies between the front end's layers, 32 MiB
 LAYERS = ("HubertEncoderLayer", "Wav2Vec2EncoderLayer")  # with the norm behind each half
 STABLE_LAYERS = tuple(f"{name}StableLayerNorm" for name in LAYERS)  # and before it
 
@@ -46,8 +45,7 @@ class NativeHubert(nn.Module):
         projection, encoder = model.feature_projection, model.encoder
         self.projection_norm = getattr(projection, "layer_norm", None)
         self.projection = _linear(projection.projection)
-        position = encoder.pos_conv_embed
-        self.position = PositionEmbedding(position) if is_wide(position) else position
+        self.position = _position(encoder.pos_conv_embed)
         self.norm = encoder.layer_norm
         self.stable = type(encoder.layers[0]).__name__ in STABLE_LAYERS
         self.layers = nn.ModuleList(_TransformerLayer(layer, self.stable) for layer in encoder.layers)
@@ -67,7 +65,7 @@ class NativeHubert(nn.Module):
         """`(frames, dim)` of each layer."""
         frames = self.front_end(samples)
         hidden = self.projection(frames if self.projection_norm is None else self.projection_norm(frames))
-        hidden = hidden + self.position(hidden[None])[0]
+        hidden = self.position(hidden)
         states = [hidden if self.stable else self.norm(hidden)]
         for layer in self.layers:
             states.append(layer(states[-1]))
@@ -90,6 +88,10 @@ class FrontEnd:
         rest = list(layers)[1:]
         self.rest = [_convolution(layer, layer.conv.weight, layer.conv.stride[0]) for layer in rest]
         self.step = math.prod(layer.stride for layer in self.rest)
+        numbers, step = 0, self.step  # between the layers, for each frame that comes out
+        for layer, behind in zip([self.first, *self.rest], self.rest, strict=False):
+            numbers, step = numbers + step * layer.outputs, step // behind.stride
+        self.frames_at_once = max(1, NUMBERS_AT_ONCE // max(1, numbers))
 
     def __call__(self, samples: torch.Tensor) -> torch.Tensor:
         windows, first = samples.unfold(0, self.kernel, self.stride), self.first
@@ -101,8 +103,10 @@ class FrontEnd:
             n = layer.n_frames(n)
         out = torch.empty(n, layers[-1].outputs)
         between: list[torch.Tensor] = []
-        for start in range(0, n, FRAMES_AT_ONCE):
-            part = out[start : start + FRAMES_AT_ONCE]
+        stretches = -(-n // self.frames_at_once)
+        longest = -(-n // stretches)
+        for start in range(0, n, longest):
+            part = out[start : start + longest]
             sizes = [len(part)]  # of what each layer gives, the last one's first
             for layer in reversed(self.rest):
                 sizes.append(layer.reach(sizes[-1]))
@@ -122,28 +126,41 @@ class _TransformerLayer(nn.Module):
         super().__init__()
         attention, feed_forward = layer.attention, layer.feed_forward
         parts = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.stable, self.heads = stable, attention.num_heads
+        self.heads = attention.num_heads
         self.queries_keys_values = IntegerLayer(
             torch.cat([part.weight for part in parts]), torch.cat([part.bias for part in parts])
         )
-        self.out, self.into = _linear(attention.out_proj), _linear(feed_forward.intermediate_dense, gelu=True)
-        self.back = _linear(feed_forward.output_dense)
-        self.attention_norm, self.final_norm = layer.layer_norm, layer.final_layer_norm
+        norms = layer.layer_norm, layer.final_layer_norm
+        self.attention_norm, self.final_norm = norms if stable else (nn.Identity(), nn.Identity())
+        behind = (None, None) if stable else norms
+        self.out = _linear(attention.out_proj, norm=behind[0])
+        self.into = _linear(feed_forward.intermediate_dense, gelu=True)
+        self.back = _linear(feed_forward.output_dense, norm=behind[1])
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        if self.stable:
-            hidden = hidden + self._attended(self.attention_norm(hidden))
-            return hidden + self.back(self.into(self.final_norm(hidden)))
-        hidden = self.attention_norm(hidden + self._attended(hidden))
-        normed: torch.Tensor = self.final_norm(hidden + self.back(self.into(hidden)))
-        return normed
+        parts = self.queries_keys_values(self.attention_norm(hidden))
+        hidden = self.out(native.attention(parts, self.heads), residual=hidden)
+        return self.back(self.into(self.final_norm(hidden)), residual=hidden)
 
-    def _attended(self, hidden: torch.Tensor) -> torch.Tensor:
-        n = len(hidden)
-        parts = self.queries_keys_values(hidden).view(n, 3, self.heads, -1)
-        queries, keys, values = parts.permute(1, 2, 0, 3).unsqueeze(1)
-        mixed = functional.scaled_dot_product_attention(queries, keys, values)[0]
-        return self.out(mixed.transpose(0, 1).reshape(n, -1))
+
+class _Added(nn.Module):
+    """A position embedding on torch, added to what it embeds."""
+
+    def __init__(self, embedding: nn.Module) -> None:
+        super().__init__()
+        self.embedding = embedding
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        embedded: torch.Tensor = self.embedding(hidden[None])[0]
+        return hidden + embedded
+
+
+def _position(embedding: Any) -> native.PositionEmbedding | _Added:
+    if not is_wide(embedding):
+        return _Added(embedding)
+    if native.PositionEmbedding.fits(embedding.conv):
+        return native.PositionEmbedding(embedding.conv)
+    return _Added(PositionEmbedding(embedding))
 
 
 def _convolution(layer: Any, weight: torch.Tensor, stride: int) -> IntegerLayer:
@@ -152,8 +169,8 @@ def _convolution(layer: Any, weight: torch.Tensor, stride: int) -> IntegerLayer:
     return IntegerLayer(weight, layer.conv.bias, stride, norm, gelu=True)
 
 
-def _linear(layer: nn.Linear, gelu: bool = False) -> IntegerLayer:
-    return IntegerLayer(layer.weight, layer.bias, gelu=gelu)
+def _linear(layer: nn.Linear, norm: nn.LayerNorm | None = None, gelu: bool = False) -> IntegerLayer:
+    return IntegerLayer(layer.weight, layer.bias, norm=norm, gelu=gelu)
 
 
 def _is_known(model: Any) -> bool:
@@ -166,6 +183,7 @@ def _is_known(model: Any) -> bool:
         and len(layers) > 0
         and all(type(layer).__name__ in LAYERS + STABLE_LAYERS for layer in layers)
         and all(getattr(layer, "adapter_layer", None) is None for layer in layers)
+        and all(layer.attention.head_dim % native.LANES == 0 for layer in layers)
         and all(is_gelu(layer.feed_forward.intermediate_act_fn) for layer in layers)
         and getattr(model, "adapter", None) is None
     )
