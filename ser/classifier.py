@@ -6,6 +6,9 @@ there are no padded steps to mask, and the logits of an utterance do not depend 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -34,6 +37,7 @@ class BiGRUClassifier(nn.Module):
         self.dense = nn.Linear(pooled, n_labels)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
+        self._frozen: list[Callable[[torch.Tensor, PackedIndex], torch.Tensor]] = []
 
     def forward(
         self, frames: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator | None = None
@@ -56,13 +60,28 @@ class BiGRUClassifier(nn.Module):
         # The encoder is frozen: the normalised frames need no gradient when the scale of the layer norm is folded
         # into the first input kernel, which saves a third of the large products of a training step.
         x = functional.layer_norm(x, (self.dim,), eps=self.norm.eps)
+        frozen = self._frozen if not torch.is_grad_enabled() else []
+        for layer in frozen or [
+            partial(layer.forward, weight=weight, bias=bias) for layer, weight, bias in self._kernels()
+        ]:
+            x = layer(x, index)
+        return self.dense(self._pooled(x, index))
+
+    def freeze(self) -> BiGRUClassifier:
+        """Prepare for answers, in place: the GRU's weights stay what they are now, whatever becomes of the parameters.
+
+        Returns the classifier, in evaluation mode.
+        """
+        with torch.no_grad():
+            self._frozen = [layer.frozen(weight, bias) for layer, weight, bias in self._kernels()]
+        return self.eval()
+
+    def _kernels(self) -> list[tuple[BiGRULayer, torch.Tensor, torch.Tensor]]:
+        """The layers, and the input kernel and bias of each, with the layer norm's scale and bias in the first's."""
         first = self.gru[0]
-        weight = first.weight_ih * self.norm.weight
-        bias = first.bias_ih + first.weight_ih @ self.norm.bias
-        states = first(x, index, weight, bias)
-        for layer in list(self.gru)[1:]:
-            states = layer(states, index)
-        return self.dense(self._pooled(states, index))
+        scaled = first.weight_ih * self.norm.weight, first.bias_ih + first.weight_ih @ self.norm.bias
+        rest = [(layer, layer.weight_ih, layer.bias_ih) for layer in list(self.gru)[1:]]
+        return [(first, *scaled), *rest]
 
     def padded(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """The same for a zero-padded batch `(batch, steps, dim)`, or `(batch, steps, weighted_layers, dim)`."""

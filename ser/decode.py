@@ -26,6 +26,7 @@ MAX_DURATION_S = 600.0
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
 MAX_CHANNELS = 64
 BLOCK_SAMPLES = 1 << 20  # decoded at a time, over all channels
+LEAST_FRAMES = 1 << 14
 FFMPEG_TIMEOUT_S = 120
 
 # First bytes (offset, magic) of containers that libsndfile cannot read -> the demuxer that ffmpeg is held to,
@@ -171,6 +172,8 @@ def _sound_file(file: IO[bytes], name: str) -> Iterator[SoundFile]:
 
 def _mono_blocks(sound: SoundFile, frames: int) -> Iterator[Samples]:
     """Channels averaged, `frames` at a time or as many as fit into `BLOCK_SAMPLES`."""
+    # A short recording by its header gets no room for a long one: it is new memory each time.
+    frames = min(frames, max(sound.frames + 1, LEAST_FRAMES))
     frames = max(1, min(frames, BLOCK_SAMPLES // sound.channels))
     while len(block := sound.read(frames, dtype="float32", always_2d=True)):
         with np.errstate(over="ignore", invalid="ignore"):

@@ -35,6 +35,12 @@ class Ensemble(nn.Module):
         ensemble.temperatures.copy_(torch.tensor(temperatures))
         return ensemble.eval()
 
+    def freeze(self) -> Ensemble:
+        """Prepare for answers, in place; see `BiGRUClassifier.freeze`."""
+        for member in self.members:
+            member.freeze()
+        return self.eval()
+
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """`(batch, n_labels)`, whose softmax is the average of the members' probabilities; see `BiGRUClassifier`."""
         logits = torch.stack([member(frames, lengths) for member in self.members])

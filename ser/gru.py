@@ -242,12 +242,7 @@ _Way: TypeAlias = Callable[[torch.Tensor, PackedIndex, torch.Tensor, torch.Tenso
 
 def _way(index: PackedIndex, weight: torch.Tensor) -> _Way:
     """What computes the states fastest, from the gates, the index, the weight and the bias, as `_Recurrence` does."""
-    compiled = (
-        weight.device.type == "cpu"
-        and weight.dtype == torch.float32
-        and weight.shape[2] % native.LANES == 0
-        and native.kernels() is not None
-    )
+    compiled = _is_for_kernels(weight)
     of_batch: _Way = _CompiledRecurrence.apply if compiled else _Recurrence.apply
     if torch.is_grad_enabled() or weight.device.type != "cpu":
         return of_batch
@@ -257,11 +252,20 @@ def _way(index: PackedIndex, weight: torch.Tensor) -> _Way:
     return _few_states if few else of_batch
 
 
+def _is_for_kernels(weight: torch.Tensor) -> bool:
+    return (
+        weight.device.type == "cpu"
+        and weight.dtype == torch.float32
+        and weight.shape[2] % native.LANES == 0
+        and native.kernels() is not None
+    )
+
+
 def _compiled_states(
     gates: torch.Tensor, index: PackedIndex, weight: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """What `_Recurrence` returns, utterance by utterance."""
-    return native_gru.gru(gates, index.starts, index.lengths, weight, bias)
+    return native_gru.Recurrence(weight, bias)(gates, index.starts, index.lengths)
 
 
 def _few_states(
@@ -346,14 +350,37 @@ class BiGRULayer(nn.Module):
             index: of the batch.
             weight, bias: in place of `weight_ih` and `bias_ih`, where a caller has folded a scale into them.
         """
-        weight = self.weight_ih if weight is None else weight
-        bias = self.bias_ih if bias is None else bias
-        width = 3 * self.units
-        bias = bias + functional.pad(self.bias_hh[:, : 2 * self.units], (0, self.units))
-        gates = functional.linear(frames, weight.reshape(2 * width, -1), bias.reshape(-1)).reshape(-1, width)
+        gates = functional.linear(frames, *self.projection(weight, bias)).reshape(-1, 3 * self.units)
         run = _way(index, self.weight_hh)
         states = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
         return states.reshape(-1, 2 * self.units)
+
+    def projection(
+        self, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weight `(6 * units, dim)` and bias `(6 * units,)` of the input projection of both directions.
+
+        The biases of the products of a step are in it, but for the last gate's. The arguments are those of `forward`.
+        """
+        weight = self.weight_ih if weight is None else weight
+        bias = self.bias_ih if bias is None else bias
+        bias = bias + functional.pad(self.bias_hh[:, : 2 * self.units], (0, self.units))
+        return weight.reshape(6 * self.units, -1), bias.reshape(-1)
+
+    def frozen(
+        self, weight: torch.Tensor, bias: torch.Tensor
+    ) -> Callable[[torch.Tensor, PackedIndex], torch.Tensor]:
+        """The same as `forward` with these weights as they are now, for answers: what depends on them alone is done."""
+        if not _is_for_kernels(self.weight_hh) or self.weight_hh[0].numel() > CACHED:
+            return lambda frames, index: self(frames, index, weight, bias)
+        projection = [one.detach().clone() for one in self.projection(weight, bias)]
+        recurrence = native_gru.Recurrence(self.weight_hh, self.bias_hh[:, 2 * self.units :])
+
+        def states(frames: torch.Tensor, index: PackedIndex) -> torch.Tensor:
+            gates = functional.linear(frames, *projection).view(-1, 3 * self.units)
+            return recurrence(gates, index.starts, index.lengths).view(-1, 2 * self.units)
+
+        return states
 
     def last(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         """Last forward and first backward state of each utterance, concatenated: `(batch, 2 * units)`."""

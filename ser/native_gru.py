@@ -14,28 +14,34 @@ from ser.native import LANES, kernels, up
 COLUMNS, PANEL = 8 * LANES, 3 * LANES  # as in gru.c and floats.h
 
 
-def gru(
-    gates: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
-) -> torch.Tensor:
-    """The states `(total frames, 2, units)` of a bidirectional GRU, without a gradient.
+class Recurrence:
+    """A bidirectional GRU without a gradient, utterance by utterance; its weights are laid out once."""
 
-    Args:
-        gates: `(2 * total frames, 3 * units)`, as in `ser.gru`.
-        starts, lengths: `(batch,)` of the utterances.
-        weight, bias: `(2, 3 * units, units)` of the products of a step, and `(2, units)` of the last gate's.
-    """
-    compiled = kernels()
-    assert compiled is not None
-    units, batch = weight.shape[2], len(lengths)
-    width = up(3 * units, COLUMNS)
-    matrix = functional.pad(weight.transpose(1, 2), (0, width - 3 * units)).contiguous()
-    biases = functional.pad(bias, (2 * units, width - 3 * units)).contiguous()
-    states, room = torch.empty(len(gates) // 2, 2, units), torch.empty(2 * batch, width)
-    arrays = (gates.contiguous(), matrix, biases, states, starts, lengths)
-    compiled.ser_gru(
-        *(array.data_ptr() for array in arrays), batch, units, width, room.data_ptr(), torch.get_num_threads()
-    )
-    return states
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        """From `(2, 3 * units, units)` of the products of a step, and `(2, units)` of the last gate's."""
+        self.units = units = weight.shape[2]
+        self.width = up(3 * units, COLUMNS)
+        more = self.width - 3 * units
+        self.matrix = functional.pad(weight.detach().transpose(1, 2), (0, more)).contiguous()
+        self.biases = functional.pad(bias.detach(), (2 * units, more)).contiguous()
+
+    def __call__(self, gates: torch.Tensor, starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The states `(total frames, 2, units)`.
+
+        Args:
+            gates: `(rows, 3 * units)`, as in `ser.gru`.
+            starts, lengths: `(batch,)` of the utterances.
+        """
+        compiled = kernels()
+        assert compiled is not None
+        batch = len(lengths)
+        states, room = gates.new_empty(len(gates) // 2, 2, self.units), gates.new_empty(2 * batch, self.width)
+        arrays = (gates.contiguous(), self.matrix, self.biases, states, starts, lengths)
+        compiled.ser_gru(
+            *(array.data_ptr() for array in arrays), batch, self.units, self.width, room.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return states
 
 
 def gru_forward(
@@ -48,7 +54,7 @@ def gru_forward(
         gates: `(rows, 3 * units)`, as in `ser.gru`.
         order: `(batch,)` the utterances from the longest to the shortest.
         starts, lengths: `(batch,)` of the utterances.
-        weight, bias: as for `gru`.
+        weight, bias: as for `Recurrence`.
 
     Returns:
         `(rows, 3 * units)` the reset gate, the update gate and the product that is reset; `(rows, units)` the new gate;

@@ -19,7 +19,8 @@ from ser.framing import Frames
 from ser.prediction import Prediction, Recogniser, Timeline
 
 if TYPE_CHECKING:
-    from torch import nn
+    from ser.classifier import BiGRUClassifier
+    from ser.ensemble import Ensemble
 
 __all__ = ["Prediction", "Predictor", "Timeline", "encoder_source", "load"]
 
@@ -29,9 +30,11 @@ class Predictor(Recogniser):
 
     encoder: Encoder
 
-    def __init__(self, checkpoint: Checkpoint, classifier: nn.Module, encoder: Encoder) -> None:
+    def __init__(
+        self, checkpoint: Checkpoint, classifier: BiGRUClassifier | Ensemble, encoder: Encoder
+    ) -> None:
         check_encoder(checkpoint, encoder)
-        self.checkpoint, self.classifier, self.encoder = checkpoint, classifier, encoder
+        self.checkpoint, self.classifier, self.encoder = checkpoint, classifier.freeze(), encoder
         self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
         self.calibration = checkpoint.calibration
 
