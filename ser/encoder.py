@@ -30,6 +30,7 @@ from torch import nn
 from ser import hub
 from ser.audio import SAMPLE_RATE_HZ
 from ser.compat import import_torchaudio
+from ser.device import chosen_device
 from ser.errors import EncoderError
 from ser.fast_hubert import speed_up
 from ser.framing import FRAME_RATE_HZ, FRAME_SAMPLES, Frames, chunks, normalised
@@ -73,7 +74,7 @@ class Encoder:
         cls,
         source: str | Path = DISTILHUBERT,
         layer: int | None = None,
-        device: str = "cpu",
+        device: str | torch.device | None = None,
         fast: bool = True,
     ) -> Encoder:
         """Load an encoder from a local folder or the hub.
@@ -81,23 +82,24 @@ class Encoder:
         Args:
             source: a folder with `config.json` and weights, or a hub id: `owner/name`, `owner/name@revision`.
             layer: the hidden layer to return, the last by default.
-            device: where to run, for instance "cuda".
+            device: where to run, for instance "cuda"; by default where SER_DEVICE says.
             fast: on a CPU, with this project's faster layers; otherwise those of transformers alone.
 
         Raises:
             EncoderError: the weights are missing, damaged, incomplete, of an unknown kind, or out of reach;
                 the message names the command that fetches them.
         """
+        where = chosen_device() if device is None else torch.device(device)
         place = _locate(source)
         config = _read_json(place, "config.json")
         model_type = str(config.get("model_type"))
         model = _load_model(place, model_type)
         digest = _weights_digest(model)
         _own_weights(model)
-        if fast and torch.device(device).type == "cpu":
+        if fast and where.type == "cpu":
             model = _faster(model)
         kind = WhisperFrames if model_type == "whisper" else cls
-        return kind(model.to(device), place.name, digest, layer, _do_normalize(place))
+        return kind(model.to(where), place.name, digest, layer, _do_normalize(place))
 
     def stacked(self, n_layers: int) -> Encoder:
         """The same encoder with the states of `n_layers` layers, the last of them its own, in every frame.

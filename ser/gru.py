@@ -91,6 +91,17 @@ class PackedIndex:
         runs = tuple((len(list(same)), size) for size, same in groupby(sizes.tolist()))
         return StepLayout(torch.argsort(to_rows), to_rows, runs)
 
+    @cached_property
+    def packed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """For torch's own GRU, as in a `PackedSequence`: for each place in it the frame, for each frame its place, and
+        how many utterances each step has, the last on the processor."""
+        lengths, starts = self.lengths, self.starts
+        utterance = torch.repeat_interleave(lengths)
+        time = torch.arange(len(utterance), device=lengths.device) - starts[utterance]
+        sizes = torch.bincount(time)
+        places = (torch.cumsum(sizes, 0) - sizes)[time] + torch.argsort(self.order)[utterance]
+        return torch.argsort(places), places, sizes.cpu()
+
     def to(self, device: torch.device) -> PackedIndex:
         return PackedIndex(self.lengths.to(device), self.starts.to(device), self.order.to(device))
 
@@ -244,7 +255,7 @@ def _way(index: PackedIndex, weight: torch.Tensor) -> _Way:
     """What computes the states fastest, from the gates, the index, the weight and the bias, as `_Recurrence` does."""
     compiled = _is_for_kernels(weight)
     of_batch: _Way = _CompiledRecurrence.apply if compiled else _Recurrence.apply
-    if torch.is_grad_enabled() or weight.device.type != "cpu":
+    if torch.is_grad_enabled():
         return of_batch
     few = len(index.lengths) * 4 * weight[0].numel() <= FEW
     if compiled:
@@ -252,9 +263,13 @@ def _way(index: PackedIndex, weight: torch.Tensor) -> _Way:
     return _few_states if few else of_batch
 
 
+def _is_elsewhere(tensor: torch.Tensor) -> bool:
+    return tensor.device.type != "cpu"
+
+
 def _is_for_kernels(weight: torch.Tensor) -> bool:
     return (
-        weight.device.type == "cpu"
+        not _is_elsewhere(weight)
         and weight.dtype == torch.float32
         and weight.shape[2] % native.LANES == 0
         and native.kernels() is not None
@@ -350,10 +365,31 @@ class BiGRULayer(nn.Module):
             index: of the batch.
             weight, bias: in place of `weight_ih` and `bias_ih`, where a caller has folded a scale into them.
         """
+        if _is_elsewhere(frames):
+            return self._of_torch(frames, index, weight, bias)
         gates = functional.linear(frames, *self.projection(weight, bias)).reshape(-1, 3 * self.units)
         run = _way(index, self.weight_hh)
         states = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
         return states.reshape(-1, 2 * self.units)
+
+    def _of_torch(
+        self, frames: torch.Tensor, index: PackedIndex, weight: torch.Tensor | None, bias: torch.Tensor | None
+    ) -> torch.Tensor:
+        """As `forward`, by torch's own GRU: on a GPU that of cuDNN, where a step is not worth a call."""
+        weight = self.weight_ih if weight is None else weight
+        bias = self.bias_ih if bias is None else bias
+        weights = [one for way in zip(weight, self.weight_hh, bias, self.bias_hh, strict=True) for one in way]
+        to_steps, to_frames, sizes = index.packed
+        initial = frames.new_zeros(2, len(index.lengths), self.units)
+        with warnings.catch_warnings():  # cuDNN would have the weights in one piece, and copies them
+            warnings.filterwarnings(
+                "ignore", message="RNN module weights are not part of single contiguous chunk"
+            )
+            states, _ = torch.gru(
+                frames.index_select(0, to_steps), sizes, initial, weights, has_biases=True, num_layers=1, dropout=0.0,
+                train=torch.is_grad_enabled(), bidirectional=True,
+            )  # fmt: skip
+        return states.index_select(0, to_frames)
 
     def projection(
         self, weight: torch.Tensor | None = None, bias: torch.Tensor | None = None

@@ -17,7 +17,7 @@ enum { BLOCK = 64 };
 enum { ROWS = 6, COLUMNS = 16 }; /* of a tile of sums, in registers */
 enum { PIECE = 512 };            /* inputs at a time: their weights stay in the first cache */
 enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
-enum { MOST_UNITS = 48, MOST_BYTES = 256 << 10 }; /* of a chunk, whose integers stay in the second cache */
+enum { MOST_UNITS = 48, MOST_BYTES = 128 << 10 }; /* of a chunk, whose integers stay in the second cache */
 #define LARGEST 32767.0f
 #define LARGEST_SUM 2146900000.0f /* below 2^31 by what rounding to integers can add, half a unit in each of BLOCK */
 

@@ -3,10 +3,11 @@
 So there is one honest score an epoch, the mean over folds, which a pruner can act on. A fold that has stopped early
 keeps contributing its best score.
 
-On the processor the folds of an epoch train side by side, one thread each. The matrices of a recurrence's step are too
-small to share: two threads at one product lose more in waking each other than they save. Where the last folds of an
-epoch leave threads idle, as five folds on two threads do, folds that were reported already begin the next one. What a
-fold computes depends on its own seed alone, so the order in which folds run changes no number.
+On the processor the folds of an epoch train side by side, one thread each; elsewhere one after the other. The matrices
+of a recurrence's step are too small to share: two threads at one product lose more in waking each other than they save.
+Where the last folds of an epoch leave threads idle, as five folds on two threads do, folds that were reported already
+begin the next one. What a fold computes depends on its own seed alone, so the order in which folds run changes no
+number.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 
 from ser.classifier import ClassifierSettings
+from ser.device import chosen_device
 from ser.folds import Fold
 from ser.training import EpochReport, FrameSource, Training, TrainingSettings
 
@@ -77,7 +79,7 @@ class Lockstep:
             if not training.stopped and len(training.epochs) < goal
         ]
         together = sum(not training.stopped or len(training.epochs) >= goal for training in self.trainings)
-        if min(together, torch.get_num_threads()) < 2:
+        if min(together, torch.get_num_threads()) < 2 or chosen_device().type != "cpu":
             for number in behind:
                 after_fold(number, self.trainings[number].run_epoch())
         elif behind:

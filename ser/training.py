@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from ser.checkpoint import write_atomically
 from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.device import chosen_device
 from ser.errors import SettingsError
 from ser.metrics import accuracy_and_uar, confusion
 
@@ -141,7 +142,10 @@ class Training:
         train, validation: indices of utterances; validation may be empty, then nothing stops early.
         classifier, settings: what and how.
         name: keeps the randomness of trainings with one seed apart, for instance the number of a fold.
+
+        It computes where SER_DEVICE says.
         """
+        self.device = chosen_device()
         copies = range(1 + settings.augmented_copies)  # of the training utterances alone
         self.features, self.targets, self.n_labels = features, np.tile(targets, len(copies)), n_labels
         self.train = np.concatenate([np.asarray(train) + copy * len(targets) for copy in copies])
@@ -149,7 +153,7 @@ class Training:
         self.settings, self.name = settings, name
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed * 1_000 + name)
-            self.model = BiGRUClassifier(dim, n_labels, classifier)
+            self.model = BiGRUClassifier(dim, n_labels, classifier).to(self.device)
         self.optimizer = _optimizer(self.model, settings)
         self.class_weights = self._class_weights()
         self.epochs: list[EpochReport] = []
@@ -167,11 +171,11 @@ class Training:
 
     def logits(self, indices: Sequence[int] | NDArray[np.int64], best: bool = True) -> NDArray[np.float32]:
         """`(utterances, n_labels)` of any utterances, by the best epoch's weights or the current ones."""
-        model = self.best_model() if best else self.model
+        model = self.best_model().to(self.device) if best else self.model
         return predict_logits(model, self.features, indices, self.settings.max_frames)
 
     def best_model(self) -> BiGRUClassifier:
-        """The classifier with the weights of the best epoch, in evaluation mode."""
+        """The classifier with the weights of the best epoch, in evaluation mode, on the processor."""
         model = BiGRUClassifier(self.model.dim, self.n_labels, self.model.settings)
         model.load_state_dict(self.best_state)
         return model.eval()
@@ -183,7 +187,7 @@ class Training:
 
     def _pass_over_training(self, epoch: int) -> tuple[float, NDArray[np.int64]]:
         rng = np.random.default_rng((self.settings.seed, self.name, epoch))
-        dropout = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        dropout = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
         order = rng.permutation(self.train)
         total, predicted, true = 0.0, [], []
         self.model.train()
@@ -192,8 +196,8 @@ class Training:
             frames, lengths = self.features.gather(batch.tolist(), self.settings.max_frames)
             if self.settings.frame_masking:
                 frames = mask_frames(frames, lengths, rng)
-            target = torch.from_numpy(self.targets[batch])
-            logits = self.model(torch.from_numpy(frames), torch.from_numpy(lengths), dropout)
+            target = torch.from_numpy(self.targets[batch]).to(self.device)
+            logits = self.model(torch.from_numpy(frames).to(self.device), torch.from_numpy(lengths), dropout)
             loss = functional.cross_entropy(
                 logits, target, self.class_weights, label_smoothing=self.settings.label_smoothing
             )
@@ -201,7 +205,7 @@ class Training:
             (loss + self.settings.l2 * self.model.penalty()).backward()
             self.optimizer.step()
             total += float(loss.detach()) * len(batch)
-            predicted.append(logits.detach().argmax(dim=1).numpy())
+            predicted.append(logits.detach().argmax(dim=1).cpu().numpy())
             true.append(self.targets[batch])
         matrix = confusion(np.concatenate(true), np.concatenate(predicted), self.n_labels)
         return total / len(order), matrix
@@ -241,7 +245,8 @@ class Training:
         if not self.settings.class_weights:
             return None
         counts = np.bincount(self.targets[self.train], minlength=self.n_labels)
-        return torch.from_numpy(len(self.train) / (self.n_labels * np.maximum(counts, 1))).float()
+        weights = len(self.train) / (self.n_labels * np.maximum(counts, 1))
+        return torch.from_numpy(weights).float().to(self.device)
 
     def _copied_state(self) -> dict[str, torch.Tensor]:
         return {key: value.detach().clone() for key, value in self.model.state_dict().items()}
@@ -293,12 +298,14 @@ def predict_logits(
     model: BiGRUClassifier, features: FrameSource, indices: Sequence[int] | NDArray[np.int64], max_frames: int
 ) -> NDArray[np.float32]:
     """`(utterances, n_labels)` logits in the order of `indices`."""
+    device = model.dense.weight.device
     model.eval()
     rows = []
     with torch.inference_mode():
         for batch in _batches(np.asarray(indices), EVALUATION_BATCH):
             frames, lengths = features.gather(batch.tolist(), max_frames)
-            rows.append(model(torch.from_numpy(frames), torch.from_numpy(lengths)).numpy())
+            logits = model(torch.from_numpy(frames).to(device), torch.from_numpy(lengths))
+            rows.append(logits.cpu().numpy())
     return np.concatenate(rows) if rows else np.zeros((0, model.n_labels), dtype=np.float32)
 
 

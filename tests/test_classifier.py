@@ -73,6 +73,26 @@ def test_states_without_a_gradient_are_the_same_step_by_step_in_numpy(lengths, m
     assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
 
 
+@pytest.mark.parametrize("pooling", ["last", "attentive"])
+def test_the_way_of_a_gpu_gives_the_same_logits_and_gradients(pooling, monkeypatch):
+    """torch's own GRU, here on the processor."""
+    torch.manual_seed(40)
+    model = BiGRUClassifier(9, 6, ClassifierSettings(16, 8, 2, dropout=0.0, pooling=pooling))
+    for parameter in model.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    frames, results = torch.randn(int(LENGTHS.sum()), 9), []
+    for elsewhere in (False, True):
+        monkeypatch.setattr(gru, "_is_elsewhere", lambda tensor, elsewhere=elsewhere: elsewhere)
+        model.zero_grad()
+        logits = model(frames, LENGTHS)
+        logits.square().sum().backward()
+        with torch.inference_mode():
+            torch.testing.assert_close(model(frames, LENGTHS), logits.detach())
+        results.append([logits.detach(), *(parameter.grad for parameter in model.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def test_final_states_are_the_last_forward_and_the_first_backward_one():
     layer = random_layer(5, 4)
     frames = torch.randn(int(LENGTHS.sum()), 5)

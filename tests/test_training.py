@@ -175,3 +175,36 @@ def test_settings_come_from_flat_parameters_and_unknown_ones_are_refused():
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         TrainingSettings(**wrong)
+
+
+def test_a_device_that_is_not_there_is_refused(source, monkeypatch):
+    monkeypatch.setenv("SER_DEVICE", "abacus")
+    with pytest.raises(SettingsError, match="SER_DEVICE is 'abacus'"):
+        training(source)
+    if not torch.cuda.is_available():
+        monkeypatch.setenv("SER_DEVICE", "cuda")
+        with pytest.raises(SettingsError, match=r"cuda.*Unset it"):
+            training(source)
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "cpu",
+        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
+    ],
+)
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_training_on_a_device_learns_is_kept_and_goes_on(source, tmp_path, monkeypatch, device, optimizer):
+    monkeypatch.setenv("SER_DEVICE", device)
+    settings = replace(QUICK, optimizer=optimizer, max_epochs=40, patience=0)
+    one = training(source, settings)
+    one.run_epoch()
+    one.save(tmp_path / "state")
+    again = training(source, settings)
+    again.restore(tmp_path / "state")
+    for each in (one, again):
+        assert run(each).best.validation_wa > 0.7
+        assert each.logits(range(36, N)).shape == (N - 36, LABELS)
+        assert each.model.dense.weight.device.type == device
+        assert each.best_model().dense.weight.device.type == "cpu"

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     files = find_audio(args.audio)
     distillation = Distillation(
         files, Encoder.load(args.teacher, device=device), args.out, settings, student, args.cache,
-        Encoder.load(args.init, fast=False) if args.init else None,
+        Encoder.load(args.init, device="cpu", fast=False) if args.init else None,
     )  # fmt: skip
     parameters = sum(parameter.numel() for parameter in distillation.distiller.student.parameters())
     print(

@@ -49,7 +49,9 @@ def run(args: argparse.Namespace) -> int:
 
     checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED)
     # The faster layers of this project are for torch; the file gets the plain ones.
-    encoder = Encoder.load(encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, fast=False)
+    encoder = Encoder.load(
+        encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, "cpu", fast=False
+    )
     predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.weighted_layers))
     path = export_onnx(predictor, args.to, args.licence, args.int8)
     furthest = _furthest(predictor, path)
