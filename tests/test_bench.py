@@ -42,10 +42,10 @@ TINY = Sizes(
 )  # fmt: skip
 
 
-PACKED = pytest.param("training-packed", marks=pytest.mark.slow)
+TRAININGS = [pytest.param(name, marks=pytest.mark.slow) for name in ("training", "training-packed")]
 
 
-@pytest.mark.parametrize("name", ["training", PACKED, "encoder", "extraction", "clip"])
+@pytest.mark.parametrize("name", [*TRAININGS, "encoder", "extraction", "clip"])
 def test_each_row_runs_and_both_ways_agree(name):
     row = ROWS[name](TINY)
     assert row.name == name

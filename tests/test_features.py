@@ -346,10 +346,11 @@ def test_a_killed_process_loses_only_what_it_had_not_written(tmp_path, cache):
 
 def test_a_process_killed_while_it_writes_leaves_nothing_that_is_used(clips, cache):
     run = child(cache.folder, clips, hang_in_write=True)
-    wait_for(lambda: list(cache.folder.rglob("*.tmp")))
+    unfinished_shard = f".{'?' * 32}.tmp"  # and no other file on its way
+    wait_for(lambda: list(cache.folder.rglob(unfinished_shard)))
     run.send_signal(signal.SIGKILL)
     run.wait(60)
-    (unfinished,) = cache.folder.rglob(".*.tmp")
+    (unfinished,) = cache.folder.rglob(unfinished_shard)
     assert not shards_of(cache)
     assert_right(extract(clips, FakeEncoder(), cache), clips)
     os.utime(unfinished, (0, 0))  # an hour later it is taken away
