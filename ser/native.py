@@ -35,6 +35,7 @@ FLAGS = ("-O2", "-mavx2", "-mfma", "-fPIC")
 COMPILE_TIMEOUT_S = 120
 COLUMNS, BLOCK, LANES = 16, 64, 8  # as in the sources
 NO_MEMORY = "the encoder's kernels found no memory"
+LARGEST_INTEGER = 32_767
 LARGEST_WEIGHT = 16_383  # half of what fits: leaves the activations as much of the 31 bits of a sum
 
 log = logging.getLogger(__name__)
@@ -213,8 +214,8 @@ class _Position(ctypes.Structure):
 
     _fields_ = (
         ("groups", ctypes.c_int64), ("channels", ctypes.c_int64), ("size", ctypes.c_int64), ("step", ctypes.c_int64),
-        ("padding", ctypes.c_int64), ("spectrum", ctypes.c_void_p), ("turns", ctypes.c_void_p),
-        ("bins", ctypes.c_void_p), ("bias", ctypes.c_void_p),
+        ("padding", ctypes.c_int64), ("spectrum", ctypes.c_void_p), ("scales", ctypes.c_void_p),
+        ("turns", ctypes.c_void_p), ("bins", ctypes.c_void_p), ("bias", ctypes.c_void_p),
     )  # fmt: skip
 
 
@@ -227,7 +228,11 @@ class PositionEmbedding:
         size = 2 * kernel
         weight = conv.weight.detach().float().unflatten(0, (groups, channels))  # (groups, out, in, taps)
         spectrum = torch.fft.rfft(weight, size).conj().permute(0, 3, 2, 1) / size
-        self.spectrum = _aligned(torch.stack([spectrum.real, spectrum.imag], dim=3).numpy())
+        parts = torch.stack([spectrum.real, spectrum.imag], dim=3).numpy().reshape(-1, LANES)
+        scales = np.abs(parts).max(axis=1, keepdims=True) / LARGEST_INTEGER
+        scales[scales == 0] = 1
+        self.spectrum = _aligned(np.rint(parts / scales).astype(np.int16))
+        self.scales = _aligned(scales.astype(np.float32))
         angles = -2 * np.pi * np.arange(kernel) / size
         self.turns = _aligned(np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32))
         bits = size.bit_length() - 1
@@ -235,7 +240,7 @@ class PositionEmbedding:
         self.bias = _padded(conv.bias, conv.out_channels)
         self._position = _Position(
             groups, channels, size, size - kernel + 1, kernel // 2,
-            *(array.ctypes.data for array in (self.spectrum, self.turns, self.bins, self.bias)),
+            *(array.ctypes.data for array in (self.spectrum, self.scales, self.turns, self.bins, self.bias)),
         )  # fmt: skip
 
     @staticmethod

@@ -15,7 +15,8 @@ typedef struct {
     int64_t groups, channels; /* channels of a group, a multiple of LANES */
     int64_t size, step;       /* of an FFT, a power of two; frames from one block to the next */
     int64_t padding;          /* frames under the kernel before the first */
-    const float *spectrum;    /* (groups, size / 2 + 1, channels in, 2, channels out): real and imaginary part */
+    const int16_t *spectrum;  /* (groups, size / 2 + 1, channels in, 2, channels out): real and imaginary part */
+    const float *scales;      /* of each LANES of these integers, which take half as long to read as floats */
     const float *turns;       /* (size / 2, 2): cosine and sine of -2 pi k / size */
     const int32_t *bins;      /* (size,): the place of each bin */
     const float *bias;        /* (groups * channels,) */
@@ -69,16 +70,22 @@ static void transform_back(const Position *position, Complex *x) {
             }
 }
 
-/* Eight outputs of a bin, for `pairs` signals, a number known to the compiler. spectrum: (channels in, 2, channels out)
-from those outputs on; -0 as `sign` takes its conjugate. in: the bin of each signal's first eight channels. */
+static __m256 part_of(const Position *position, int64_t at, __m256 sign) {
+    const __m256i wide = _mm256_cvtepi16_epi32(_mm_loadu_si128((const __m128i *)(position->spectrum + at)));
+    const __m256 scale = _mm256_broadcast_ss(position->scales + at / LANES);
+    return _mm256_mul_ps(_mm256_cvtepi32_ps(wide), _mm256_xor_ps(scale, sign));
+}
+
+/* Eight outputs of a bin, for `pairs` signals, a number known to the compiler. at: of the spectrum, for the first input;
+-0 as `sign` takes its conjugate. in: the bin of each signal's first eight channels. */
 static inline __attribute__((always_inline)) void mix(
-    const Position *position, const float *spectrum, __m256 sign, const Complex *in, Complex *out, const int pairs) {
+    const Position *position, int64_t at, __m256 sign, const Complex *in, Complex *out, const int pairs) {
     const int64_t channels = position->channels, size = position->size;
     Complex sums[PAIRS];
     for (int i = 0; i < pairs; i++) sums[i].re = sums[i].im = _mm256_setzero_ps();
     for (int64_t eight = 0; eight < channels; eight += LANES, in += PAIRS * size)
-        for (int lane = 0; lane < LANES; lane++, spectrum += 2 * channels) {
-            const __m256 re = _mm256_loadu_ps(spectrum), im = _mm256_xor_ps(_mm256_loadu_ps(spectrum + channels), sign);
+        for (int lane = 0; lane < LANES; lane++, at += 2 * channels) {
+            const __m256 re = part_of(position, at, _mm256_setzero_ps()), im = part_of(position, at + channels, sign);
 #pragma GCC unroll 4
             for (int i = 0; i < pairs; i++) {
                 const float *from = (const float *)(in + i * size) + lane;
@@ -93,10 +100,9 @@ static inline __attribute__((always_inline)) void mix(
 /* All bins of a group: signals (channels / LANES, PAIRS, size), mixed (channels / LANES, PAIRS): room. */
 static void mix_all(const Position *position, int64_t group, Complex *signals, Complex *mixed, int64_t pairs) {
     const int64_t channels = position->channels, size = position->size;
-    const float *spectrum = position->spectrum + group * (size / 2 + 1) * channels * 2 * channels;
     for (int64_t bin = 0; bin < size; bin++) {
         const int64_t same = bin <= size / 2 ? bin : size - bin;
-        const float *here = spectrum + same * channels * 2 * channels;
+        const int64_t here = (group * (size / 2 + 1) + same) * channels * 2 * channels;
         const __m256 sign = same == bin ? _mm256_setzero_ps() : _mm256_set1_ps(-0.0f);
         Complex *in = signals + position->bins[bin];
         for (int64_t eight = 0; eight < channels / LANES; eight++) {
