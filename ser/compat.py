@@ -21,7 +21,7 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-SPIN_COUNT = "20000"  # of GNU OpenMP, about 0.4 ms
+SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
 
 _blas_lock = threading.Lock()
 _blas_users: list[Any] = []  # the limit of the first that came, and a None for each while it was in force

@@ -80,13 +80,8 @@ class PackedIndex:
     @cached_property
     def layout(self) -> StepLayout:
         """For a recurrence that goes step by step through all utterances."""
-        lengths, starts = self.lengths, self.starts
-        utterance = torch.repeat_interleave(lengths)
-        time = torch.arange(len(utterance), device=lengths.device) - starts[utterance]
-        rank = torch.argsort(self.order)[utterance]
-        sizes = torch.bincount(time)
+        time, back, rank, sizes = self._steps()
         before = 2 * (torch.cumsum(sizes, 0) - sizes)
-        back = lengths[utterance] - 1 - time
         to_rows = torch.stack([before[time] + rank, before[back] + sizes[back] + rank], dim=1).reshape(-1)
         runs = tuple((len(list(same)), size) for size, same in groupby(sizes.tolist()))
         return StepLayout(torch.argsort(to_rows), to_rows, runs)
@@ -95,12 +90,16 @@ class PackedIndex:
     def packed(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """For torch's own GRU, as in a `PackedSequence`: for each place in it the frame, for each frame its place, and
         how many utterances each step has, the last on the processor."""
-        lengths, starts = self.lengths, self.starts
-        utterance = torch.repeat_interleave(lengths)
-        time = torch.arange(len(utterance), device=lengths.device) - starts[utterance]
-        sizes = torch.bincount(time)
-        places = (torch.cumsum(sizes, 0) - sizes)[time] + torch.argsort(self.order)[utterance]
+        time, _, rank, sizes = self._steps()
+        places = (torch.cumsum(sizes, 0) - sizes)[time] + rank
         return torch.argsort(places), places, sizes.cpu()
+
+    def _steps(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Of each frame its step forward and backward and its utterance's place in `order`; how many each step has."""
+        utterance = torch.repeat_interleave(self.lengths)
+        time = torch.arange(len(utterance), device=self.lengths.device) - self.starts[utterance]
+        rank = torch.argsort(self.order)[utterance]
+        return time, self.lengths[utterance] - 1 - time, rank, torch.bincount(time)
 
     def to(self, device: torch.device) -> PackedIndex:
         return PackedIndex(self.lengths.to(device), self.starts.to(device), self.order.to(device))

@@ -379,4 +379,4 @@ runpy.run_module("ser", run_name="__main__")
         text=True,
         stderr=subprocess.PIPE,
     )
-    assert done.stderr.splitlines()[-1] == (f"{already} - 1" if already else "PASSIVE 20000 1")
+    assert done.stderr.splitlines()[-1] == (f"{already} - 1" if already else "PASSIVE 10000 1")
