@@ -110,7 +110,7 @@ def test_a_thread_that_is_left_over_begins_the_next_epoch_of_a_fold_that_was_rep
     assert ahead == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
 
 
-@pytest.mark.parametrize("n_threads", [2, 3, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("n_threads", [2, *(pytest.param(n, marks=pytest.mark.slow) for n in (3, 8))])
 def test_folds_that_stop_at_different_epochs_are_reported_in_turn_on_any_number_of_threads(n_threads):
     torch.set_num_threads(n_threads)
     settings = replace(SETTINGS, max_epochs=8, patience=2)

@@ -194,7 +194,7 @@ def test_a_device_that_is_not_there_is_refused(source, monkeypatch):
         pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
     ],
 )
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_a_training_on_a_device_learns_is_kept_and_goes_on(source, tmp_path, monkeypatch, device, optimizer):
     monkeypatch.setenv("SER_DEVICE", device)
     settings = replace(QUICK, optimizer=optimizer, max_epochs=8, patience=0)
