@@ -1,4 +1,5 @@
-/* Layers of a frozen model on a processor with AVX2, for one answer or for a corpus; see ser/native.py.
+/* Layers of a frozen model on a processor with AVX2, for one answer or for a corpus; see ser/native.py. One that has
+AVX-512's VNNI too does two instructions' work in one, with the same result to the last bit.
 
 ser_layer: a convolution over time or a linear layer, its bias, and where asked a residual that is added, a layer norm
 and GELU, in products of 16-bit integers. A block of BLOCK inputs and a column of weights have a scale each, such that 32 bits hold the sum of a
@@ -15,6 +16,7 @@ Compiled at run time, `cc -O2 -mavx2 -mfma -fopenmp`; the layout of `Layer` stan
 
 enum { BLOCK = 64 };
 enum { ROWS = 6, COLUMNS = 16 }; /* of a tile of sums, in registers */
+enum { WIDE = 2 * ROWS };        /* rows of a tile with AVX-512 */
 enum { PIECE = 512 };            /* inputs at a time: their weights stay in the first cache */
 enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
 enum { MOST_UNITS = 48, MOST_BYTES = 128 << 10 }; /* of a chunk, whose integers stay in the second cache */
@@ -35,6 +37,7 @@ typedef struct {
     const float *norm_bias;
     float norm_epsilon;
     int32_t gelu;
+    int32_t wide;            /* 1: with AVX-512, see ser_has_wide */
 } Layer;
 
 /* A product that is added to a tile: which row of a unit, to which of its tiles. */
@@ -125,7 +128,7 @@ static void to_integers(const Layer *layer, const float *frame, int16_t *integer
 }
 
 /* Adds ROWS rows times a panel of weights, each block times its scale, to `tile` (ROWS, COLUMNS), or sets it. */
-static __attribute__((noinline)) void multiply(
+static __attribute__((noinline)) void multiply_rows(
     const int16_t *rows, int64_t row_step, const float *scales, int64_t scale_step, const int16_t *weights, int64_t k,
     float *tile, int set) {
     const int16_t *r0 = rows, *r1 = r0 + row_step, *r2 = r1 + row_step, *r3 = r2 + row_step, *r4 = r3 + row_step;
@@ -163,6 +166,51 @@ static __attribute__((noinline)) void multiply(
             }
         }
     }
+}
+
+/* The same for `n` rows, ROWS or WIDE of them, with AVX-512: a register holds the sums of all columns. */
+static inline __attribute__((always_inline, target("avx512f,avx512vnni"))) void multiply_wide_rows(
+    const int16_t *rows, int64_t row_step, const float *scales, int64_t scale_step, const int16_t *weights, int64_t k,
+    float *tile, int set, const int n) {
+    __m512 total[WIDE];
+#pragma GCC unroll 12
+    for (int row = 0; row < n; row++) total[row] = set ? _mm512_setzero_ps() : _mm512_loadu_ps(tile + row * COLUMNS);
+    for (int64_t begin = 0; begin < k; begin += BLOCK) {
+        const int64_t end = begin + BLOCK < k ? begin + BLOCK : k;
+        __m512i sum[WIDE];
+#pragma GCC unroll 12
+        for (int row = 0; row < n; row++) sum[row] = _mm512_setzero_si512();
+        for (int64_t at = begin; at < end; at += 2, weights += 2 * COLUMNS) {
+            const __m512i w = _mm512_load_si512(weights);
+#pragma GCC unroll 12
+            for (int row = 0; row < n; row++) /* with intrinsics gcc moves the sums about */
+                __asm__("vpdpwssd %[from]%{1to16%}, %[w], %[sum]"
+                        : [sum] "+v"(sum[row])
+                        : [from] "m"(*(const int32_t *)(rows + row * row_step + at)), [w] "v"(w));
+        }
+#pragma GCC unroll 12
+        for (int row = 0; row < n; row++) {
+            const __m512 by = _mm512_set1_ps(scales[row * scale_step + begin / BLOCK]);
+            total[row] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[row]), by, total[row]);
+        }
+    }
+#pragma GCC unroll 12
+    for (int row = 0; row < n; row++) _mm512_storeu_ps(tile + row * COLUMNS, total[row]);
+}
+
+/* Adds `n` rows, and those that fill up the last ROWS, times a panel of weights to `tile`, or sets it. */
+static void multiply(const int16_t *rows, int64_t row_step, const float *scales, int64_t scale_step,
+                     const int16_t *weights, int64_t k, float *tile, int set, int64_t n) {
+    for (; n > 0; n -= ROWS, rows += ROWS * row_step, scales += ROWS * scale_step, tile += ROWS * COLUMNS)
+        multiply_rows(rows, row_step, scales, scale_step, weights, k, tile, set);
+}
+
+static __attribute__((target("avx512f,avx512vnni"))) void multiply_wide(
+    const int16_t *rows, int64_t row_step, const float *scales, int64_t scale_step, const int16_t *weights, int64_t k,
+    float *tile, int set, int64_t n) {
+    for (; n > ROWS; n -= WIDE, rows += WIDE * row_step, scales += WIDE * scale_step, tile += WIDE * COLUMNS)
+        multiply_wide_rows(rows, row_step, scales, scale_step, weights, k, tile, set, WIDE);
+    if (n > 0) multiply_wide_rows(rows, row_step, scales, scale_step, weights, k, tile, set, ROWS);
 }
 
 static void gelu_row(float *row, int64_t n) {
@@ -273,13 +321,11 @@ static void add_term(const Work *work, Term term, int set, const int16_t *weight
     float *tile = room->tiles + term.tile * work->chunk * COLUMNS;
     for (int64_t begin = 0; begin < k; begin += PIECE) {
         const int64_t piece = begin + PIECE < k ? PIECE : k - begin;
-        for (int64_t group = 0; group < units; group += ROWS) { /* of units past the end, sums that nobody reads */
-            const int64_t row = group * work->plan.step + term.row;
-            const int16_t *integers = room->integers + row * step + begin;
-            const float *scales = room->scales + row * blocks + begin / BLOCK;
-            multiply(integers, work->plan.step * step, scales, work->plan.step * blocks, weights + begin * COLUMNS,
-                     piece, tile + group * COLUMNS, set && begin == 0);
-        }
+        const int16_t *integers = room->integers + term.row * step + begin;
+        const float *scales = room->scales + term.row * blocks + begin / BLOCK;
+        (work->layer->wide ? multiply_wide : multiply)( /* of units past the end, sums that nobody reads */
+            integers, work->plan.step * step, scales, work->plan.step * blocks, weights + begin * COLUMNS, piece, tile,
+            set && begin == 0, units);
     }
 }
 
@@ -343,6 +389,9 @@ static void do_chunks(Work *work) {
     free(room.tiles);
     free(room.frame);
 }
+
+/* Whether the processor has what a wide layer needs. */
+int ser_has_wide(void) { return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vnni"); }
 
 /* `n` output frames, by the threads that torch uses too; returns 0, or 1 where memory ran out. */
 int ser_layer(const Layer *layer, const float *in, int64_t in_step, const float *residual, float *out, int64_t n,

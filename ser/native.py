@@ -107,7 +107,7 @@ class _Layer(ctypes.Structure):
         ("outputs", ctypes.c_int64), ("threes", ctypes.c_int64), ("weights", ctypes.c_void_p),
         ("scales", ctypes.c_void_p), ("bias", ctypes.c_void_p), ("largest_norm", ctypes.c_float),
         ("norm_scale", ctypes.c_void_p), ("norm_bias", ctypes.c_void_p), ("norm_epsilon", ctypes.c_float),
-        ("gelu", ctypes.c_int32),
+        ("gelu", ctypes.c_int32), ("wide", ctypes.c_int32),
     )  # fmt: skip
 
 
@@ -123,6 +123,8 @@ class IntegerLayer:
         gelu: bool = False,
     ) -> None:  # fmt: skip
         """From `weight` `(outputs, width, taps)` as a convolution has it, or `(outputs, width)`."""
+        compiled = kernels()
+        assert compiled is not None
         kernel = weight.detach().float().reshape(*weight.shape[:2], -1).permute(0, 2, 1).numpy()
         self.outputs, self.taps, self.width = kernel.shape
         self.stride = stride
@@ -146,7 +148,7 @@ class IntegerLayer:
         self._layer = _Layer(
             self.width, padded, self.taps, stride, self.outputs, int(threes), self.weights.ctypes.data,
             self.scales.ctypes.data, self.bias.ctypes.data, float(largest_norm) * (1 + 1e-6), norm_scale, norm_bias,
-            norm.eps if norm else 0.0, int(gelu),
+            norm.eps if norm else 0.0, int(gelu), int(compiled.ser_has_wide()),
         )  # fmt: skip
 
     def rescaled(self, scale: torch.Tensor, bias: torch.Tensor) -> IntegerLayer:

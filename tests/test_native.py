@@ -75,6 +75,20 @@ def test_a_layer_is_that_of_torch(width, outputs, taps, stride, n, normed, gelu,
 
 
 @needs_kernels
+@pytest.mark.skipif(
+    native.kernels() is None or not native.kernels().ser_has_wide(), reason="a processor without AVX-512's VNNI"
+)
+@pytest.mark.parametrize(("width", "outputs", "taps", "stride", "n"), SHAPES)
+def test_a_layer_is_the_same_to_the_bit_with_avx512_and_without(width, outputs, taps, stride, n):
+    torch.manual_seed(40)
+    layer, frames = IntegerLayer(torch.randn(outputs, width, taps), None, stride), torch.randn(n, width)
+    assert layer._layer.wide
+    wide = layer(frames)
+    layer._layer.wide = 0
+    torch.testing.assert_close(wide, layer(frames), rtol=0, atol=0)
+
+
+@needs_kernels
 @pytest.mark.parametrize("level", [1e-20, 1e-6, 1.0, 1e6, 1e15])
 def test_a_layer_is_as_exact_whatever_the_level_of_its_inputs(level):
     torch.manual_seed(40)
