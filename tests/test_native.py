@@ -76,7 +76,8 @@ def test_a_layer_is_that_of_torch(width, outputs, taps, stride, n, normed, gelu,
 
 @needs_kernels
 @pytest.mark.skipif(
-    native.kernels() is None or not native.kernels().ser_has_wide(), reason="a processor without AVX-512's VNNI"
+    native.kernels() is None or not native.kernels().ser_has_wide(),
+    reason="a processor without AVX-512's VNNI",
 )
 @pytest.mark.parametrize(("width", "outputs", "taps", "stride", "n"), SHAPES)
 def test_a_layer_is_the_same_to_the_bit_with_avx512_and_without(width, outputs, taps, stride, n):
