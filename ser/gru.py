@@ -408,11 +408,11 @@ class BiGRULayer(nn.Module):
         """The same as `forward` with these weights as they are now, for answers: what depends on them alone is done."""
         if not _is_for_kernels(self.weight_hh) or self.weight_hh[0].numel() > CACHED:
             return lambda frames, index: self(frames, index, weight, bias)
-        projection = [one.detach().clone() for one in self.projection(weight, bias)]
+        projection = native.IntegerLayer(*(one.detach() for one in self.projection(weight, bias)))
         recurrence = native_gru.Recurrence(self.weight_hh, self.bias_hh[:, 2 * self.units :])
 
         def states(frames: torch.Tensor, index: PackedIndex) -> torch.Tensor:
-            gates = functional.linear(frames, *projection).view(-1, 3 * self.units)
+            gates = projection(frames).view(-1, 3 * self.units)
             return recurrence(gates, index.starts, index.lengths).view(-1, 2 * self.units)
 
         return states
