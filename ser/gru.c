@@ -99,6 +99,13 @@ static void forward_of(const Batch *batch, const float *gates, float *products, 
                     before[i] = step ? states + row_of(batch, first + i, step - 1) * units : NULL;
                     sums[i][0] = sums[i][1] = _mm256_setzero_ps();
                     sums[i][2] = _mm256_loadu_ps(bias + unit);
+                    const int64_t at = row_of(batch, first + i, step) * units, gate = 3 * at + unit;
+                    for (int part = 0; part < 3; part++) { /* on the way from memory while the products are computed */
+                        __builtin_prefetch(gates + gate + part * units);
+                        __builtin_prefetch(products + gate + part * units, 1);
+                    }
+                    __builtin_prefetch(fresh + at + unit, 1);
+                    __builtin_prefetch(states + at + unit, 1);
                 }
                 if (step) add_group(before, weight + unit * units * PANEL, units, sums, group);
                 for (int64_t i = 0; i < group; i++) {
