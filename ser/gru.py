@@ -247,6 +247,30 @@ def _of_weights(
     return torch.cat(parts, dim=1), hidden.sum(dim=1)
 
 
+class _CompiledProjection(torch.autograd.Function):
+    """An input projection, `(rows, dim)` to `(rows, outputs)`, in the kernels' 16-bit integers.
+
+    Within 1e-4 of the largest output: a third of the rounding of TF32, in which cuDNN computes a GRU by default. The
+    gradient is in float32.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, frames: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(frames, weight)
+        return native.IntegerLayer(weight, bias)(frames)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        frames, weight = ctx.saved_tensors
+        to_frames, to_weight, to_bias = ctx.needs_input_grad
+        return (
+            gradient @ weight if to_frames else None,
+            gradient.t() @ frames if to_weight else None,
+            gradient.sum(dim=0) if to_bias else None,
+        )
+
+
 _Way: TypeAlias = Callable[[torch.Tensor, PackedIndex, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -366,7 +390,8 @@ class BiGRULayer(nn.Module):
         """
         if _is_elsewhere(frames):
             return self._of_torch(frames, index, weight, bias)
-        gates = functional.linear(frames, *self.projection(weight, bias)).reshape(-1, 3 * self.units)
+        project = _CompiledProjection.apply if _is_for_kernels(self.weight_hh) else functional.linear
+        gates = project(frames, *self.projection(weight, bias)).reshape(-1, 3 * self.units)
         run = _way(index, self.weight_hh)
         states = run(gates, index, self.weight_hh, self.bias_hh[:, 2 * self.units :])
         return states.reshape(-1, 2 * self.units)

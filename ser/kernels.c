@@ -21,6 +21,7 @@ enum { PIECE = 512 };            /* inputs at a time: their weights stay in the 
 enum { GAP = 32 };               /* integers between rows, so that these do not share a cache's places */
 enum { MOST_UNITS = 48, MOST_BYTES = 128 << 10 }; /* of a chunk, whose integers stay in the second cache */
 #define LARGEST 32767.0f
+#define LARGEST_WEIGHT 16383.0f /* half of what fits: leaves the inputs as much of the 31 bits of a sum */
 #define LARGEST_SUM 2146900000.0f /* below 2^31 by what rounding to integers can add, half a unit in each of BLOCK */
 
 typedef struct {
@@ -388,6 +389,35 @@ static void do_chunks(Work *work) {
     free(room.scales);
     free(room.tiles);
     free(room.frame);
+}
+
+/* Weights (columns, terms, padded) as integers, laid out as a Layer has them, each column with a scale of its own.
+
+Returns the largest norm of BLOCK of them. A column that is not finite gets NaN for its scale. */
+float ser_weights(const float *from, int64_t columns, int64_t terms, int64_t padded, int16_t *to, float *scales) {
+    int64_t largest = 0;
+    for (int64_t column = 0; column < columns; column++, from += terms * padded) {
+        float peak = 0;
+        int finite = 1;
+        for (int64_t at = 0; at < terms * padded; at++) {
+            const float size = fabsf(from[at]);
+            finite &= size < INFINITY;
+            peak = size > peak ? size : peak;
+        }
+        const float scale = scales[column] = !finite ? NAN : peak > 0 ? peak / LARGEST_WEIGHT : 1;
+        int16_t *panel = to + (column / COLUMNS * COLUMNS * terms * padded) + column % COLUMNS * 2;
+        for (int64_t term = 0; term < terms; term++)
+            for (int64_t begin = 0; begin < padded; begin += BLOCK) {
+                int64_t squares = 0;
+                for (int64_t at = begin; at < begin + BLOCK && at < padded; at++) {
+                    const int32_t integer = finite ? (int32_t)rintf(from[term * padded + at] / scale) : 0;
+                    squares += integer * integer;
+                    panel[(term * padded + at) / 2 * 2 * COLUMNS + at % 2] = (int16_t)integer;
+                }
+                largest = squares > largest ? squares : largest;
+            }
+    }
+    return (float)sqrt((double)largest);
 }
 
 /* Whether the processor has what a wide layer needs. */

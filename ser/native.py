@@ -36,7 +36,6 @@ COMPILE_TIMEOUT_S = 120
 COLUMNS, BLOCK, LANES = 16, 64, 8  # as in the sources
 NO_MEMORY = "the encoder's kernels found no memory"
 LARGEST_INTEGER = 32_767
-LARGEST_WEIGHT = 16_383  # half of what fits: leaves the activations as much of the 31 bits of a sum
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +57,8 @@ def kernels() -> ctypes.CDLL | None:
         ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64,
         ctypes.c_int,
     ]  # fmt: skip
+    loaded.ser_weights.argtypes = [ctypes.c_void_p, *[ctypes.c_int64] * 3, *[ctypes.c_void_p] * 2]
+    loaded.ser_weights.restype = ctypes.c_float
     loaded.ser_attention.argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_int]
     loaded.ser_position.argtypes = [*[ctypes.c_void_p] * 3, ctypes.c_int64, ctypes.c_int]
     loaded.ser_gru.argtypes = [*[ctypes.c_void_p] * 6, *[ctypes.c_int64] * 3, ctypes.c_void_p, ctypes.c_int]
@@ -133,21 +134,16 @@ class IntegerLayer:
         padded, columns = up(self.width, COLUMNS), up(self.outputs, COLUMNS)
         full = np.zeros((columns, terms.shape[1], padded), dtype=np.float32)
         full[: self.outputs, :, : self.width] = terms
-        scales = np.abs(full).max(axis=(1, 2)) / LARGEST_WEIGHT
-        scales[scales == 0] = 1
-        integers = np.rint(full / scales[:, None, None])
-        largest_norm = max(
-            np.linalg.norm(integers[:, :, start : start + BLOCK], axis=2).max()
-            for start in range(0, padded, BLOCK)
+        self.weights, self.scales = _room(full.size, np.int16), _room(columns, np.float32)
+        largest_norm = compiled.ser_weights(
+            full.ctypes.data, *full.shape, self.weights.ctypes.data, self.scales.ctypes.data
         )
-        panels = integers.reshape(-1, COLUMNS, terms.shape[1], padded // 2, 2).transpose(0, 2, 3, 1, 4)
-        self.weights, self.scales = _aligned(panels.astype(np.int16)), _aligned(scales.astype(np.float32))
         self.bias = _padded(bias, columns)
         self.norm = () if norm is None else (_padded(norm.weight), _padded(norm.bias))
         norm_scale, norm_bias = (array.ctypes.data for array in self.norm) if norm else (None, None)
         self._layer = _Layer(
             self.width, padded, self.taps, stride, self.outputs, int(threes), self.weights.ctypes.data,
-            self.scales.ctypes.data, self.bias.ctypes.data, float(largest_norm) * (1 + 1e-6), norm_scale, norm_bias,
+            self.scales.ctypes.data, self.bias.ctypes.data, largest_norm * (1 + 1e-6), norm_scale, norm_bias,
             norm.eps if norm else 0.0, int(gelu), int(compiled.ser_has_wide()),
         )  # fmt: skip
 
@@ -277,11 +273,17 @@ def up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
+def _room(size: int, dtype: Any) -> NDArray[Any]:
+    """`(size,)` whose first number lies on a multiple of 64 bytes."""
+    n_bytes = size * np.dtype(dtype).itemsize
+    room = np.empty(n_bytes + 64, dtype=np.uint8)
+    start = -room.ctypes.data % 64
+    return room[start : start + n_bytes].view(dtype)
+
+
 def _aligned(array: NDArray[Any]) -> NDArray[Any]:
     """A copy whose first number lies on a multiple of 64 bytes."""
-    room = np.empty(array.nbytes + 64, dtype=np.uint8)
-    start = -room.ctypes.data % 64
-    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy = _room(array.size, array.dtype).reshape(array.shape)
     copy[...] = array
     return copy
 

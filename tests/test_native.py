@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from ser import gru, native
+from ser.classifier import BiGRUClassifier, ClassifierSettings
 from ser.compat import import_torchaudio
 from ser.encoder import Encoder
 from ser.gru import BiGRULayer, PackedIndex
@@ -129,6 +130,47 @@ def test_an_output_does_not_depend_on_the_frames_beside_it(taps):
     frames = torch.randn(301, 100)
     part = layer(frames[96:146])
     assert torch.equal(part, layer(frames)[48 : 48 + len(part)])
+
+
+@needs_kernels
+def test_weights_that_are_not_finite_stay_visible():
+    weight = torch.randn(3, 70)
+    weight[0, 5], weight[2, 69] = float("nan"), float("inf")
+    found = IntegerLayer(weight, None)(torch.randn(4, 70))
+    assert found.isnan().any(dim=0).tolist() == [True, False, True]
+
+
+@needs_kernels
+@pytest.mark.parametrize(("n", "dim", "outputs"), [(1, 5, 48), (50, 67, 192), (300, 768, 1152)])
+def test_the_projection_of_training_is_that_of_torch_and_its_gradient_is_in_float32(n, dim, outputs):
+    torch.manual_seed(40)
+    given = [torch.randn(n, dim), torch.randn(outputs, dim) / dim**0.5, torch.randn(outputs)]
+    upstream, results = torch.randn(n, outputs), []
+    for project in (gru._CompiledProjection.apply, functional.linear):
+        ours = [one.clone().requires_grad_() for one in given]
+        out = project(*ours)
+        out.backward(upstream)
+        results.append((out.detach(), [one.grad for one in ours]))
+    (found, gradients), (expected, expected_gradients) = results
+    assert relative_difference(expected, found) < ROUNDING
+    torch.testing.assert_close(gradients, expected_gradients)
+
+
+@needs_kernels
+@pytest.mark.parametrize("pooling", ["last", "attentive"])
+def test_logits_and_gradients_of_training_are_those_without_kernels(pooling, monkeypatch):
+    torch.manual_seed(40)
+    model = BiGRUClassifier(70, 6, ClassifierSettings(64, 16, 2, dropout=0.2, pooling=pooling))
+    frames, lengths, results = torch.randn(100, 70), torch.tensor([30, 45, 1, 24]), []
+    for compiled in (native.kernels(), None):
+        monkeypatch.setattr(native, "kernels", lambda compiled=compiled: compiled)
+        model.zero_grad()
+        logits = model(frames, lengths, torch.Generator().manual_seed(40))
+        logits.square().sum().backward()
+        gradient = torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
+        results.append((logits.detach(), gradient))
+    for found, expected in zip(*results, strict=True):
+        assert relative_difference(expected, found) < MODEL_ROUNDING
 
 
 @needs_kernels
