@@ -4,7 +4,8 @@ The frames of a batch lie one utterance after the other, `(total frames, dim)`, 
 projection of all steps and both directions is one product. For the recurrence the utterances are sorted by length, so
 that a step computes only those that still last, in both directions at once, with a hand-written gradient: what depends
 on the step before stays in the loop, everything else is done at once. Equal to `torch.nn.GRU` on packed sequences
-(Cho et al. 2014, in the form with the reset gate after the product); the tests compare both.
+(Cho et al. 2014, in the form with the reset gate after the product); the tests compare both. Where the compiled kernels
+are, the input projection is in 16-bit integers, see `_CompiledProjection`.
 """
 
 from __future__ import annotations

@@ -69,6 +69,14 @@ def kernels() -> ctypes.CDLL | None:
     return loaded
 
 
+def description() -> str:
+    """What computes the layers here, in words."""
+    compiled = kernels()
+    if compiled is None:
+        return "those of torch"
+    return f"compiled, {'AVX-512' if compiled.ser_has_wide() else 'AVX2'}"
+
+
 def _built() -> Path:
     """The library's file, compiled where it is not there yet.
 

@@ -134,7 +134,7 @@ def test_ratios_come_with_min_median_and_max(tmp_path):
     assert content["rows"][0]["ratio"] == {"min": 1, "median": 2, "max": 3}
     assert content["rows"][0]["cpu_ratio"]["median"] == 1
     assert "2.0 [1.0, 3.0]" in table(content)
-    assert {"threads", "load_average", "versions", "cpu"} <= content["before"].keys()
+    assert {"threads", "load_average", "versions", "cpu", "instructions"} <= content["before"].keys()
     assert content["before"]["product_gflops"] > 0
 
 

@@ -44,7 +44,7 @@ def gather(folder: Path) -> dict[str, Any]:
         "device": {
             "cpu_cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
-            "kernels": "compiled" if native.kernels() is not None else "those of torch",
+            "kernels": native.description(),
             "gpu": torch.cuda.get_device_name(0) if cuda else None,
         },
         "ffmpeg": shutil.which("ffmpeg"),
