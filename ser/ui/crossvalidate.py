@@ -236,11 +236,14 @@ def _settings(desk: RunDesk) -> list[Any]:
     with gr.Accordion(translated("ser_cv_all_settings"), open=False, elem_id="cv-settings"):
         values = _values()
     presets.input(preset, presets, values, queue=False, **PRIVATE)
-    chosen = corpus.input(
-        lambda name: QUICK if name == DEMO else PAPER, corpus, presets, queue=False, **PRIVATE
-    )
-    chosen.then(preset, presets, values, queue=False, **PRIVATE)
+    corpus.input(_preset_of, corpus, [presets, *values], queue=False, **PRIVATE)
     return [corpus, encoder, *values]
+
+
+def _preset_of(corpus: str) -> list[float | str]:
+    """The preset that suits a corpus, and its values: in one answer, so that what is typed next is not written over."""
+    name = QUICK if corpus == DEMO else PAPER
+    return [name, *preset(name)]
 
 
 def _values() -> list[Any]:
