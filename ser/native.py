@@ -33,7 +33,7 @@ SOURCES = tuple(
 HEADER = Path(__file__).with_name("floats.h")
 FLAGS = ("-O2", "-mavx2", "-mfma", "-fPIC")
 COMPILE_TIMEOUT_S = 120
-COLUMNS, BLOCK, LANES = 16, 64, 8  # as in the sources
+COLUMNS, LANES = 16, 8  # as in the sources
 NO_MEMORY = "the encoder's kernels found no memory"
 LARGEST_INTEGER = 32_767
 
