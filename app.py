@@ -9,8 +9,8 @@ import os
 import signal
 import sys
 
-from ser.compat import let_threads_sleep
 from ser.errors import SerError, SettingsError
+from ser.runtime import let_threads_sleep
 from ser.ui.gradio_import import import_gradio
 from ser.ui.logs import set_up_logs
 from ser.ui.settings import AppSettings

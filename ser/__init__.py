@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ser.encoder import Encoder
-    from ser.prediction import Recogniser
-    from ser.predictor import Predictor as Predictor
+    from ser.encoders.encoder import Encoder
+    from ser.inference.recogniser import Recogniser
+    from ser.inference.torch_engine import Predictor as Predictor
 
 __version__ = "0.1.0"
 __all__ = ["Predictor", "__version__", "load"]
@@ -34,12 +34,12 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
         CheckpointError, EncoderError: what is missing or does not fit, and what to do.
         SettingsError: an encoder for an ONNX file, which holds its own.
     """
-    from ser.onnx_backend import OnnxPredictor, is_onnx
+    from ser.inference.onnx_engine import OnnxPredictor, is_onnx
 
     if checkpoint is None or not is_onnx(checkpoint):
-        from ser import predictor  # torch is imported when it is needed, not before
+        from ser.inference import torch_engine  # torch is imported when it is needed, not before
 
-        return predictor.load(checkpoint, encoder)
+        return torch_engine.load(checkpoint, encoder)
     if encoder is not None:
         from ser.errors import SettingsError
 
@@ -51,7 +51,7 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
 
 def __getattr__(name: str) -> Any:
     if name == "Predictor":
-        from ser.predictor import Predictor
+        from ser.inference.torch_engine import Predictor
 
         return Predictor
     raise AttributeError(f"module 'ser' has no attribute {name!r}")

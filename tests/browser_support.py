@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ser import jobs
+from ser.ui import jobs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

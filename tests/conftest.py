@@ -24,7 +24,7 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a HuBERT of a few thousand random weights and a group norm, as DistilHuBERT has."""
     import torch
 
-    from ser.compat import import_torchaudio
+    from ser.runtime import import_torchaudio
 
     import_torchaudio()
     from transformers import HubertConfig, HubertModel
@@ -40,10 +40,11 @@ def tiny_checkpoint(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory
     """A folder with a classifier of random weights on `tiny_encoder`."""
     import torch
 
-    from ser.checkpoint import Calibration, Checkpoint, EncoderReference, save_checkpoint
-    from ser.classifier import BiGRUClassifier, ClassifierSettings
-    from ser.encoder import Encoder
+    from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+    from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpoint
+    from ser.encoders.encoder import Encoder
     from ser.labels import EMOTIONS
+    from ser.scoring.calibration import Calibration
 
     encoder = Encoder.load(tiny_encoder)
     settings = ClassifierSettings(base_units=8, final_units=4)

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from support import voice
 
-from ser.corpus_tables import COLUMNS
-from ser.shards import PREFIX
+from ser.corpora.tables import COLUMNS
+from ser.features.shards import PREFIX
 
 Input = dict[str, bytes | Path | None]
 Seeds = dict[str, dict[str, bytes]]  # target -> name of a valid file -> its content
@@ -433,7 +433,7 @@ def seeds(checkpoint: Path, folder: Path, convert: Callable[..., Path] | None) -
     """Valid files of every target; `convert(source, target, *options)` is ffmpeg's, where there is one."""
     from fuzz_support import kept_frames
 
-    from ser.feature_cache import FeatureCache
+    from ser.features.cache import FeatureCache
 
     audio = sounds()
     if convert is not None:

@@ -28,7 +28,7 @@ def audio(folder: Path) -> Any:
     """The loader, the stream and the corpus check agree that it is a recording, or say why not."""
     import numpy as np
 
-    from ser.audio import SAMPLE_RATE_HZ, load_audio, stream_audio
+    from ser.audio.load import SAMPLE_RATE_HZ, load_audio, stream_audio
     from ser.errors import AudioError
 
     with suppress(AudioError):
@@ -45,7 +45,7 @@ def samples(folder: Path) -> Any:
     """`(rate, samples)` as a program hands them over."""
     import numpy as np
 
-    from ser.audio import prepare
+    from ser.audio.load import prepare
 
     told = json.loads((folder / "samples.json").read_text())
     with np.errstate(all="ignore"):
@@ -60,8 +60,8 @@ def checkpoint(folder: Path) -> Any:
     """Load a checkpoint, and let it answer."""
     import numpy as np
 
-    from ser.checkpoint import load_checkpoint
-    from ser.predictor import Predictor
+    from ser.classifier.checkpoint import load_checkpoint
+    from ser.inference.torch_engine import Predictor
 
     described, classifier = load_checkpoint(folder)
     predictor = object.__new__(Predictor)  # without an encoder
@@ -86,7 +86,7 @@ def table(folder: Path) -> Any:
 
 def labels(folder: Path) -> Any:
     """A label file of ShEMO."""
-    from ser.corpus_tables import read_labels
+    from ser.corpora.tables import read_labels
 
     return len(read_labels(folder / "shemo.json", corrected=False))
 
@@ -100,8 +100,8 @@ def environment(folder: Path) -> Any:
 
 def hyperparameters(folder: Path) -> Any:
     """Settings of a training, for instance out of a study."""
-    from ser.crossval import CrossvalSettings
-    from ser.training import settings_from
+    from ser.training.crossval import CrossvalSettings
+    from ser.training.trainer import settings_from
 
     content = json.loads((folder / "settings.json").read_text())
     made = CrossvalSettings(*settings_from(content["training"]), **content["crossval"])
@@ -114,7 +114,7 @@ def shards(folder: Path) -> Any:
     """Kept features: what is damaged is computed again, never used."""
     import numpy as np
 
-    from ser.feature_cache import FeatureCache
+    from ser.features.cache import FeatureCache
 
     cache = FeatureCache(folder)
     store = cache.store(FakeEncoder(), {})
@@ -133,14 +133,14 @@ def shards(folder: Path) -> Any:
 
 def predictions(folder: Path) -> Any:
     """The scores from `predictions.csv` alone."""
-    from ser.predictions import read_predictions, recompute
+    from ser.scoring.predictions import read_predictions, recompute
 
     return recompute(read_predictions(folder / "predictions.csv"), LABELS)["pooled"]["wa"]["value"]
 
 
 def results(folder: Path) -> Any:
     """A file of answers that an earlier run left."""
-    from ser.results import JsonLines, ResultFile, Table
+    from ser.inference.output_files import JsonLines, ResultFile, Table
 
     path = folder / "results"
     with ResultFile(path, JsonLines(LABELS) if path.read_bytes()[:1] == b"{" else Table(LABELS)) as file:
@@ -181,8 +181,8 @@ def kept_frames(key: str) -> Any:
 
 
 def _inspected(source: Path, decode: bool) -> Any:
-    from ser.corpora import read_corpus
-    from ser.corpus_report import inspect_corpus
+    from ser.corpora.corpus import read_corpus
+    from ser.corpora.inspect import inspect_corpus
 
     found = read_corpus(source)
     report = inspect_corpus(found, decode)

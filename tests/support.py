@@ -9,6 +9,8 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.labels import EMOTIONS
+
 RATE_HZ = 16_000
 TINY: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
@@ -32,3 +34,15 @@ def write_voice(
     """A recording of `voice`; options go to `soundfile.write`."""
     soundfile.write(path, voice(seconds, rate_hz, seed), rate_hz, **options)
     return path
+
+
+def write_corpus(folder: Path, n_speakers: int, per_emotion: int = 1) -> Path:
+    """A corpus of tones with a `metadata.csv`: every speaker in every one of the six emotions."""
+    folder.mkdir(parents=True)
+    rows = ["path,speaker,emotion"]
+    for speaker in range(n_speakers):
+        for number, emotion in enumerate(emotion for emotion in EMOTIONS for _ in range(per_emotion)):
+            write_voice(folder / f"{speaker}_{number}.wav", seed=100 * speaker + number)
+            rows.append(f"{speaker}_{number}.wav,s{speaker},{emotion}")
+    (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
+    return folder

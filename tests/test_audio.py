@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from scipy.signal import resample_poly
 from support import RATE_HZ, voice, write_voice
 
-from ser.audio import load_audio, prepare, resample, stream_audio
-from ser.decode import read_audio
+from ser.audio.decode import read_audio
+from ser.audio.load import load_audio, prepare, resample, stream_audio
 from ser.errors import AudioError
 
 REPOSITORY = Path(__file__).parent.parent
@@ -310,10 +310,10 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
 LOAD = """
 import json, resource, sys
 import numpy, soundfile, scipy.fft, torch
-from ser.compat import import_torchaudio
+from ser.runtime import import_torchaudio
 import_torchaudio()
 torch.set_num_threads(1)
-from ser.audio import load_audio
+from ser.audio.load import load_audio
 from ser.errors import AudioError
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + int(sys.argv[1]),) * 2)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import pytest
 from ui_support import recording, tiny_model
 
-from ser.checkpoint import SHIPPED
+from ser.files import SHIPPED_CLASSIFIER
 from ser.ui.texts import EMOTION_TEXTS, TEXTS
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("server")
     environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "SER_DATA": str(folder / "data")}
     environment |= {"TMPDIR": str(folder), "SER_REQUESTS_PER_MINUTE": "1000"}
-    if not SHIPPED.exists():
+    if not SHIPPED_CLASSIFIER.exists():
         environment["SER_CHECKPOINT"] = str(tiny_model(folder, threshold=0.5))
     with (folder / "log").open("w+") as log:
         server = subprocess.Popen([sys.executable, ROOT / "app.py"], env=environment, stdout=log, stderr=log)

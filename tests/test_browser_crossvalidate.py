@@ -15,7 +15,7 @@ from browser_support import BROWSER, PATIENCE_S, Server, chromium, opened, stop_
 from tuning_support import write_tiny_corpus
 from ui_support import tiny_model
 
-from ser import jobs
+from ser.ui import jobs
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

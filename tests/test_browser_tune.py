@@ -18,7 +18,7 @@ from browser_support import BROWSER, PATIENCE_MS, Server, chromium, opened, pref
 from tuning_support import write_tiny_corpus
 from ui_support import recording, tiny_model
 
-from ser.studies import default_storage, open_storage, summary
+from ser.tuning.storage import default_storage, open_storage, summary
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, FrameLocator, Page

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from scipy.special import softmax as reference_softmax
 
-from ser.calibration import TARGET_PRECISION, calibrate, choose_threshold, fit_temperature, measured, softmax
+from ser.scoring.calibration import (
+    TARGET_PRECISION,
+    calibrate,
+    choose_threshold,
+    fit_temperature,
+    measured,
+    softmax,
+)
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from ser.chart_style import EMOTION_COLOURS, INK, emotion_colours
-from ser.charts import (
+from ser.labels import EMOTIONS
+from ser.reporting.charts import (
     ComparisonRow,
     class_shares_figure,
     comparison_figure,
@@ -19,9 +19,9 @@ from ser.charts import (
     reliability_figure,
     speaker_strip_figure,
 )
-from ser.labels import EMOTIONS
-from ser.metrics import Reliability
-from ser.recording_charts import probability_bars_figure, timeline_figure, waveform_envelope
+from ser.reporting.recording_charts import probability_bars_figure, timeline_figure, waveform_envelope
+from ser.reporting.style import EMOTION_COLOURS, INK, emotion_colours
+from ser.scoring.metrics import Reliability
 
 MATRIX = np.diag([30, 3, 10, 40, 20, 8]) + np.eye(6, k=1, dtype=int) * 10
 

@@ -14,19 +14,19 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from ser.checkpoint import (
+from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+from ser.classifier.checkpoint import (
     DESCRIPTION,
     WEIGHTS,
-    Calibration,
     check_encoder,
     load_checkpoint,
     read_description,
     save_checkpoint,
-    write_atomically,
 )
-from ser.classifier import BiGRUClassifier, ClassifierSettings
-from ser.encoder import Encoder
+from ser.encoders.encoder import Encoder
 from ser.errors import CheckpointError, SettingsError
+from ser.files import write_atomically
+from ser.scoring.calibration import Calibration
 
 SOURCES = sorted((Path(__file__).parent.parent / "ser").rglob("*.py"))
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ser import gru, native
-from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.classifier import gru
+from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+from ser.classifier.gru import BiGRULayer, PackedIndex
 from ser.errors import SettingsError
-from ser.gru import BiGRULayer, PackedIndex
 
 LENGTHS = torch.tensor([7, 3, 12, 1])
 
@@ -58,25 +58,9 @@ def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
             )
 
 
-@pytest.mark.parametrize("lengths", [torch.tensor([9]), LENGTHS])
-def test_states_without_a_gradient_are_the_same_step_by_step_in_numpy(lengths, monkeypatch):
-    layer = random_layer(5, 4)
-    before = {name: value.clone() for name, value in layer.state_dict().items()}
-    frames, index = torch.randn(int(lengths.sum()), 5), PackedIndex.of(lengths)
-    expected = layer(frames, index)
-    with torch.inference_mode():
-        in_numpy = layer(frames, index)
-        monkeypatch.setattr(gru, "FEW", 0)
-        in_torch = layer(frames, index)
-    torch.testing.assert_close(in_numpy, expected)
-    torch.testing.assert_close(in_torch, expected)
-    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())
-
-
 @pytest.mark.parametrize("pooling", ["last", "attentive"])
 def test_the_way_of_a_gpu_gives_the_same_logits_and_gradients(pooling, monkeypatch):
-    """torch's own GRU, here on the processor; ours without the kernels, which test_native.py compares with torch."""
-    monkeypatch.setattr(native, "kernels", lambda: None)
+    """torch's own GRU, here on the processor."""
     torch.manual_seed(40)
     model = BiGRUClassifier(9, 6, ClassifierSettings(16, 8, 2, dropout=0.0, pooling=pooling))
     for parameter in model.parameters():

@@ -17,8 +17,8 @@ from support import write_voice
 
 from ser.cli import main
 from ser.errors import SerError, SettingsError
+from ser.inference.output_files import JsonLines, ResultFile, Table
 from ser.labels import EMOTIONS
-from ser.results import JsonLines, ResultFile, Table
 
 REPOSITORY = Path(__file__).parent.parent
 Predict = Callable[..., tuple[int, str, str]]
@@ -165,7 +165,7 @@ def test_remarks_of_the_mp3_decoder_stay_off_standard_error(tiny_checkpoint, tmp
 
 
 def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, clips, monkeypatch):
-    from ser.predictor import Predictor
+    from ser.inference.torch_engine import Predictor
 
     answer = Predictor.__call__
 
@@ -250,7 +250,7 @@ def test_a_killed_run_loses_nothing_and_is_taken_up(predict, tiny_checkpoint, tm
 def test_openblas_has_its_threads_back_after_the_last_that_wanted_one():
     from threadpoolctl import threadpool_info
 
-    from ser.compat import one_blas_thread
+    from ser.runtime import one_blas_thread
 
     def threads() -> list[int]:
         return [pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"]

@@ -15,7 +15,9 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from test_crossval import DIM, ENCODER, SETTINGS, Toy
 from tuning_support import write_tiny_corpus
 
-from ser.baselines import (
+from ser.cli import main
+from ser.errors import SettingsError
+from ser.experiments.baselines import (
     BaselineSettings,
     CepstralCNN,
     ConformerHead,
@@ -28,11 +30,17 @@ from ser.baselines import (
     logits,
     network,
 )
-from ser.cli import main
-from ser.compare import MODELS, PUBLISHED, CompareSettings, Encoded, compare, comparison_rows, runnable
-from ser.crossval import Stopped
-from ser.errors import SettingsError
-from ser.predictions import read_predictions
+from ser.experiments.comparison import (
+    MODELS,
+    PUBLISHED,
+    CompareSettings,
+    Encoded,
+    compare,
+    comparison_rows,
+    runnable,
+)
+from ser.scoring.predictions import read_predictions
+from ser.training.crossval import Stopped
 
 N_LAYERS = 3
 SMALL = BaselineSettings(width=8, learning_rate=0.01, max_epochs=6, patience=2)
@@ -200,7 +208,7 @@ def test_cepstra_have_fifty_frames_a_second():
 
 def test_the_command_prints_measured_and_published_apart(tmp_path, tiny_encoder, capsys):
     corpus = write_tiny_corpus(tmp_path / "corpus")
-    words = ["compare", "--corpus", corpus, "--encoder", tiny_encoder, "--cache", tmp_path / "cache", "--folds", 3,
+    words = ["baselines", "--corpus", corpus, "--encoder", tiny_encoder, "--cache", tmp_path / "cache", "--folds", 3,
              "--validation-share", 0.2, "--baseline-max-epochs", 2, "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in [*words, "--models", "mean_lr", "drm", "mfcc_cnn"]]) == 0
     told = capsys.readouterr().out
@@ -212,15 +220,17 @@ def test_the_command_prints_measured_and_published_apart(tmp_path, tiny_encoder,
 
 def test_models_without_an_encoder_load_none(tmp_path: Path, capsys):
     corpus = write_tiny_corpus(tmp_path / "corpus")
-    words = ["compare", "--corpus", corpus, "--encoder", tmp_path / "nowhere", "--folds", 3, "--no-check",
+    words = ["baselines", "--corpus", corpus, "--encoder", tmp_path / "nowhere", "--folds", 3, "--no-check",
              "--validation-share", 0.2, "--baseline-max-epochs", 1, "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in [*words, "--models", "mfcc_cnn,mfcc_cnn"]]) == 0
     assert capsys.readouterr().out.count("MFCC, 1D-CNN") == 1
 
 
 def test_a_command_that_nothing_can_answer_says_so(tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr("ser.compare.runnable", lambda names: ([], ["egemaps_svm is left out"]))
-    words = ["compare", "--corpus", tmp_path, "--models", "egemaps_svm"]
+    monkeypatch.setattr(
+        "ser.experiments.comparison.runnable", lambda names: ([], ["egemaps_svm is left out"])
+    )
+    words = ["baselines", "--corpus", tmp_path, "--models", "egemaps_svm"]
     assert main([str(word) for word in words]) == 2
     assert "None of these models can run here" in capsys.readouterr().err
 
@@ -228,4 +238,4 @@ def test_a_command_that_nothing_can_answer_says_so(tmp_path: Path, monkeypatch, 
 @pytest.mark.parametrize("option", ["--weighted-layers", "--augmented-copies"])
 def test_options_that_need_other_frames_are_not_offered(tmp_path: Path, option):
     with pytest.raises(SystemExit):
-        main(["compare", "--corpus", str(tmp_path), option, "2"])
+        main(["baselines", "--corpus", str(tmp_path), option, "2"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from ser.corpora import Corpus, keep_emotions, read_corpora, read_corpus
-from ser.corpus_readers import READERS, common_label, spelled_emotion
+from ser.corpora.corpus import Corpus, keep_emotions, read_corpora, read_corpus
+from ser.corpora.readers import READERS, common_label, spelled_emotion
 from ser.errors import CorpusError
 from ser.labels import EMOTIONS
 

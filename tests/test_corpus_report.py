@@ -14,9 +14,9 @@ import soundfile
 from support import RATE_HZ, voice, write_voice
 
 from ser.cli import main
-from ser.corpora import Corpus, read_corpus
-from ser.corpus_checks import RULES, count_clipped
-from ser.corpus_report import CorpusReport, inspect_corpus, usable
+from ser.corpora.checks import RULES, count_clipped
+from ser.corpora.corpus import Corpus, read_corpus
+from ser.corpora.inspect import CorpusReport, inspect_corpus, usable
 from ser.errors import CorpusError
 
 GOOD = ("F01A01", "F01N01", "F02A01", "M01A01", "M01N01")

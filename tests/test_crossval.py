@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from ser.checkpoint import EncoderReference, load_checkpoint
-from ser.classifier import ClassifierSettings
-from ser.corpora import Corpus, Utterance
-from ser.crossval import Crossval, CrossvalSettings, Stopped
+from ser.classifier.bigru import ClassifierSettings
+from ser.classifier.checkpoint import EncoderReference, load_checkpoint
+from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import SettingsError
-from ser.lockstep import Lockstep
-from ser.training import TrainingSettings
+from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.lockstep import Lockstep
+from ser.training.trainer import TrainingSettings
 
 EMOTIONS = ("anger", "neutral", "sadness")
 DIM = 4

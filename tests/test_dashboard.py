@@ -11,7 +11,7 @@ from optuna_dashboard._app import STATIC_DIR
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from ser.studies import default_storage, open_storage
+from ser.tuning.storage import default_storage, open_storage
 from ser.ui.dashboard import PATHS, Dashboard
 
 

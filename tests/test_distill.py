@@ -16,13 +16,20 @@ import pytest
 import soundfile
 import torch
 
-from ser.audio import SAMPLE_RATE_HZ
-from ser.augment import degrade
-from ser.distill import Distillation, DistillSettings, distillation_loss, schedule
-from ser.distill_data import CropSettings, CropStream, Position, TeacherTargets, align, find_audio
-from ser.encoder import Encoder
+from ser.audio.augment import degrade
+from ser.audio.load import SAMPLE_RATE_HZ
+from ser.encoders.distillation.data import (
+    CropSettings,
+    CropStream,
+    Position,
+    TeacherTargets,
+    align,
+    find_audio,
+)
+from ser.encoders.distillation.distill import Distillation, DistillSettings, distillation_loss, schedule
+from ser.encoders.distillation.student import StudentSettings, build_student, filterbank
+from ser.encoders.encoder import Encoder
 from ser.errors import SettingsError
-from ser.student import StudentSettings, build_student, filterbank
 
 SMALL = StudentSettings(
     hidden_size=32, layers=2, intermediate_size=32, heads=2, conv_dim=(20, 16, 16), position_kernel=16
@@ -207,7 +214,7 @@ def test_a_run_goes_on_from_its_saved_state_and_refuses_another_teacher(recordin
 def test_a_run_can_begin_from_an_earlier_encoder_of_the_same_shape_only(recordings, teacher, tmp_path):
     files = find_audio([recordings])
     Distillation(files, teacher, tmp_path / "first", SETTINGS, SMALL).run(lambda line: None)
-    start = Encoder.load(tmp_path / "first" / "encoder", fast=False)
+    start = Encoder.load(tmp_path / "first" / "encoder")
     second = Distillation(files, teacher, tmp_path / "second", SETTINGS, SMALL, start=start)
     second.export()
     samples = np.random.default_rng(3).standard_normal(8000).astype(np.float32)

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load, save_file
 from support import RATE_HZ, TINY, voice
 
-from ser.compat import import_torchaudio
-from ser.encoder import Encoder, WhisperFrames
+from ser.encoders.encoder import Encoder, WhisperFrames
 from ser.errors import EncoderError
+from ser.runtime import import_torchaudio
 
 import_torchaudio()
 import transformers  # noqa: E402  after torchaudio is usable
@@ -86,7 +86,7 @@ def test_layer_k_is_what_transformers_gives_for_it(folders, kind, layer):
     independent = type(KINDS[kind]()).from_pretrained(folders[kind]).eval()
     with torch.no_grad():
         expected = independent(torch.from_numpy(UNEQUAL[0])[None], output_hidden_states=True).hidden_states
-    (frames,) = Encoder.load(folders[kind], layer, fast=False)([UNEQUAL[0]])
+    (frames,) = Encoder.load(folders[kind], layer)([UNEQUAL[0]])
     np.testing.assert_allclose(frames, expected[layer][0].numpy(), atol=1e-5)
 
 
@@ -290,7 +290,7 @@ def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(source):
 @pytest.mark.slow
 def test_the_encoder_of_whisper_base_hears_real_speech_the_same_alone_and_in_company(shared_data):
     encoder = Encoder.load(shared_data("../models/whisper-base-encoder"), layer=3)
-    from ser.audio import load_audio
+    from ser.audio.load import load_audio
 
     clips = [load_audio(path) for path in sorted(shared_data("urdu").rglob("*.flac"))[:3]]
     together = encoder(clips)

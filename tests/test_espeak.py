@@ -7,8 +7,8 @@ import shutil
 import pytest
 
 from ser.cli import main
+from ser.encoders.distillation.espeak import SENTENCES, speak
 from ser.errors import SettingsError
-from ser.espeak import SENTENCES, speak
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")

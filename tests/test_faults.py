@@ -27,12 +27,12 @@ import pytest
 from support import write_voice
 from tuning_support import write_tiny_corpus
 
-from ser import jobs
-from ser.checkpoint import write_atomically
 from ser.cli import main
 from ser.errors import CacheError, JobError, SettingsError
-from ser.feature_cache import FeatureCache
-from ser.features import extract
+from ser.features.cache import FeatureCache
+from ser.features.extract import extract
+from ser.files import DEMO_CORPUS, write_atomically
+from ser.ui import jobs
 from ser.ui.context import Context
 from ser.ui.limits import RateLimit
 from ser.ui.recordings import Recordings
@@ -117,7 +117,7 @@ def test_a_file_that_finds_no_room_leaves_the_old_one_and_nothing_else(disk):
 def test_a_command_says_in_one_line_that_the_disk_is_full(disk, capsys):
     place = disk("size=16k")
     (place / "filler").write_bytes(bytes(12_000))
-    assert main(["synth", "--to", str(place / "demo"), "--voices", "12"]) == 1
+    assert main(["predict", str(DEMO_CORPUS), "--csv", str(place / "answers.csv")]) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
     assert said.startswith("ser: ")
     assert "unforeseen" not in said
@@ -163,11 +163,11 @@ def test_a_clock_that_jumps_ahead_costs_no_features(tmp_path, clips, monkeypatch
     def fsync(descriptor: int) -> None:
         if not jumped:
             jumped.append(1)
-            monkeypatch.setattr("ser.feature_cache.time.time", lambda: real() + 86_400)
+            monkeypatch.setattr("ser.features.cache.time.time", lambda: real() + 86_400)
             extract(clips[2:], Frames(), theirs)
         sync(descriptor)
 
-    monkeypatch.setattr("ser.shards.os.fsync", fsync)
+    monkeypatch.setattr("ser.features.shards.os.fsync", fsync)
     assert extract(clips[:2], Frames(), ours).n_computed == 2
     monkeypatch.undo()
     assert extract(clips, Frames(), ours).n_computed == 0

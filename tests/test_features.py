@@ -18,14 +18,13 @@ import soundfile
 import torch
 from support import write_voice
 
-from ser import feature_cache
-from ser.audio import load_audio
+from ser.audio.load import load_audio
 from ser.cli import main
-from ser.encoder import Encoder
+from ser.encoders.encoder import Encoder
 from ser.errors import CacheError, CorpusError, SettingsError
-from ser.feature_cache import FeatureCache
-from ser.features import FeatureSet, extract, shard, usable_features
-from ser.shards import DamagedShardError, Shard, write_shard
+from ser.features.cache import FeatureCache
+from ser.features.extract import FeatureSet, extract, shard, usable_features
+from ser.features.shards import DamagedShardError, Shard, write_shard
 
 HERE = Path(__file__)
 
@@ -85,7 +84,7 @@ def cache(tmp_path: Path) -> FeatureCache:
 
 @pytest.fixture
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(feature_cache, "SHARD_BYTES", 500)
+    monkeypatch.setattr("ser.features.cache.SHARD_BYTES", 500)
 
 
 def shards_of(cache: FeatureCache) -> list[Path]:
@@ -270,10 +269,12 @@ def test_a_file_of_something_else_among_the_shards_does_no_harm(clips, cache):
 
 def test_a_shard_is_verified_once_a_process_and_again_after_it_changed(tmp_path, monkeypatch):
     written = write_shard(tmp_path, [("a", np.ones((3, 4), np.float16))])
-    monkeypatch.setattr("ser.shards._verified", set())
+    monkeypatch.setattr("ser.features.shards._verified", set())
     Shard.read(written.path).verify()
     with monkeypatch.context() as patch:
-        patch.setattr("ser.shards.hashlib.file_digest", None)  # a second look at the frames would fail
+        patch.setattr(
+            "ser.features.shards.hashlib.file_digest", None
+        )  # a second look at the frames would fail
         Shard.read(written.path).verify()
     content = bytearray(written.path.read_bytes())
     content[-1] ^= 1
@@ -292,7 +293,7 @@ def test_features_outlive_the_clearing_of_the_cache(clips, cache):
 
 def test_pages_are_given_back_and_can_be_read_again(clips, cache, monkeypatch):
     features = extract(clips, FakeEncoder(), cache)
-    monkeypatch.setattr("ser.features.RESIDENT_BYTES", 100)
+    monkeypatch.setattr("ser.features.extract.RESIDENT_BYTES", 100)
     assert_right(features, clips)
     assert_right(features, clips)
 
@@ -302,7 +303,7 @@ def test_a_full_disk_is_a_message_that_leaves_no_half_written_file(clips, cache,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ser.shards.os.fsync", full)
+        patch.setattr("ser.features.shards.os.fsync", full)
         with pytest.raises(CacheError, match="No space left"):
             extract(clips, FakeEncoder(), cache)
     assert not [path for path in cache.folder.rglob("*") if path.suffix in (".shard", ".tmp")]
@@ -438,10 +439,10 @@ def child(folder: Path, clips: list[Path], **options) -> subprocess.Popen[str]:
 def extract_as_a_program(
     folder, clips, delay_s=0.0, dim=8, n_frames=0, shard_bytes=500, limit=0, hang_in_write=False
 ):
-    feature_cache.SHARD_BYTES = shard_bytes
+    cache.SHARD_BYTES = shard_bytes
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        feature_cache.SHARD_BYTES = 1 << 30
+        cache.SHARD_BYTES = 1 << 30
     if hang_in_write:
         os.fsync = lambda descriptor: time.sleep(600)
     try:

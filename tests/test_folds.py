@@ -17,10 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ser.cli import main
-from ser.corpora import read_corpus
-from ser.errors import FoldError, SettingsError
-from ser.fold_search import solve
-from ser.folds import (
+from ser.corpora.corpus import read_corpus
+from ser.corpora.fold_search import solve
+from ser.corpora.folds import (
     PARTS,
     Fold,
     check_folds,
@@ -31,6 +30,7 @@ from ser.folds import (
     make_folds,
     random_folds,
 )
+from ser.errors import FoldError, SettingsError
 
 
 def corpus_of(counts: dict[str, dict[str, int]]) -> tuple[list[str], list[str]]:
@@ -105,7 +105,7 @@ def test_folds_are_the_same_for_a_seed_whatever_the_order_of_the_utterances():
 
 def test_folds_are_the_same_in_another_process():
     code = (
-        "from ser.folds import make_folds\n"
+        "from ser.corpora.folds import make_folds\n"
         "s=[f'S{i%11}' for i in range(300)]; e=['abc'[(i*i//7)%3] for i in range(300)]\n"
         "print(make_folds(s, e))"
     )

@@ -24,18 +24,19 @@ from fuzz_inputs import Input, inputs, seeds
 from fuzz_support import LABELS, TARGETS, FakeEncoder, kept_frames
 from hypothesis import HealthCheck, given, settings
 
-from ser.checkpoint import Calibration, read_description
-from ser.corpora import read_corpus
-from ser.corpus_report import inspect_corpus
-from ser.corpus_tables import read_labels
+from ser.classifier.checkpoint import read_description
+from ser.corpora.corpus import read_corpus
+from ser.corpora.folds import make_folds, random_folds
+from ser.corpora.inspect import inspect_corpus
+from ser.corpora.tables import read_labels
 from ser.errors import CheckpointError, CorpusError, FoldError, JobError, SettingsError
-from ser.feature_cache import FeatureCache
-from ser.folds import make_folds, random_folds
-from ser.jobs import look
-from ser.predictions import read_predictions, recompute
-from ser.results import JsonLines, ResultFile
-from ser.shards import MAGIC, PREFIX, DamagedShardError, Shard
-from ser.training import TrainingSettings
+from ser.features.cache import FeatureCache
+from ser.features.shards import MAGIC, PREFIX, DamagedShardError, Shard
+from ser.inference.output_files import JsonLines, ResultFile
+from ser.scoring.calibration import Calibration
+from ser.scoring.predictions import read_predictions, recompute
+from ser.training.trainer import TrainingSettings
+from ser.ui.jobs import look
 from ser.ui.settings import AppSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")

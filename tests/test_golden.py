@@ -14,15 +14,16 @@ from pathlib import Path
 import pytest
 
 import ser
-from ser.checkpoint import DESCRIPTION, SHIPPED, write_atomically
-from ser.predictor import Predictor
+from ser.classifier.checkpoint import DESCRIPTION
+from ser.files import DEMO_CORPUS, SHIPPED_CLASSIFIER, write_atomically
+from ser.inference.torch_engine import Predictor
 
 GOLDEN = Path(__file__).parent / "golden.json"
-CLIPS = sorted((Path(__file__).parent.parent / "assets").glob("example_*.flac"))
+CLIPS = [DEMO_CORPUS / name for name in sorted(p.name for p in DEMO_CORPUS.glob("*.ogg"))[::20]]
 TOLERANCE = 1e-4
 
 pytestmark = pytest.mark.skipif(
-    not (SHIPPED / DESCRIPTION).exists(),
+    not (SHIPPED_CLASSIFIER / DESCRIPTION).exists(),
     reason="no model ships yet: checkpoints/classifier/model.json is missing",
 )
 

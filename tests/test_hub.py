@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, running_hub
 
-from ser import hub
-from ser.encoder import Encoder
+from ser.encoders import hub
+from ser.encoders.encoder import Encoder
+from ser.encoders.hub import Fetching, command, fetch
 from ser.errors import EncoderError
-from ser.hub import Fetching, command, fetch
 from ser.ui.hub_encoder import HubEncoder
 from ser.ui.model import ModelHolder, ModelSource
 from ser.ui.texts import TEXTS
@@ -154,8 +154,8 @@ def test_without_a_setting_nothing_is_fetched_or_said() -> None:
 def test_the_shipped_model_answers_while_the_configured_encoder_hangs(
     server: Hub, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ser.checkpoint.SHIPPED", tiny_checkpoint)
-    monkeypatch.setattr("ser.predictor.SHIPPED", tiny_checkpoint, raising=False)
+    monkeypatch.setattr("ser.classifier.checkpoint.SHIPPED_CLASSIFIER", tiny_checkpoint)
+    monkeypatch.setattr("ser.inference.torch_engine.SHIPPED_CLASSIFIER", tiny_checkpoint, raising=False)
     server.fault = "hang"
     holder = ModelHolder(ModelSource(tiny_checkpoint, NAME))
     holder.start()

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import ser
-from ser import jobs
 from ser.errors import JobError
+from ser.ui import jobs
 
 TOY = """
 import signal, subprocess, sys, time
@@ -194,14 +194,14 @@ def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
 
 def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
     jobs.start(["sleep"], toy / "a")
-    again = f"from ser import jobs; jobs.start(['sleep'], {str(toy / 'a')!r})"
+    again = f"from ser.ui import jobs; jobs.start(['sleep'], {str(toy / 'a')!r})"
     other = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
     assert "already running" in other.stderr
 
 
 def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path) -> None:
     script = (
-        "import os, signal; from ser import jobs\n"
+        "import os, signal; from ser.ui import jobs\n"
         f"jobs.start(['sleep'], {str(toy / 'a')!r}, {str(toy)!r})\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from ser.classifier import ClassifierSettings
-from ser.folds import Fold
-from ser.lockstep import Lockstep
-from ser.training import TrainingSettings
+from ser.classifier.bigru import ClassifierSettings
+from ser.corpora.folds import Fold
+from ser.training.lockstep import Lockstep
+from ser.training.trainer import TrainingSettings
 
 DIM, N = 4, 60
 N_FOLDS = 5  # so that two threads have one left over

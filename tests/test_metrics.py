@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as reference
 
 from ser.labels import EMOTIONS
-from ser.metrics import (
+from ser.scoring.metrics import (
     accuracy_and_uar,
     confusion,
     macro_f1,

@@ -16,23 +16,25 @@ import torch
 from support import RATE_HZ, TINY, voice, write_voice
 
 import ser
-from ser.audio import load_audio
-from ser.checkpoint import SHIPPED, Calibration, EncoderReference, load_checkpoint
-from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.audio.load import load_audio
+from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+from ser.classifier.checkpoint import EncoderReference, load_checkpoint
+from ser.classifier.ensemble import Ensemble
 from ser.cli import main
-from ser.encoder import Encoder
-from ser.ensemble import Ensemble
+from ser.encoders.encoder import Encoder
 from ser.errors import AudioError, CheckpointError, SettingsError
+from ser.files import SHIPPED_CLASSIFIER
+from ser.inference.torch_engine import Predictor, encoder_source
 from ser.labels import EMOTIONS
-from ser.predictor import Predictor, encoder_source
+from ser.scoring.calibration import Calibration
 
 onnx = pytest.importorskip("onnx", reason='onnx is not installed: pip install -e ".[onnx]"')
 onnxruntime = pytest.importorskip(
     "onnxruntime", reason='onnxruntime is not installed: pip install -e ".[onnx]"'
 )
 
-from ser.onnx_backend import OnnxPredictor, read_onnx_description  # noqa: E402
-from ser.onnx_export import export_onnx  # noqa: E402
+from ser.inference.onnx_engine import OnnxPredictor, read_onnx_description  # noqa: E402
+from ser.inference.onnx_export import export_onnx  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-4
@@ -41,7 +43,7 @@ TOLERANCE = 1e-4
 def plain_predictor(folder: Path, encoder: Path | None = None) -> Predictor:
     checkpoint, classifier = load_checkpoint(folder)
     source = encoder_source(checkpoint, encoder)
-    return Predictor(checkpoint, classifier, Encoder.load(source, checkpoint.encoder.layer, fast=False))
+    return Predictor(checkpoint, classifier, Encoder.load(source, checkpoint.encoder.layer))
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +136,7 @@ def test_an_encoder_shaped_like_the_shipped_one_that_normalises_can_be_exported(
     )
     model.save_pretrained(tmp_path / "encoder")
     (tmp_path / "encoder" / "preprocessor_config.json").write_text('{"do_normalize": true}')
-    encoder = Encoder.load(tmp_path / "encoder", fast=False)
+    encoder = Encoder.load(tmp_path / "encoder")
     reference = EncoderReference("small", encoder.layer, encoder.fingerprint, encoder.dim)
     ours = Predictor(replace(predictor.checkpoint, encoder=reference), predictor.classifier, encoder)
     path = export_onnx(ours, tmp_path / "model.onnx")
@@ -144,7 +146,7 @@ def test_an_encoder_shaped_like_the_shipped_one_that_normalises_can_be_exported(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (SHIPPED / "model.json").exists(), reason="no model ships in this tree")
+@pytest.mark.skipif(not (SHIPPED_CLASSIFIER / "model.json").exists(), reason="no model ships in this tree")
 def test_the_shipped_model_answers_the_same_on_real_recordings(tmp_path, shared_data):
     path = tmp_path / "model.onnx"
     assert main(["export", "--to", str(path)]) == 0

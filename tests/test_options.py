@@ -16,23 +16,23 @@ from support import voice, write_voice
 from test_crossval import EMOTIONS as EMOTIONS_OF_TOY
 from test_crossval import ENCODER, SETTINGS, Toy
 
-from ser.audio import prepare
-from ser.augment import Augmentation
-from ser.checkpoint import Checkpoint, EncoderReference, load_checkpoint, save_checkpoint
-from ser.classifier import BiGRUClassifier, ClassifierSettings
+from ser.audio.augment import Augmentation
+from ser.audio.load import prepare
+from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+from ser.classifier.checkpoint import Checkpoint, EncoderReference, load_checkpoint, save_checkpoint
+from ser.classifier.ensemble import Ensemble
 from ser.cli import main
-from ser.corpora import Corpus, Utterance
-from ser.crossval import Crossval, CrossvalSettings, Stopped
-from ser.effects import OPTIONS, changed, measure
-from ser.encoder import Encoder
-from ser.ensemble import Ensemble
+from ser.corpora.corpus import Corpus, Utterance
+from ser.encoders.encoder import Encoder
 from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError
-from ser.features import FeatureCache, extract, with_copies
+from ser.experiments.ablation import OPTIONS, changed, measure
+from ser.experiments.ensemble_gain import inner_folds
+from ser.features.extract import FeatureCache, extract, with_copies
+from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS
-from ser.nested import inner_folds
-from ser.predictions import read_predictions
-from ser.predictor import load
-from ser.training import Training, TrainingSettings, told
+from ser.scoring.predictions import read_predictions
+from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.trainer import Training, TrainingSettings, told
 
 BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=2))
 
@@ -273,7 +273,7 @@ def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_go_o
     def too_few(outer, fold):
         raise FoldError("Too few speakers.")
 
-    monkeypatch.setattr("ser.nested.inner_folds", too_few)
+    monkeypatch.setattr("ser.experiments.ensemble_gain.inner_folds", too_few)
     content = effects(toy, tmp_path, ["ensemble", "class_weights"])
     assert content["options"]["ensemble"]["refused"] == "Too few speakers."
     assert "difference" in content["options"]["class_weights"]
@@ -331,7 +331,7 @@ def test_the_command_measures_options_that_need_other_features(tiny_encoder, tmp
         "--out",
         str(tmp_path / "out"),
     ]
-    assert main(["effects", *words, "--options", "layer_weights", "augmentation"]) == 0
+    assert main(["ablate", *words, "--options", "layer_weights", "augmentation"]) == 0
     options = json.loads((tmp_path / "out" / "effects.json").read_text())["options"]
     assert list(options) == ["layer_weights", "augmentation"]
     settings = json.loads((tmp_path / "out" / "layer_weights" / "run.json").read_text())["settings"]

@@ -13,11 +13,12 @@ import torch
 from support import RATE_HZ, voice, write_voice
 
 import ser
-from ser.checkpoint import Calibration, load_checkpoint
-from ser.encoder import Encoder
+from ser.classifier.checkpoint import load_checkpoint
+from ser.encoders.encoder import Encoder
 from ser.errors import AudioError, CheckpointError, EncoderError, SettingsError
+from ser.inference.torch_engine import Predictor
 from ser.labels import EMOTIONS
-from ser.predictor import Predictor
+from ser.scoring.calibration import Calibration
 
 
 @pytest.fixture(scope="module")

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
+from support import write_corpus
 
 from ser.cli import main
 from ser.errors import CorpusError, SettingsError
-from ser.functionals import functionals
-from ser.probe import probe
-from ser.synth import write_demo_corpus
-from ser.voices import VOICES
+from ser.experiments.probe import probe
+from ser.features.opensmile import functionals
 
 EMOTIONS = ["anger", "fear", "neutral"]
 
@@ -57,7 +56,7 @@ def test_one_speaker_cannot_be_left_out():
 
 
 def test_the_command_writes_the_figures_of_an_encoder(tmp_path: Path, tiny_encoder: Path, capsys):
-    write_demo_corpus(tmp_path / "corpus", 1, VOICES[:3])
+    write_corpus(tmp_path / "corpus", 3)
     words = ["probe", "--corpus", str(tmp_path / "corpus"), "--encoder", str(tiny_encoder)]
     words += ["--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "probe.json")]
     assert main(words) == 0

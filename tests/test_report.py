@@ -12,8 +12,8 @@ import pytest
 
 from ser.errors import JobError
 from ser.labels import EMOTIONS
-from ser.metrics import confusion, score, scores_by
-from ser.report import class_shares, read_predictions, recompute, write_report
+from ser.reporting.crossval_report import class_shares, read_predictions, recompute, write_report
+from ser.scoring.metrics import confusion, score, scores_by
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 SPEAKERS = [f"{gender}{number:02d}" for gender in "FM" for number in range(1, 6)]

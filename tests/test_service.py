@@ -21,7 +21,7 @@ from support import write_voice
 from test_app import free_port
 from ui_support import recording, tiny_model
 
-from ser import jobs
+from ser.ui import jobs
 
 ROOT = Path(__file__).parent.parent
 USER = 1000
@@ -167,7 +167,7 @@ def test_told_to_end_it_ends_and_its_job_stops_after_the_epoch_and_goes_on_later
                str(service.folder / "model" / "encoder"), "--out", str(run), "--cache",
                str(service.data / "features"), *TRAINING]  # fmt: skip
     start = (
-        "import json, sys; from ser import jobs; command, run, data = json.loads(sys.argv[1]); "
+        "import json, sys; from ser.ui import jobs; command, run, data = json.loads(sys.argv[1]); "
         "jobs.start(command, run, data)"
     )
     argument = json.dumps([command, str(run), str(service.data)])

@@ -12,7 +12,7 @@ import pytest
 from optuna.trial import TrialState
 
 from ser.errors import SettingsError
-from ser.studies import KernelLock, default_storage, open_storage, without_password
+from ser.tuning.storage import KernelLock, default_storage, open_storage, without_password
 
 FORK = multiprocessing.get_context("fork")  # a new interpreter would take seconds to import torch
 
@@ -52,7 +52,7 @@ def test_what_one_opening_writes_another_reads(tmp_path, kind):
     ],
 )
 def test_a_storage_that_is_not_there_is_refused_without_showing_a_password(monkeypatch, address, message):
-    monkeypatch.setattr("ser.studies.CREATE_PAUSE_S", 0.0)
+    monkeypatch.setattr("ser.tuning.storage.CREATE_PAUSE_S", 0.0)
     with pytest.raises(SettingsError, match=message) as refusal:
         open_storage(address)
     assert "secret" not in str(refusal.value)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ser.classifier import ClassifierSettings
+from ser.classifier.bigru import ClassifierSettings
 from ser.errors import SettingsError
-from ser.training import Training, TrainingSettings, mask_frames, settings_from
+from ser.training.trainer import Training, TrainingSettings, mask_frames, settings_from
 
 SMALL = ClassifierSettings(base_units=6, final_units=4, gru_layers=2, dropout=0.2)
 QUICK = TrainingSettings(learning_rate=0.01, l2=0.001, optimizer="adam", max_epochs=6, batch_size=8, seed=1)

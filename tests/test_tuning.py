@@ -15,16 +15,16 @@ import pytest
 from optuna.trial import TrialState
 from tuning_support import BASE, EMOTIONS, ENCODER, SMALL_SPACE, Toy, small_search
 
-import ser.lockstep
-import ser.tuning
-from ser.crossval import Stopped
+import ser.training.lockstep
+import ser.tuning.search
 from ser.errors import JobError, SettingsError
-from ser.liveness import BEAT, RETRY_OF, SILENT_S, WORKER, Watch, Worker, alive, give_back
-from ser.predictions import read_predictions, recompute
-from ser.search_space import PAPER_BEST, SPACE, Range, TuningSettings, trial_settings
-from ser.studies import open_storage, open_study, summary
-from ser.training import Training
-from ser.tuning import Search, SeededByTrial, distribution, sampler, score_best, suggest
+from ser.scoring.predictions import read_predictions, recompute
+from ser.training.crossval import Stopped
+from ser.training.trainer import Training
+from ser.tuning.liveness import BEAT, RETRY_OF, SILENT_S, WORKER, Watch, Worker, alive, give_back
+from ser.tuning.search import Search, SeededByTrial, distribution, sampler, score_best, suggest
+from ser.tuning.space import PAPER_BEST, SPACE, Range, TuningSettings, trial_settings
+from ser.tuning.storage import open_storage, open_study, summary
 
 PAPER_VALUES = {
     "base_units": [128, 160, 192, 224, 256],
@@ -110,7 +110,7 @@ def test_no_trial_hears_a_test_speaker(toy, storage, monkeypatch):
             guarded.append(name)
             super().__init__(Guard(set(folds[name].test)), *others, name=name)
 
-    monkeypatch.setattr(ser.lockstep, "Training", GuardedTraining)
+    monkeypatch.setattr(ser.training.lockstep, "Training", GuardedTraining)
     search.run(search.open(storage, "guarded"))
     assert guarded == [0, 1, 2] * 2
     with pytest.raises(AssertionError, match="test utterance"):
@@ -218,7 +218,7 @@ def test_the_pruners_decisions_follow_from_the_reports(toy, storage, monkeypatch
         def best_validation_accuracy(self):
             return self.best
 
-    monkeypatch.setattr(ser.tuning, "Lockstep", Curve)
+    monkeypatch.setattr(ser.tuning.search, "Lockstep", Curve)
     order = []
     search.run(study, lambda event: event.epoch and order.append((event.number, event.epoch)))
     values = {trial.number: trial.intermediate_values for trial in study.trials}
@@ -408,7 +408,7 @@ def test_a_trial_that_fails_by_itself_says_why_and_is_not_tried_for_ever(toy, st
     def broken(*_):
         raise RuntimeError("out of memory")
 
-    monkeypatch.setattr(ser.tuning, "Lockstep", broken)
+    monkeypatch.setattr(ser.tuning.search, "Lockstep", broken)
     with pytest.raises(RuntimeError):
         search.run(study)
     assert summary(study)["trials"][0]["error"] == "RuntimeError"

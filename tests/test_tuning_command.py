@@ -14,8 +14,8 @@ import pytest
 from optuna.trial import TrialState
 from tuning_support import tune_command, write_tiny_corpus
 
-from ser.liveness import RETRY_OF, WORKER
-from ser.studies import default_storage, open_storage
+from ser.tuning.liveness import RETRY_OF, WORKER
+from ser.tuning.storage import default_storage, open_storage
 
 pytestmark = pytest.mark.slow
 EPOCH = "  epoch       "  # a report, not the head of the table

@@ -18,8 +18,8 @@ from optuna.trial import TrialState
 from test_tuning_command import EPOCH, finish, start, until
 from tuning_support import tune_command, write_tiny_corpus
 
-from ser.liveness import RETRY_OF, WORKER
-from ser.studies import open_storage
+from ser.tuning.liveness import RETRY_OF, WORKER
+from ser.tuning.storage import open_storage
 
 pytestmark = pytest.mark.slow
 TRIALS, WORKERS = 10, 4

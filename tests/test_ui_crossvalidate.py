@@ -18,15 +18,17 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from ser import jobs
 from ser.cli import _parser
+from ser.corpora.corpus import read_corpus
 from ser.errors import JobError, SettingsError
-from ser.jobs import JobStatus
+from ser.files import DEMO_CORPUS
 from ser.labels import EMOTIONS
+from ser.ui import jobs
 from ser.ui.context import Context
 from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.crossvalidate import N_OUTPUTS, Outcome, Presses, RunDesk, View
 from ser.ui.crossvalidate_texts import TEXTS, say
+from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import NUMBERS, PAPER, QUICK, command, preset
 from ser.ui.run_view import accuracy_and_uar, fold_table, links, matrices_figure, matrices_of, state_box
 from ser.ui.runs import LATEST, Run, Runs
@@ -77,12 +79,7 @@ def context(tmp_path: Path) -> Context:
 
 
 @pytest.fixture
-def desk(context: Context, monkeypatch: pytest.MonkeyPatch) -> RunDesk:
-    def demonstrate(folder: Path) -> None:
-        folder.mkdir(parents=True)
-        (folder / "metadata.csv").write_text("")
-
-    monkeypatch.setattr("ser.synth.write_demo_corpus", demonstrate)
+def desk(context: Context) -> RunDesk:
     return RunDesk(context)
 
 
@@ -115,19 +112,11 @@ def test_a_corpus_that_is_not_on_the_list_is_refused(tmp_path: Path, name: Any) 
         Corpora(AppSettings(data=tmp_path)).folder(name)
 
 
-def test_the_demonstration_corpus_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    written: list[Path] = []
-
-    def write(folder: Path) -> None:
-        written.append(folder)
-        folder.mkdir(parents=True)
-        (folder / "metadata.csv").write_text("")
-
-    monkeypatch.setattr("ser.synth.write_demo_corpus", write)
-    corpora = Corpora(AppSettings(data=tmp_path))
-    assert corpora.folder(DEMO) == corpora.folder(DEMO) == written[0]
-    assert len(written) == 1
-    assert written[0].is_relative_to(tmp_path)
+def test_the_demonstration_corpus_is_real_speech_that_can_be_split(tmp_path: Path) -> None:
+    corpus = read_corpus(Corpora(AppSettings(data=tmp_path)).folder(DEMO))
+    assert len(corpus.utterances) >= 200
+    assert len(corpus.speakers) >= 10
+    assert {one.emotion for one in corpus.utterances} == set(EMOTIONS)
 
 
 def test_the_encoders_are_the_one_that_answers_and_the_one_of_the_hub(tmp_path: Path) -> None:
@@ -196,7 +185,7 @@ def test_start_starts_a_run_in_a_folder_of_its_own(
     assert folder.name.endswith(f"-{DEMO}")
     assert limit == desk.data
     assert words[words.index("--out") + 1] == str(folder)
-    assert Path(words[words.index("--corpus") + 1]).is_relative_to(desk.data)
+    assert words[words.index("--corpus") + 1] == str(DEMO_CORPUS)
 
 
 def test_nothing_is_started_or_written_with_a_wrong_choice(desk: RunDesk, started: list[Any]) -> None:

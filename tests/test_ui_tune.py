@@ -9,11 +9,11 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from ser import jobs
 from ser.errors import JobError, SettingsError
-from ser.jobs import JobStatus
+from ser.ui import jobs
 from ser.ui.context import Context
 from ser.ui.corpora import DEMO
+from ser.ui.jobs import JobStatus
 from ser.ui.presses import Outcome, Presses
 from ser.ui.runs import LATEST
 from ser.ui.settings import AppSettings

@@ -14,7 +14,7 @@ import pytest
 from test_app import free_port
 from ui_support import recording, tiny_model
 
-from ser import jobs
+from ser.ui import jobs
 from ser.ui.context import Context
 from ser.ui.settings import AppSettings
 
@@ -86,7 +86,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     started: list[Any] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(jobs, "start", lambda words, *_, **__: started.append(list(words)))
-        patch.setattr("ser.synth.write_demo_corpus", lambda folder: folder.mkdir(parents=True, exist_ok=True))
         page = build_page(settings, context)
         launch(page, replace(context))
         context.model.get(120)

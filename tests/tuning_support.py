@@ -10,13 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 from support import write_voice
 
-from ser.checkpoint import EncoderReference
-from ser.classifier import ClassifierSettings
-from ser.corpora import Corpus, Utterance
-from ser.crossval import CrossvalSettings
-from ser.search_space import Choice, Range, Space, TuningSettings
-from ser.training import TrainingSettings
-from ser.tuning import Search
+from ser.classifier.bigru import ClassifierSettings
+from ser.classifier.checkpoint import EncoderReference
+from ser.corpora.corpus import Corpus, Utterance
+from ser.training.crossval import CrossvalSettings
+from ser.training.trainer import TrainingSettings
+from ser.tuning.search import Search
+from ser.tuning.space import Choice, Range, Space, TuningSettings
 
 EMOTIONS = ("anger", "neutral", "sadness")
 DIM = 4

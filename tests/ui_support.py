@@ -17,7 +17,7 @@ def tiny_encoder(folder: Path) -> Path:
     """A HuBERT of a few thousand random weights, saved as the hub saves one."""
     import torch
 
-    from ser.compat import import_torchaudio
+    from ser.runtime import import_torchaudio
 
     import_torchaudio()
     from transformers import HubertConfig, HubertModel
@@ -35,9 +35,10 @@ def tiny_model(folder: Path, threshold: float = 0.0) -> Path:
     """A checkpoint with random weights on a tiny encoder; below `threshold` it answers "unsure"."""
     import torch
 
-    from ser.checkpoint import Calibration, Checkpoint, EncoderReference, save_checkpoint
-    from ser.classifier import BiGRUClassifier, ClassifierSettings
-    from ser.encoder import Encoder
+    from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+    from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpoint
+    from ser.encoders.encoder import Encoder
+    from ser.scoring.calibration import Calibration
 
     source = tiny_encoder(folder / "encoder")
     encoder = Encoder.load(source)

@@ -25,16 +25,13 @@ COMMANDS: dict[str, str] = {
     "cache": "show or clear the kept features",
     "crossval": "five-fold speaker-disjoint cross-validation",
     "train": "train a model for use on all speakers",
-    "effects": "measure what each option beyond the paper changes, on the same folds",
-    "compare": "measure baselines beside the Bi-GRU on the same folds",
+    "ablate": "ablation: effect of each option beyond the paper, on the same folds",
+    "baselines": "compare the Bi-GRU with baselines on the same folds",
     "tune": "search the hyper-parameters with Optuna",
     "probe": "leave-one-speaker-out accuracy of an encoder's averaged frames",
     "distill": "train a small encoder from unlabelled recordings and a teacher",
     "espeak": "speak sentences without labels for a distillation (espeak-ng)",
-    "synth": "write the synthetic demonstration corpus",
     "export": "write a model as one ONNX file, for machines without torch",
-    "push": "send the page to a Hugging Face Space",
-    "bench": "measure speed and memory against the plain ways",
 }
 
 

@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.feature_cache import FeatureCache
+    from ser.features.cache import FeatureCache
 
     cache = FeatureCache(args.cache)
     if args.clear:

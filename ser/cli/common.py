@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
-    from ser.checkpoint import EncoderReference
-    from ser.corpora import Corpus
-    from ser.encoder import Encoder
-    from ser.features import FeatureSet
+    from ser.classifier.checkpoint import EncoderReference
+    from ser.corpora.corpus import Corpus
+    from ser.encoders.encoder import Encoder
+    from ser.features.extract import FeatureSet
 
 Settings = TypeVar("Settings")
 DEFAULT_ENCODER = "ntu-spml/distilhubert"
@@ -77,7 +77,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
     """The corpus that the arguments name, unusable labels left out as asked; what was left out is in `skipped`."""
-    from ser.corpora import Skipped, keep_emotions, read_corpora, read_corpus
+    from ser.corpora.corpus import Skipped, keep_emotions, read_corpora, read_corpus
     from ser.labels import EMOTIONS
 
     options: dict[str, Any] = {"labels": args.labels, "metadata": args.metadata}
@@ -102,10 +102,11 @@ def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
 
 def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Encoder, EncoderReference]:
     """An encoder, of `n_layers` layers if not 0, and the reference that a checkpoint keeps of it."""
-    from ser.checkpoint import SHIPPED_ENCODER, EncoderReference
-    from ser.encoder import SHIPPED, Encoder
+    from ser.classifier.checkpoint import SHIPPED_SOURCE, EncoderReference
+    from ser.encoders.encoder import Encoder
+    from ser.files import SHIPPED_ENCODER
 
-    encoder = Encoder.load(SHIPPED if source == SHIPPED_ENCODER else source, layer).stacked(n_layers)
+    encoder = Encoder.load(SHIPPED_ENCODER if source == SHIPPED_SOURCE else source, layer).stacked(n_layers)
     return encoder, EncoderReference(source, encoder.layer, encoder.fingerprint, encoder.dim)
 
 
@@ -126,8 +127,8 @@ def encode(
     corpus: Corpus, args: argparse.Namespace, n_layers: int, n_copies: int
 ) -> tuple[Corpus, FeatureSet, EncoderReference]:
     """A corpus through the encoder that the arguments name, so many layers of it, and so many augmented copies."""
-    from ser.corpora import Skipped
-    from ser.features import usable_features, with_copies
+    from ser.corpora.corpus import Skipped
+    from ser.features.extract import usable_features, with_copies
 
     encoder, reference = load_encoder(args.encoder, args.layer, n_layers)
     corpus, features, left_out = usable_features(corpus, encoder, args.cache)
@@ -139,9 +140,9 @@ def encode(
 
 def leave_out_unusable(corpus: Corpus) -> Corpus:
     """The corpus without the recordings that the rules of `ser corpus` drop; prints which, and what is kept."""
-    from ser.corpora import Skipped
-    from ser.corpus_report import inspect_corpus, usable
-    from ser.features import progress_bar
+    from ser.corpora.corpus import Skipped
+    from ser.corpora.inspect import inspect_corpus, usable
+    from ser.features.extract import progress_bar
 
     report = inspect_corpus(corpus, progress=progress_bar("listening"))
     kept = usable(corpus, report)

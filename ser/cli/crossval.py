@@ -19,12 +19,12 @@ from ser.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from ser.training import EpochReport
+    from ser.training.trainer import EpochReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.classifier import ClassifierSettings
-    from ser.training import TrainingSettings
+    from ser.classifier.bigru import ClassifierSettings
+    from ser.training.trainer import TrainingSettings
 
     add_corpus_arguments(parser)
     add_check(parser)
@@ -48,9 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.classifier import ClassifierSettings
-    from ser.crossval import Crossval, CrossvalSettings, write_json
-    from ser.training import TrainingSettings
+    from ser.classifier.bigru import ClassifierSettings
+    from ser.files import write_json
+    from ser.training.crossval import Crossval, CrossvalSettings
+    from ser.training.trainer import TrainingSettings
 
     settings = CrossvalSettings(
         settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), args.split, args.folds,

@@ -11,8 +11,8 @@ from typing import Any
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.distill import DistillSettings
-    from ser.student import StudentSettings
+    from ser.encoders.distillation.distill import DistillSettings
+    from ser.encoders.distillation.student import StudentSettings
 
     default, student = DistillSettings(), StudentSettings()
     parser.add_argument(
@@ -51,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from ser.distill import Distillation, DistillSettings
-    from ser.distill_data import CropSettings, find_audio
-    from ser.encoder import Encoder
+    from ser.encoders.distillation.data import CropSettings, find_audio
+    from ser.encoders.distillation.distill import Distillation, DistillSettings
+    from ser.encoders.distillation.student import StudentSettings
+    from ser.encoders.encoder import Encoder
     from ser.errors import SettingsError
-    from ser.student import StudentSettings
 
     try:
         layers = tuple(int(layer) for layer in args.teacher_layers.split(","))
@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     files = find_audio(args.audio)
     distillation = Distillation(
         files, Encoder.load(args.teacher, device=device), args.out, settings, student, args.cache,
-        Encoder.load(args.init, device="cpu", fast=False) if args.init else None,
+        Encoder.load(args.init, device="cpu") if args.init else None,
     )  # fmt: skip
     parameters = sum(parameter.numel() for parameter in distillation.distiller.student.parameters())
     print(

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.espeak import SENTENCES, speak
+    from ser.encoders.distillation.espeak import SENTENCES, speak
 
     written = sum(1 for _ in speak(args.to, args.count, args.seed))
     print(f"{args.to}: {written} clips in {len(SENTENCES)} languages.")

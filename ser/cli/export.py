@@ -13,8 +13,8 @@ from ser.cli.common import add_corpus_arguments, read_corpus_arguments
 from ser.errors import SettingsError
 
 if TYPE_CHECKING:
-    from ser.corpora import Utterance
-    from ser.predictor import Predictor
+    from ser.corpora.corpus import Utterance
+    from ser.inference.torch_engine import Predictor
 
 TOLERANCE = 1e-4  # between the probabilities of torch and of the file
 CHECK_S = (0.4, 1.0, 2.5, 6.0, 9.0)
@@ -42,16 +42,15 @@ def run(args: argparse.Namespace) -> int:
     missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise SettingsError(f'An export needs {" and ".join(missing)}: pip install -e ".[onnx]".')
-    from ser.checkpoint import SHIPPED, load_checkpoint
-    from ser.encoder import Encoder
-    from ser.onnx_export import export_onnx
-    from ser.predictor import Predictor, encoder_source
+    from ser.classifier.checkpoint import load_checkpoint
+    from ser.encoders.encoder import Encoder
+    from ser.files import SHIPPED_CLASSIFIER
+    from ser.inference.onnx_export import export_onnx
+    from ser.inference.torch_engine import Predictor, encoder_source
 
-    checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED)
+    checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED_CLASSIFIER)
     # The faster layers of this project are for torch; the file gets the plain ones.
-    encoder = Encoder.load(
-        encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, "cpu", fast=False
-    )
+    encoder = Encoder.load(encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, "cpu")
     predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.weighted_layers))
     path = export_onnx(predictor, args.to, args.licence, args.int8)
     furthest = _furthest(predictor, path)
@@ -71,7 +70,7 @@ def _loss(predictor: Predictor, path: Path, utterances: Sequence[Utterance]) -> 
     """
     import numpy as np
 
-    from ser.onnx_backend import OnnxPredictor
+    from ser.inference.onnx_engine import OnnxPredictor
 
     known = [one for one in utterances if one.emotion in predictor.labels]
     if not known:
@@ -104,7 +103,7 @@ def _furthest(predictor: Predictor, path: Path) -> float:
     import numpy as np
 
     from ser.errors import CheckpointError
-    from ser.onnx_backend import OnnxPredictor
+    from ser.inference.onnx_engine import OnnxPredictor
 
     exported = OnnxPredictor(path)
     allowed = SLACK_INT8 if exported.description["precision"] == "int8" else TOLERANCE

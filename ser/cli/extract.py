@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.features import FeatureCache, extract, progress_bar, shard
+    from ser.features.extract import FeatureCache, extract, progress_bar, shard
 
     i, n = _shard_numbers(args.shard)
     utterances = shard(read_corpus_arguments(args).utterances, i, n)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from ser.errors import CorpusError, SettingsError
 
 if TYPE_CHECKING:
-    from ser.folds import Fold, PartRow
+    from ser.corpora.folds import Fold, PartRow
 
 # What is split: file, speaker, emotion of each utterance.
 Labelled = tuple[list[str], list[str], list[str]]
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.cli.corpus import write_report
-    from ser.folds import PARTS, fold_table, leave_one_speaker_out, make_folds, random_folds
+    from ser.corpora.folds import PARTS, fold_table, leave_one_speaker_out, make_folds, random_folds
 
     if args.csv is None and args.corpus is None:
         raise SettingsError("Give what to split: --csv CSV, or --corpus DIR.")
@@ -63,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
 
 def _labelled(args: argparse.Namespace) -> Labelled:
     if args.csv is None:
-        from ser.corpora import read_corpora
+        from ser.corpora.corpus import read_corpora
 
         corpus = read_corpora(args.corpus, args.labels, args.metadata)
         files = [corpus.file_of(one.path) for one in corpus.utterances]
         return files, [one.speaker for one in corpus.utterances], [one.emotion for one in corpus.utterances]
-    from ser.corpora import find_files, is_file
-    from ser.corpus_tables import read_table
+    from ser.corpora.corpus import find_files, is_file
+    from ser.corpora.tables import read_table
 
     rows = read_table(args.csv)
     if args.labels == "corrected" and rows[0].corrected is None:
@@ -109,9 +109,9 @@ def _print_table(rows: Sequence[PartRow], emotions: Sequence[str], split: str) -
 
 
 def _page(folds: Sequence[Fold], speakers: Sequence[str], emotions: Sequence[str]) -> str:
-    from ser.charts import class_shares_figure
-    from ser.folds import class_shares, fold_table
-    from ser.report_page import chart, page, section, table
+    from ser.corpora.folds import class_shares, fold_table
+    from ser.reporting.charts import class_shares_figure
+    from ser.reporting.page import chart, page, section, table
 
     caption = (
         "Figure 4: share of each emotion in each part; bars are means over the folds, whiskers the extremes"

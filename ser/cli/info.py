@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.checkpoint import SHIPPED
-    from ser.onnx_backend import is_onnx
+    from ser.files import SHIPPED_CLASSIFIER
+    from ser.inference.onnx_engine import is_onnx
 
-    model = args.model or args.checkpoint or SHIPPED
+    model = args.model or args.checkpoint or SHIPPED_CLASSIFIER
     content = gather_onnx(model) if is_onnx(model) else gather(model)
     print(json.dumps(content, indent=2) if args.json else "\n".join(_lines(content)))
     return 0
@@ -34,9 +34,9 @@ def gather(folder: Path) -> dict[str, Any]:
     """All that the command tells, as plain values; what is missing has a `problem` that says so."""
     import torch
 
-    from ser import __version__, native
-    from ser.checkpoint import library_versions
-    from ser.feature_cache import FeatureCache
+    from ser import __version__
+    from ser.features.cache import FeatureCache
+    from ser.runtime import library_versions
 
     cuda = torch.cuda.is_available()
     return {
@@ -44,7 +44,6 @@ def gather(folder: Path) -> dict[str, Any]:
         "device": {
             "cpu_cores": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
-            "kernels": native.description(),
             "gpu": torch.cuda.get_device_name(0) if cuda else None,
         },
         "ffmpeg": shutil.which("ffmpeg"),
@@ -57,7 +56,7 @@ def gather_onnx(path: Path) -> dict[str, Any]:
     """The same for an exported model; neither torch nor transformers is asked."""
     from ser import __version__
     from ser.errors import CheckpointError
-    from ser.onnx_backend import OnnxPredictor
+    from ser.inference.onnx_engine import OnnxPredictor
 
     packages = ("numpy", "soundfile", "onnx", "onnxruntime")
     content: dict[str, Any] = {"versions": {"ser": __version__} | {name: _version(name) for name in packages}}
@@ -80,7 +79,7 @@ def _version(package: str) -> str | None:
 
 def _model(folder: Path) -> dict[str, Any]:
     """The checkpoint in a folder, and the encoder that it needs."""
-    from ser.checkpoint import load_checkpoint
+    from ser.classifier.checkpoint import load_checkpoint
     from ser.errors import SerError
 
     try:
@@ -97,11 +96,11 @@ def _model(folder: Path) -> dict[str, Any]:
 
 def _encoder_problem(checkpoint: Any) -> str | None:
     """Why the checkpoint's encoder cannot be used; None where it is here and the right one."""
-    from ser.checkpoint import check_encoder
-    from ser.encoder import Encoder
+    from ser.classifier.checkpoint import check_encoder
+    from ser.encoders.encoder import Encoder
+    from ser.encoders.hub import is_here
     from ser.errors import SerError
-    from ser.hub import is_here
-    from ser.predictor import encoder_source
+    from ser.inference.torch_engine import encoder_source
 
     source = encoder_source(checkpoint)
     if not is_here(source):

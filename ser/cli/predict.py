@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from ser.predictor import Prediction
-    from ser.results import ResultFile
+    from ser.inference.output_files import ResultFile
+    from ser.inference.torch_engine import Prediction
 
 STDERR = 2
 # The files of a folder that are taken for recordings.
@@ -25,7 +25,7 @@ SUFFIXES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.decode import MAX_DURATION_S
+    from ser.audio.decode import MAX_DURATION_S
 
     parser.add_argument(
         "inputs", nargs="+", type=Path, metavar="FILE|FOLDER", help="recordings, or their folders"
@@ -87,11 +87,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _labels(args: argparse.Namespace) -> Sequence[str]:
     """The model's emotions, read before any work; refuses a backend that cannot run the model."""
-    from ser.checkpoint import SHIPPED, read_description
+    from ser.classifier.checkpoint import read_description
     from ser.errors import SettingsError
-    from ser.onnx_backend import is_onnx
+    from ser.files import SHIPPED_CLASSIFIER
+    from ser.inference.onnx_engine import is_onnx
 
-    model = args.checkpoint or SHIPPED
+    model = args.checkpoint or SHIPPED_CLASSIFIER
     if args.backend and (args.backend == "onnx") != is_onnx(model):
         remedy = (
             "write one with ser export and name it with --checkpoint"
@@ -100,7 +101,7 @@ def _labels(args: argparse.Namespace) -> Sequence[str]:
         )
         raise SettingsError(f"--backend {args.backend} cannot run {model}: {remedy}.")
     if is_onnx(model):
-        from ser.onnx_backend import read_onnx_description
+        from ser.inference.onnx_engine import read_onnx_description
 
         return list(read_onnx_description(model)["labels"])
     return read_description(model).labels
@@ -157,7 +158,7 @@ def _find(inputs: Sequence[Path]) -> tuple[list[Path], int]:
 
 
 def _outputs(args: argparse.Namespace, labels: Sequence[str]) -> Iterator[ResultFile]:
-    from ser.results import JsonLines, ResultFile, Table
+    from ser.inference.output_files import JsonLines, ResultFile, Table
 
     if args.csv:
         yield ResultFile(args.csv, Table(labels))

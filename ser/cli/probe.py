@@ -19,11 +19,11 @@ from ser.cli.common import (
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from ser.corpora import Corpus
+    from ser.corpora.corpus import Corpus
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.probe import C
+    from ser.experiments.probe import C
 
     add_corpus_arguments(parser)
     add_encoder_arguments(parser)
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.cli.crossval import interval_text
-    from ser.functionals import SETS
-    from ser.metrics import score, scores_by
-    from ser.probe import probe
+    from ser.experiments.probe import probe
+    from ser.features.opensmile import SETS
+    from ser.scoring.metrics import score, scores_by
 
     corpus, pooled, encoder = _functionals(args) if args.encoder in SETS else _pooled(args)
     speakers = [utterance.speaker for utterance in corpus.utterances]
@@ -94,7 +94,7 @@ def _fresh_encoder(folder: Path) -> str:
     """DistilHuBERT's shape with weights that learned nothing, always the same ones."""
     import torch
 
-    from ser.compat import import_torchaudio
+    from ser.runtime import import_torchaudio
 
     import_torchaudio()
     from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor
@@ -107,8 +107,8 @@ def _fresh_encoder(folder: Path) -> str:
 
 def _functionals(args: argparse.Namespace) -> tuple[Corpus, NDArray[Any], dict[str, Any]]:
     """openSMILE's functionals, `(utterances, features)`."""
-    from ser.audio import load_audio
-    from ser.functionals import functionals
+    from ser.audio.load import load_audio
+    from ser.features.opensmile import functionals
 
     corpus = read_corpus_arguments(args)
     total = len(corpus.utterances)

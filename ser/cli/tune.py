@@ -30,17 +30,17 @@ from ser.cli.common import (
 if TYPE_CHECKING:
     import optuna
 
-    from ser.crossval import CrossvalSettings
-    from ser.tuning import Event, Search
+    from ser.training.crossval import CrossvalSettings
+    from ser.tuning.search import Event, Search
 
 POLL_S = 0.2
 STATUS = "tune.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.classifier import ClassifierSettings
-    from ser.search_space import SPACE, TuningSettings
-    from ser.training import TrainingSettings
+    from ser.classifier.bigru import ClassifierSettings
+    from ser.training.trainer import TrainingSettings
+    from ser.tuning.space import SPACE, TuningSettings
 
     add_corpus_arguments(parser)
     add_check(parser)
@@ -68,11 +68,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.crossval import Stopped
     from ser.errors import SettingsError
-    from ser.search_space import TuningSettings, check_study_name
-    from ser.studies import default_storage, open_storage
-    from ser.tuning import Search, score_best
+    from ser.training.crossval import Stopped
+    from ser.tuning.search import Search, score_best
+    from ser.tuning.space import TuningSettings, check_study_name
+    from ser.tuning.storage import default_storage, open_storage
 
     if args.jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, got {args.jobs}.")
@@ -117,7 +117,7 @@ class Status:
 
     def tell(self, event: Event) -> None:
         """Something happened to a trial."""
-        from ser.studies import best_of
+        from ser.tuning.storage import best_of
 
         best = best_of(self.study)
         value = "" if event.value is None else f"{100 * event.value:7.2f} %"
@@ -133,8 +133,8 @@ class Status:
 
     def write(self, state: str) -> None:
         """Rewrite `tune.json`; each worker writes the same truth, that of the study."""
-        from ser.crossval import write_json
-        from ser.studies import summary
+        from ser.files import write_json
+        from ser.tuning.storage import summary
 
         settings = self.search.settings
         content = {
@@ -152,7 +152,7 @@ class Status:
 
     def print_start(self) -> None:
         """What is searched, and the head of the live table."""
-        from ser.studies import count_finished
+        from ser.tuning.storage import count_finished
 
         about, wanted = self.search.about, self.search.settings.trials
         corpus = about["corpus"]
@@ -165,9 +165,9 @@ class Status:
 
 
 def _base(args: argparse.Namespace) -> CrossvalSettings:
-    from ser.classifier import ClassifierSettings
-    from ser.crossval import CrossvalSettings
-    from ser.training import TrainingSettings
+    from ser.classifier.bigru import ClassifierSettings
+    from ser.training.crossval import CrossvalSettings
+    from ser.training.trainer import TrainingSettings
 
     return CrossvalSettings(
         settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), "speakers", args.folds,
@@ -182,9 +182,9 @@ def _stop_with_parent(asked: Callable[[], bool], parent: int | None) -> Callable
 
 def _work_in_processes(args: argparse.Namespace, should_stop: Callable[[], bool], status: Status) -> None:
     """Run the same command `--jobs` times, each as one worker on the study, and wait for them."""
-    from ser.crossval import Stopped
     from ser.errors import JobError
-    from ser.tuning import STOPPED
+    from ser.training.crossval import Stopped
+    from ser.tuning.search import STOPPED
 
     threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
     words = [

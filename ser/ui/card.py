@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ser.checkpoint import SHIPPED, Checkpoint
+from ser.classifier.checkpoint import Checkpoint
+from ser.files import SHIPPED_CLASSIFIER
 from ser.ui.texts import say
 
-CARD = SHIPPED.parent / "README.md"
+CARD = SHIPPED_CLASSIFIER.parent / "README.md"
 MEASURES = ("wa", "uar", "macro_f1", "ece")
 
 

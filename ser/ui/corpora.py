@@ -6,16 +6,16 @@ comes from a visitor: the choices are names, and a name that is not on the list 
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
-from ser.checkpoint import SHIPPED, read_description
+from ser.classifier.checkpoint import read_description
 from ser.errors import SerError, SettingsError
+from ser.files import DEMO_CORPUS, SHIPPED_CLASSIFIER
 from ser.ui.settings import AppSettings
 from ser.ui.texts import Text
 
 DEMO = "demonstration"
-DEMO_TEXT = Text("Demonstration (synthetic voices)", "نمایشی (صداهای ساختگی)")
+DEMO_TEXT = Text("Demonstration (RAVDESS and nEMO)", "نمایشی (RAVDESS و nEMO)")
 UNKNOWN = "There is no {what} of the name {name!r}; choose one of: {names}."
 
 
@@ -23,9 +23,7 @@ class Corpora:
     """The corpora of one page, by name."""
 
     def __init__(self, settings: AppSettings) -> None:
-        self._demo = settings.data / "corpora" / DEMO
         self._folders: dict[str, Path] = {}
-        self._making = threading.Lock()
         for folder in settings.corpora:
             name = folder.resolve().name or "corpus"
             twins = sum(known == name or known.startswith(f"{name} (") for known in (DEMO, *self._folders))
@@ -36,27 +34,18 @@ class Corpora:
         return [(DEMO_TEXT.say(language), DEMO), *((name, name) for name in self._folders)]
 
     def folder(self, name: object) -> Path:
-        """The folder of a corpus; the demonstration corpus is written when first asked for (about 10 s).
+        """The folder of a corpus.
 
         Raises:
             SettingsError: the name is not on the list.
-            CorpusError: the demonstration corpus cannot be written.
         """
         if name == DEMO:
-            return self._demonstration()
+            return DEMO_CORPUS
         if not isinstance(name, str) or name not in self._folders:
             raise SettingsError(
                 UNKNOWN.format(what="corpus", name=name, names=", ".join((DEMO, *self._folders)))
             )
         return self._folders[name]
-
-    def _demonstration(self) -> Path:
-        from ser.synth import write_demo_corpus
-
-        with self._making:
-            if not (self._demo / "metadata.csv").exists():  # written last
-                write_demo_corpus(self._demo)
-        return self._demo
 
 
 class Encoders:
@@ -87,6 +76,6 @@ def _configured(settings: AppSettings) -> str:
     if settings.encoder:
         return settings.encoder
     try:
-        return read_description(settings.checkpoint or SHIPPED).encoder.source
+        return read_description(settings.checkpoint or SHIPPED_CLASSIFIER).encoder.source
     except SerError:  # the page says elsewhere that no model could be loaded
         return "shipped"

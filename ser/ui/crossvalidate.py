@@ -1,6 +1,6 @@
 """The tab Cross-validate: start a run, watch it live, stop it, go on with it, let its model answer.
 
-A run is a process of its own (`ser.jobs`) in a folder below the data folder; everything shown is read from
+A run is a process of its own (`ser.ui.jobs`) in a folder below the data folder; everything shown is read from
 there, by a timer that ticks only while the tab is open. So a page that is loaded again, a second browser and
 a server that was started again all show the same. What changes something is for the owner (`owner.py`).
 """
@@ -18,8 +18,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from ser import jobs
 from ser.errors import JobError
+from ser.ui import jobs
 from ser.ui.context import Context, translated
 from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.crossvalidate_texts import TEXTS as TEXTS

@@ -110,14 +110,14 @@ TEXTS: dict[str, Text] = {
         "اجراها در پوشه‌ای موقت نگه داشته می‌شوند: آنچه را می‌خواهید دریافت کنید.",
     ),
     "demo_note": Text(
-        "The demonstration corpus is synthetic: its figures say nothing about human speech.",
-        "پیکره‌ی نمایشی ساختگی است و ارقام آن چیزی درباره‌ی گفتار انسان نمی‌گویند.",
+        "The demonstration corpus is small, acted and not Persian: its figures show how the page works.",
+        "پیکره‌ی نمایشی کوچک، بازیگری‌شده و غیرفارسی است؛ ارقام آن تنها کار صفحه را نشان می‌دهد.",
     ),
     # What a press led to
     "working": Text("One moment …", "یک لحظه …"),
     "starting": Text(
-        "One moment: the first time, the demonstration corpus is made, which takes about ten seconds.",
-        "یک لحظه: بار نخست پیکره‌ی نمایشی ساخته می‌شود که حدود ده ثانیه طول می‌کشد.",
+        "One moment …",
+        "یک لحظه …",
     ),
     "started": Text(
         "Started. It goes on when you close this page.",

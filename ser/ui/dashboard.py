@@ -74,7 +74,7 @@ class Dashboard:
                 from a2wsgi import WSGIMiddleware
                 from optuna_dashboard import wsgi
 
-                from ser.studies import open_storage
+                from ser.tuning.storage import open_storage
 
                 page: Any = wsgi(open_storage(self.storage))
                 page = page if self.writable else without_buttons(page)

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Literal
 
+from ser.encoders.hub import Fetching
 from ser.errors import EncoderError, SerError
-from ser.hub import Fetching
 from ser.ui.model import without_folders
 from ser.ui.texts import say
 
@@ -71,7 +71,7 @@ class HubEncoder:
                 return
 
     def _try(self) -> bool:
-        from ser.encoder import Encoder
+        from ser.encoders.encoder import Encoder
 
         self._set("loading")
         try:

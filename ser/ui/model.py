@@ -16,13 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser.checkpoint import SHIPPED, SHIPPED_ENCODER, read_description
+from ser.classifier.checkpoint import SHIPPED_SOURCE, read_description
+from ser.encoders.hub import Fetching
 from ser.errors import CheckpointError, SerError
-from ser.hub import Fetching
+from ser.files import SHIPPED_CLASSIFIER
 from ser.ui.texts import say
 
 if TYPE_CHECKING:
-    from ser.predictor import Predictor
+    from ser.inference.torch_engine import Predictor
 
 FETCH_TIMEOUT_S = 900.0
 
@@ -53,10 +54,10 @@ class ModelSource:
     def hub_id(self) -> str | None:
         """The encoder where it may have to be fetched from the hub, else None."""
         try:
-            encoder = self.encoder or read_description(self.checkpoint or SHIPPED).encoder.source
+            encoder = self.encoder or read_description(self.checkpoint or SHIPPED_CLASSIFIER).encoder.source
         except SerError:
             return None
-        return None if encoder == SHIPPED_ENCODER or Path(encoder).is_dir() else encoder
+        return None if encoder == SHIPPED_SOURCE or Path(encoder).is_dir() else encoder
 
     def load(self) -> Predictor:
         """Load it.
@@ -66,8 +67,8 @@ class ModelSource:
         """
         import numpy as np
 
-        from ser.audio import SAMPLE_RATE_HZ
-        from ser.predictor import load
+        from ser.audio.load import SAMPLE_RATE_HZ
+        from ser.inference.torch_engine import load
 
         predictor = load(self.checkpoint, self.encoder)
         predictor(
@@ -169,7 +170,7 @@ class ModelHolder:
         with self._lock:
             self._pending = False
         self._answered.set()
-        import ser.recording_charts  # noqa: F401  plotly takes a second to import: not a visitor's
+        import ser.reporting.recording_charts  # noqa: F401  plotly takes a second to import: not a visitor's
 
     def close(self) -> None:
         """The server ends: so does a download."""

@@ -18,20 +18,28 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 from gradio.processing_utils import save_file_to_cache
 
-from ser.audio import SAMPLE_RATE_HZ, Samples, load_audio
+from ser.audio.load import SAMPLE_RATE_HZ, Samples, load_audio
 from ser.errors import AudioError, SerError
+from ser.files import DEMO_CORPUS
 from ser.ui.card import card
 from ser.ui.context import Context, translated
-from ser.ui.texts import EMOTION_TEXTS, TEXTS, emotion_name, say
+from ser.ui.texts import TEXTS, emotion_name, say
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-    from ser.checkpoint import Calibration
-    from ser.predictor import Prediction
+    from ser.inference.torch_engine import Prediction
+    from ser.scoring.calibration import Calibration
 
-ASSETS = Path(__file__).parent.parent.parent / "assets"
-EXAMPLE_SUFFIXES = (".flac", ".wav")
+# Clips of the demonstration corpus, by the emotion that the speaker was asked for: English and Polish.
+EXAMPLES = {
+    "anger": "ravdess_03-01-05-02-01-01-11.ogg",
+    "fear": "nemo_MK0_fear_1.ogg",
+    "happiness": "ravdess_03-01-03-01-01-01-12.ogg",
+    "neutral": "nemo_MP0_neutral_12.ogg",
+    "sadness": "ravdess_03-01-04-01-01-01-14.ogg",
+    "surprise": "ravdess_03-01-08-01-02-02-15.ogg",
+}
 MODEL_TIMEOUT_S = 300
 AT_ONCE = 2  # recordings in work together, over page and API
 
@@ -216,7 +224,7 @@ def worded(prediction: Prediction, calibration: Calibration, language: str) -> s
 
 def timeline_chart(answer: Answer, language: str) -> Figure | None:
     """The waveform above the probabilities over time; None where the prediction has no timeline."""
-    from ser.recording_charts import timeline_figure, waveform_envelope
+    from ser.reporting.recording_charts import timeline_figure, waveform_envelope
 
     moves = answer.prediction.timeline
     if moves is None:
@@ -242,19 +250,13 @@ def _fetch_nothing(recording: gr.Audio) -> None:
 
 
 def _example_buttons(context: Context) -> list[tuple[gr.Button, Path]]:
-    """A button for each clip in assets/; none where there are no clips."""
-    paths = sorted(path for path in ASSETS.glob("example_*") if path.suffix in EXAMPLE_SUFFIXES)
-    if not paths:
-        return []
+    """A button for each emotion, named by what the speaker was asked for."""
     gr.Markdown(translated("ser_examples"))
     with gr.Row(elem_id="examples"):
-        return [(gr.Button(_example_name(path), size="sm"), path) for path in paths]
-
-
-def _example_name(path: Path) -> Any:
-    """`example_sadness.flac` is shown as the emotion in the visitor's language, other names as they are."""
-    name = path.stem.removeprefix("example_")
-    return translated(f"ser_emotion_{name}") if name in EMOTION_TEXTS else name.replace("_", " ")
+        return [
+            (gr.Button(translated(f"ser_emotion_{emotion}"), size="sm"), DEMO_CORPUS / name)
+            for emotion, name in EXAMPLES.items()
+        ]
 
 
 def _example(context: Context, path: Path) -> Callable[[], str]:

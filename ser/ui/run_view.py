@@ -14,8 +14,8 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.jobs import JobStatus
 from ser.ui.crossvalidate_texts import TEXTS, say
+from ser.ui.jobs import JobStatus
 from ser.ui.model import without_folders
 from ser.ui.texts import PERSIAN_DIGITS, emotion_name
 
@@ -87,7 +87,7 @@ def links(run: Run, language: str) -> str:
 
 def curves_figure(progress: Content | None, language: str) -> Figure:
     """Figure 5: the losses of each fold and their mean."""
-    from ser.charts import learning_curves_figure
+    from ser.reporting.charts import learning_curves_figure
 
     figure = learning_curves_figure((progress or {}).get("folds", ()), hover_words(language))
     figure.update_xaxes(title_text=say("chart_epoch", language))
@@ -100,7 +100,7 @@ def curves_figure(progress: Content | None, language: str) -> Figure:
 
 def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: str, columns: int) -> Figure:
     """A confusion matrix for each fold and one of all."""
-    from ser.charts import fold_matrices_figure
+    from ser.reporting.charts import fold_matrices_figure
 
     names = [emotion_name(label, language) for label in labels]
     figure = fold_matrices_figure(matrices, names, columns, words=hover_words(language))

@@ -1,4 +1,4 @@
-"""The runs that a page keeps: folders with what `ser crossval` and `ser.jobs` write there.
+"""The runs that a page keeps: folders with what `ser crossval` and `ser.ui.jobs` write there.
 
 In: a folder of runs, and names that come from browsers. Out: what the run has written so far. Nothing is kept
 in memory, so two servers, and a server that was started again, see the same.
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ser import jobs
+from ser.ui import jobs
 
 PREFIX = "crossval-"
 LATEST = "latest"

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser.checkpoint import SHIPPED_ENCODER
+from ser.classifier.checkpoint import SHIPPED_SOURCE
 from ser.errors import SettingsError
 
 LOCAL_HOST, EVERY_HOST = "127.0.0.1", "0.0.0.0"
@@ -146,7 +146,7 @@ def _folder(given: Mapping[str, str], name: str) -> Path | None:
 
 def _encoder(given: Mapping[str, str]) -> str | None:
     encoder = given.get("SER_ENCODER")
-    return None if encoder == SHIPPED_ENCODER else encoder
+    return None if encoder == SHIPPED_SOURCE else encoder
 
 
 def _hub_encoder(given: Mapping[str, str], on_space: bool) -> str | None:

@@ -56,7 +56,7 @@ TEXTS: dict[str, Text] = {
     "ser_recording": Text("Recording", "صدای ضبط‌شده"),
     "upload": Text("Upload file", "انتخاب فایل"),
     "record": Text("Record audio", "ضبط با میکروفون"),
-    "ser_examples": Text("Or try a synthesised example:", "یا یک نمونه‌ی ساختگی را امتحان کنید:"),
+    "ser_examples": Text("Or try an example; the speaker was asked for:", "یا یک نمونه را امتحان کنید؛ از گوینده خواسته شده بود:"),
     "ser_recognise": Text("Recognise the emotion", "تشخیص احساس"),
     "ser_privacy": Text(
         "Your recording serves this answer only. It is deleted from the server one minute after the answer, ten "

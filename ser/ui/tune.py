@@ -1,6 +1,6 @@
 """The tab Tune: start a search, watch it, stop it, go on with it, let the best model answer.
 
-A search is a process of its own (`ser.jobs` running `ser tune`) in a folder below the data folder; what is shown is
+A search is a process of its own (`ser.ui.jobs` running `ser tune`) in a folder below the data folder; what is shown is
 read from there, and from Optuna's dashboard in a frame. So a page that is loaded again, a second browser and a server
 that was started again all show the same. What changes something is for the owner (`owner.py`).
 """
@@ -20,8 +20,8 @@ from typing import Any
 
 import gradio as gr
 
-from ser import jobs
 from ser.errors import JobError, SerError, SettingsError
+from ser.ui import jobs
 from ser.ui.context import Context, translated
 from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.dashboard import Dashboard

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ser.jobs import JobStatus
+from ser.ui.jobs import JobStatus
 from ser.ui.model import without_folders
 from ser.ui.run_view import BOX_KINDS
 from ser.ui.tune_texts import TEXTS, say

@@ -1,0 +1,100 @@
+"""The classifier of section 3.5 and figure 3: frames -> dropout -> zero masking -> layer norm -> Bi-GRU -> dense.
+
+A batch is packed: the frames of its utterances one after the other, `(total frames, dim)`, and their lengths. So
+there are no padded steps to mask, and the logits of an utterance do not depend on the utterances beside it.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ser.classifier.gru import BiGRULayer, PackedIndex
+from ser.classifier.settings import ClassifierSettings as ClassifierSettings
+
+
+class BiGRUClassifier(nn.Module):
+    """Frames of an encoder to logits of the emotions."""
+
+    def __init__(self, dim: int, n_labels: int, settings: ClassifierSettings | None = None) -> None:
+        super().__init__()
+        self.settings = settings or ClassifierSettings()
+        self.dim, self.n_labels = dim, n_labels
+        if self.settings.weighted_layers:
+            self.layer_weights = nn.Parameter(torch.zeros(self.settings.weighted_layers))
+        self.norm = nn.LayerNorm(dim)
+        inputs = [dim] + [2 * units for units in self.settings.units]
+        self.gru = nn.ModuleList(
+            BiGRULayer(width, units) for width, units in zip(inputs, self.settings.units, strict=False)
+        )
+        pooled = inputs[-1] * (2 if self.settings.pooling == "attentive" else 1)
+        if self.settings.pooling == "attentive":
+            self.attention = nn.Linear(inputs[-1], 1)
+        self.dense = nn.Linear(pooled, n_labels)
+        nn.init.xavier_uniform_(self.dense.weight)
+        nn.init.zeros_(self.dense.bias)
+
+    def forward(
+        self, frames: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
+        """Logits of a packed batch.
+
+        Args:
+            frames: `(total frames, dim)` float32, utterance after utterance; `(total frames, weighted_layers, dim)`
+                where layers are weighted.
+            lengths: `(batch,)` frames of each, each at least 1.
+            generator: source of the dropout's randomness in training.
+
+        Returns:
+            `(batch, n_labels)`; their softmax are the probabilities.
+        """
+        index = PackedIndex.of(lengths.cpu()).to(frames.device)
+        if self.settings.weighted_layers:
+            frames = torch.einsum("l,fld->fd", self.layer_weights.softmax(dim=0), frames)
+        x = self._dropped(frames, generator)
+        # The encoder is frozen: the normalised frames need no gradient when the scale of the layer norm is folded
+        # into the first input kernel, which saves a third of the large products of a training step.
+        x = functional.layer_norm(x, (self.dim,), eps=self.norm.eps)
+        for layer, weight, bias in self._kernels():
+            x = layer(x, index, weight, bias)
+        return self.dense(self._pooled(x, index))
+
+    def _kernels(self) -> list[tuple[BiGRULayer, torch.Tensor, torch.Tensor]]:
+        """The layers, and the input kernel and bias of each, with the layer norm's scale and bias in the first's."""
+        first = self.gru[0]
+        scaled = first.weight_ih * self.norm.weight, first.bias_ih + first.weight_ih @ self.norm.bias
+        rest = [(layer, layer.weight_ih, layer.bias_ih) for layer in list(self.gru)[1:]]
+        return [(first, *scaled), *rest]
+
+    def padded(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """The same for a zero-padded batch `(batch, steps, dim)`, or `(batch, steps, weighted_layers, dim)`."""
+        steps = torch.arange(frames.shape[1], device=frames.device)
+        return self(frames[steps < lengths.to(frames.device)[:, None]], lengths)
+
+    def penalty(self) -> torch.Tensor:
+        """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""
+        return torch.stack([layer.weight_ih.square().sum() for layer in self.gru]).sum()
+
+    def _dropped(self, frames: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        if not self.training or self.settings.dropout == 0:
+            return frames
+        # 16 random bits a number are four times as fast as `bernoulli_`, which draws 64 or more.
+        draws = torch.empty(-(-frames.numel() // 4), dtype=torch.int64, device=frames.device)
+        bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)[: frames.numel()]
+        lost = min(round(self.settings.dropout * 2**16), 2**16 - 1)
+        kept = (bits >= lost - 2**15).view_as(frames).to(frames.dtype)
+        return kept.mul_(1 / (1 - lost / 2**16)).mul_(frames)
+
+    def _pooled(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
+        last = self.gru[-1]
+        if self.settings.pooling == "last":
+            return last.last(states, index)
+        return torch.stack([self._attended(utterance) for utterance in states.split(index.lengths.tolist())])
+
+    def _attended(self, frames: torch.Tensor) -> torch.Tensor:
+        """Mean and standard deviation of one utterance's states under learned attention."""
+        weight = self.attention(frames).softmax(dim=0)
+        mean = (weight * frames).sum(dim=0)
+        variance = (weight * frames.square()).sum(dim=0) - mean.square()
+        return torch.cat([mean, variance.clamp(min=1e-6).sqrt()])

@@ -1,0 +1,196 @@
+"""What can be wrong with the recordings of a corpus, and what becomes of them.
+
+In: a `Corpus` and, where its sound was decoded, a `Sound` of each recording. Out: `Problem`s. What happens
+to a recording with a problem is the rule of `RULES`, the same for every corpus.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ser.audio.decode import Samples, read_audio
+from ser.audio.load import MIN_DURATION_S, SILENCE_PEAK
+from ser.corpora.corpus import Corpus, Utterance
+from ser.corpora.readers import READERS, Reader, named_emotion, spelled_emotion
+from ser.errors import AudioError
+
+FULL_SCALE = 0.99
+CLIPPED_RUN = 3  # samples of one value at full scale: a wave that only touches full scale has fewer
+
+# Kind of problem -> (whether the recording is left out, what it means).
+RULES: dict[str, tuple[bool, str]] = {
+    "missing": (True, "the table lists a file that is not there"),
+    "not recognised": (True, "in the folder, but neither name nor table says speaker and emotion"),
+    "unreadable": (True, "cannot be decoded, or ends before its header says"),
+    "zero length": (True, "holds no sound at all"),
+    "too short": (True, f"under {MIN_DURATION_S} s, which no encoder can use"),
+    "too long": (True, "longer than the loader takes"),
+    "not numbers": (True, "holds samples that are NaN or infinite"),
+    "silent": (True, f"never louder than {20 * np.log10(SILENCE_PEAK):.0f} dB of full scale"),
+    "duplicate": (True, "the same sound under the same label: the first is kept, this one is not"),
+    "duplicate, other label": (True, "the same sound under different labels: none of them can be trusted"),
+    "clipped": (False, f"{CLIPPED_RUN} or more samples in a row at full scale: the emotion is still heard"),
+    "label contradicts name": (False, "the name tells another emotion: the label of table or folder counts"),
+    "two genders": (False, "the speaker occurs under two genders: scores by gender are unsure"),
+}
+KIND_OF_ERROR = {
+    "empty": "zero length",
+    "missing": "missing",
+    "nan": "not numbers",
+    "silent": "silent",
+    "too_long": "too long",
+    "too_short": "too short",
+}
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with one recording.
+
+    Attributes:
+        file: path below the corpus folder.
+        kind: a key of `RULES`.
+        reason: what exactly.
+        dropped: whether `usable` leaves the recording out.
+    """
+
+    file: str
+    kind: str
+    reason: str
+    dropped: bool
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What was heard of one recording.
+
+    Attributes:
+        rate_hz, duration_s: as decoded.
+        level_db: root mean square against full scale.
+        digest: of rate and samples: equal for the same sound in different containers.
+        n_clipped: samples that stand in runs at full scale.
+        full_scale: whether the wave reaches full scale, clipped or not.
+        silent_tail_s: silence at the very end.
+    """
+
+    rate_hz: int
+    duration_s: float
+    level_db: float
+    digest: str
+    n_clipped: int
+    full_scale: bool
+    silent_tail_s: float
+
+
+def problem_of(corpus: Corpus, path: Path, kind: str, reason: str) -> Problem:
+    return Problem(corpus.file_of(path), kind, reason, RULES[kind][0])
+
+
+def listen(path: Path) -> Sound:
+    """Decode one recording and measure it.
+
+    Raises:
+        AudioError: it cannot be used, by the same limits as the loader's.
+    """
+    samples, rate_hz = read_audio(path)
+    if not samples.size:
+        raise AudioError("holds no sound at all", "empty")
+    if not np.isfinite(samples).all():
+        raise AudioError("holds samples that are NaN or infinite", "nan")
+    duration_s = samples.size / rate_hz
+    if duration_s < MIN_DURATION_S:
+        raise AudioError(f"lasts {duration_s:.3f} s", "too_short")
+    loudness = np.abs(samples)
+    peak = float(loudness.max())
+    if peak < SILENCE_PEAK:
+        raise AudioError(f"its peak is {peak:.1e} of full scale", "silent")
+    tail_s = int((loudness[::-1] >= SILENCE_PEAK).argmax()) / rate_hz
+    power = float(np.mean(samples.astype(np.float64) ** 2))
+    digest = hashlib.sha256(f"{rate_hz} ".encode() + samples.tobytes()).hexdigest()
+    return Sound(
+        rate_hz=rate_hz,
+        duration_s=duration_s,
+        level_db=10 * float(np.log10(power)),
+        digest=digest,
+        n_clipped=count_clipped(samples),
+        full_scale=peak >= FULL_SCALE,
+        silent_tail_s=tail_s,
+    )
+
+
+def count_clipped(samples: Samples) -> int:
+    """Samples of `(samples,)` that stand in runs of one value at full scale or beyond."""
+    full = np.abs(samples) >= FULL_SCALE
+    if not full.any():
+        return 0
+    starts = np.flatnonzero(np.r_[True, np.diff(samples) != 0])
+    lengths = np.diff(np.r_[starts, samples.size])
+    return int(lengths[(lengths >= CLIPPED_RUN) & full[starts]].sum())
+
+
+def contradictions(corpus: Corpus) -> Iterable[Problem]:
+    """Labels that are not what the file's name says, by the corpus' reader or by a word in the name."""
+    corpora = {one.corpus for one in corpus.utterances}
+    own = [reader for reader in READERS if any(name.startswith(reader.name) for name in corpora)]
+    readers = own or _naming(corpus)
+    for one in corpus.utterances:
+        path = _name_of(corpus, one)
+        told = next((emotion for reader in readers if (emotion := named_emotion(reader, path))), None)
+        told = told or spelled_emotion(path)
+        if told is not None and told != one.emotion:
+            reason = f"its name says {told}, its label {one.emotion}"
+            yield problem_of(corpus, one.path, "label contradicts name", reason)
+
+
+def _naming(corpus: Corpus) -> list[Reader]:
+    """Readers whose names the recordings of a table bear: half of them fit, and half of those agree."""
+    bearing = []
+    for reader in READERS:
+        told = [(named_emotion(reader, _name_of(corpus, one)), one.emotion) for one in corpus.utterances]
+        fitting = [(emotion, label) for emotion, label in told if emotion]
+        agreeing = sum(emotion == label for emotion, label in fitting)
+        if 2 * len(fitting) >= len(told) and 2 * agreeing >= len(fitting):
+            bearing.append(reader)
+    return bearing
+
+
+def _name_of(corpus: Corpus, one: Utterance) -> str:
+    """Path below the root with the root's own name before it, without the suffix."""
+    path = Path(corpus.root.resolve().name) / corpus.file_of(one.path)
+    return path.with_suffix("").as_posix() if path.name else ""  # a table may say "/"
+
+
+def two_genders(corpus: Corpus) -> Iterable[Problem]:
+    """The recordings of the rarer gender of every speaker who has two."""
+    genders: dict[str, Counter[str]] = defaultdict(Counter)
+    for one in corpus.utterances:
+        if one.gender:
+            genders[one.speaker][one.gender] += 1
+    usual = {name: counts.most_common(1)[0] for name, counts in genders.items() if len(counts) > 1}
+    for one in corpus.utterances:
+        if one.gender and one.speaker in usual and one.gender != usual[one.speaker][0]:
+            gender, n = usual[one.speaker]
+            reason = f"speaker {one.speaker} is {one.gender} here and {gender} in {n} other recordings"
+            yield problem_of(corpus, one.path, "two genders", reason)
+
+
+def duplicates(corpus: Corpus, sounds: Mapping[Path, Sound]) -> Iterable[Problem]:
+    same: dict[str, list[Utterance]] = defaultdict(list)
+    for one in corpus.utterances:
+        if one.path in sounds:
+            same[sounds[one.path].digest].append(one)
+    for group in same.values():
+        if len({one.emotion for one in group}) > 1:
+            others = ", ".join(f"{corpus.file_of(one.path)} ({one.emotion})" for one in group)
+            for one in group:
+                yield problem_of(corpus, one.path, "duplicate, other label", f"one sound: {others}")
+        for one in group[1:] if len({one.emotion for one in group}) == 1 else []:
+            speakers = "" if one.speaker == group[0].speaker else f", there of speaker {group[0].speaker}"
+            reason = f"the same sound as {corpus.file_of(group[0].path)}{speakers}"
+            yield problem_of(corpus, one.path, "duplicate", reason)

@@ -1,0 +1,357 @@
+"""Labelled recordings: who speaks, which emotion, where the file is.
+
+In: a folder of ShEMO, EMO-DB, URDU, RAVDESS or nEMO as it comes, or a CSV with `path, speaker, emotion`.
+Out: a `Corpus`. File names are read by the table in `ser.corpora.readers`, where adding a corpus takes ten
+lines. Nothing is decoded here: `ser.corpora.inspect` looks into the files.
+
+    corpus = read_corpora(["/data/ShEMO", "/data/emodb"])
+    corpus, left_out = keep_emotions(corpus, EMOTIONS)
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from ser.corpora.readers import READERS, Reader
+from ser.corpora.tables import TABLES, Row, read_labels, read_table
+from ser.errors import CorpusError
+from ser.labels import EMOTIONS
+
+AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm")
+LABEL_FILES = {"original": "shemo.json", "corrected": "modified_shemo.json"}  # beside ShEMO's recordings
+TABLE_READER = "csv"
+Labels = Literal["original", "corrected"]
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """One labelled recording."""
+
+    path: Path
+    speaker: str
+    emotion: str
+    gender: str | None = None
+    corpus: str = ""
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A recording that is in the folder and not in the corpus, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Utterances of one or several corpora.
+
+    Attributes:
+        name: of the reader or the folder; joined corpora are named with a plus.
+        root: the folder that paths are told relative to.
+        utterances: sorted by path.
+        skipped: recordings of the folder that are not among them.
+    """
+
+    name: str
+    root: Path
+    utterances: tuple[Utterance, ...]
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def emotions(self) -> tuple[str, ...]:
+        """Labels that occur: the six in the project's order, then others by name."""
+        return in_order(utterance.emotion for utterance in self.utterances)
+
+    @property
+    def speakers(self) -> tuple[str, ...]:
+        return tuple(sorted({utterance.speaker for utterance in self.utterances}))
+
+    @property
+    def fingerprint(self) -> str:
+        """First 16 hex digits of a SHA-256 over names, speakers and labels; the audio has its own, file by
+        file.
+        """
+        digest = hashlib.sha256()
+        for one in sorted(self.utterances, key=lambda utterance: str(utterance.path)):
+            line = f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n"
+            digest.update(line.encode(errors="surrogateescape"))  # file names need not be UTF-8
+        return digest.hexdigest()[:16]
+
+    def file_of(self, path: Path, outside: bool = True) -> str:
+        """A path as it is told: below the root, else in full (or the bare name, not `outside`)."""
+        if path.is_relative_to(self.root):
+            return path.relative_to(self.root).as_posix()
+        return str(path) if outside else path.name
+
+
+def in_order(emotions: Iterable[str]) -> tuple[str, ...]:
+    """The different emotions: the six in the project's order, then others by name."""
+    present = set(emotions)
+    return tuple(emotion for emotion in EMOTIONS if emotion in present) + tuple(
+        sorted(present - set(EMOTIONS))
+    )
+
+
+def read_corpus(
+    source: str | Path,
+    reader: str | None = None,
+    labels: Labels = "original",
+    metadata: str | Path | None = None,
+    label_map: Mapping[str, str] | None = None,
+) -> Corpus:
+    """Read a corpus.
+
+    Args:
+        source: a folder, or a CSV with the columns `path, speaker, emotion` and, if known, `gender`; paths
+            are relative to the CSV, or bare names of files anywhere below its folder.
+        reader: name of a reader, or "csv"; by default a table in the folder (metadata.csv, manifest.csv,
+            labels.csv), else the reader whose pattern fits most files.
+        labels: "original" or, for ShEMO, "corrected": those of Yazdani and Shekofteh 2022.
+        metadata: where the labels are: a CSV with the columns `file` and `emotion` or `emotion_modified`, or
+            a JSON of ShEMO. By default shemo.json or modified_shemo.json in the folder, or an
+            `emotion_modified` column of the corpus' own CSV. Without any, the original labels are those of
+            the file names.
+        label_map: other names for labels, applied last.
+
+    Raises:
+        CorpusError: nothing there that can be read as a corpus; the message says what was looked for.
+    """
+    source = Path(source)
+    if is_file(source):
+        corpus = _read_rows(source, labels, own_labels=metadata is None)
+    elif os.path.isdir(source):  # noqa: PTH112
+        corpus = _read_folder(source, reader, labels, own_labels=metadata is None)
+    else:
+        raise CorpusError(
+            f"There is no corpus {source}. Give a folder of recordings, or a CSV that lists them."
+        )
+    if metadata is not None:
+        corpus = _relabelled(corpus, Path(metadata), labels)
+    mapped = dict(label_map or {})
+    utterances = (replace(one, emotion=mapped.get(one.emotion, one.emotion)) for one in corpus.utterances)
+    return replace(corpus, utterances=tuple(sorted(utterances, key=lambda one: str(one.path))))
+
+
+def read_corpora(
+    sources: Sequence[str | Path],
+    labels: Labels = "original",
+    metadata: str | Path | None = None,
+    label_map: Mapping[str, str] | None = None,
+) -> Corpus:
+    """Several corpora as one; speakers are named `corpus:speaker`, so that nobody is taken for another.
+
+    `labels` and `metadata` concern ShEMO alone; the others keep their labels.
+
+    Raises:
+        CorpusError: one cannot be read, or a recording would be in it twice.
+    """
+    if not sources:
+        raise CorpusError("No corpus was given. Give folders of recordings, or CSVs that list them.")
+    if len(sources) == 1:
+        return read_corpus(sources[0], None, labels, metadata, label_map)
+    corpora = [
+        _read_one_of_several(Path(source).resolve(), labels, metadata, label_map) for source in sources
+    ]
+    names = _different([corpus.name for corpus in corpora])
+    utterances = [
+        replace(one, speaker=f"{name}:{one.speaker}", corpus=name)
+        for name, corpus in zip(names, corpora, strict=True)
+        for one in corpus.utterances
+    ]
+    [(path, times)] = Counter(one.path for one in utterances).most_common(1)
+    if times > 1:
+        raise CorpusError(
+            f"{path} would be in the joined corpus {times} times. Give folders that do not overlap."
+        )
+    common = Path(os.path.commonpath([corpus.root for corpus in corpora]))
+    skipped = tuple(one for corpus in corpora for one in corpus.skipped)
+    return Corpus("+".join(names), common, tuple(utterances), skipped)
+
+
+def keep_emotions(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, dict[str, int]]:
+    """The utterances of these emotions, and how many of each other were left out.
+
+    Raises:
+        CorpusError: none is left.
+    """
+    kept = tuple(one for one in corpus.utterances if one.emotion in emotions)
+    dropped = Counter(one.emotion for one in corpus.utterances if one.emotion not in emotions)
+    if not kept:
+        raise CorpusError(
+            f"{corpus.name} has none of {', '.join(emotions)}; it has {', '.join(corpus.emotions)}."
+        )
+    return replace(corpus, utterances=kept), dict(dropped)
+
+
+def recordings(folder: Path) -> list[Path]:
+    """Sound files below a folder, sorted; hidden files and macOS' copies of resource forks are none."""
+    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    return sorted(
+        path
+        for path in found
+        if not any(p.startswith((".", "__MACOSX")) for p in path.relative_to(folder).parts)
+    )
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a name that no file can have, out of a table, is none."""
+    return os.path.isfile(path)  # noqa: PTH113  pathlib raises for a name that is too long
+
+
+def _read_one_of_several(
+    source: Path, labels: Labels, metadata: str | Path | None, label_map: Mapping[str, str] | None
+) -> Corpus:
+    corpus = read_corpus(source, label_map=label_map)
+    if corpus.name != READERS[0].name or (labels == "original" and metadata is None):
+        return corpus
+    return read_corpus(source, None, labels, metadata, label_map)
+
+
+def _read_folder(folder: Path, reader: str | None, labels: Labels, own_labels: bool) -> Corpus:
+    table = next((folder / name for name in TABLES if (folder / name).is_file()), None)
+    if reader == TABLE_READER and table is None:
+        raise CorpusError(f"{folder} has none of {', '.join(TABLES)}.")
+    if table is not None and reader in (None, TABLE_READER):
+        return _read_rows(table, labels, own_labels)
+    corpus = _read_names(folder, reader)
+    label_file = folder / LABEL_FILES[labels]
+    if own_labels and corpus.name == READERS[0].name and label_file.is_file():
+        return _relabelled(corpus, label_file, labels)
+    if own_labels and labels == "corrected":
+        raise _no_corrected_labels(folder)
+    return corpus
+
+
+def _read_names(folder: Path, name: str | None) -> Corpus:
+    files = recordings(folder)
+    if not files:
+        raise CorpusError(
+            f"There are no recordings below {folder} (looked for {' '.join(AUDIO_SUFFIXES)}), and none of "
+            f"the tables {', '.join(TABLES)}."
+        )
+    known = [reader for reader in READERS if name is None or reader.name.casefold() == name.casefold()]
+    if not known:
+        raise CorpusError(
+            f"There is no reader {name!r}; there are {', '.join(one.name for one in READERS)} and csv."
+        )
+    found = [(reader, _matched(reader, folder, files)) for reader in known]
+    reader, utterances = max(found, key=lambda pair: len(pair[1]))
+    if name is None and 2 * len(utterances) < len(files):
+        looked_for = ", ".join(f"{one.name} ({one.example}: {len(those)})" for one, those in found)
+        raise CorpusError(
+            f"The {len(files)} recordings below {folder}, {files[0].relative_to(folder)} the first, are not "
+            f"those of one known corpus. Looked for names as in {looked_for}, and for the tables "
+            f"{', '.join(TABLES)}. Give the folder of each corpus, or put a metadata.csv with the columns "
+            "path, speaker, emotion there."
+        )
+    if not utterances:
+        raise CorpusError(f"None of the {len(files)} recordings below {folder} is named as in {reader.name}.")
+    read = {one.path for one in utterances}
+    reason = f"its name is not like {reader.name}'s ({reader.example})"
+    skipped = tuple(Skipped(path, reason) for path in files if path not in read)
+    return Corpus(reader.name, folder, tuple(utterances), skipped)
+
+
+def _matched(reader: Reader, folder: Path, files: Sequence[Path]) -> list[Utterance]:
+    above = Path(folder.resolve().name)  # so that `urdu/Angry` alone can be read
+    utterances = []
+    for path in files:
+        match = reader.pattern.fullmatch((above / path.relative_to(folder)).with_suffix("").as_posix())
+        if match:
+            speaker, emotion, gender = reader.fields(match)
+            utterances.append(Utterance(path, speaker, emotion, gender, reader.name))
+    return utterances
+
+
+def _read_rows(table: Path, labels: Labels, own_labels: bool) -> Corpus:
+    rows = read_table(table)
+    if own_labels and labels == "corrected" and rows[0].corrected is None:
+        raise _no_corrected_labels(table)
+    root, name = table.parent, table.parent.resolve().name
+    paths = find_files(rows, root)
+    if not any(map(is_file, paths)):
+        raise CorpusError(
+            f"None of the {len(paths)} recordings that {table} lists is there, {rows[0].path} for one. "
+            f"Paths are taken relative to {root}, or as names of files below it."
+        )
+    utterances = []
+    for row, path in zip(rows, paths, strict=True):
+        corrected = labels == "corrected" and row.corrected
+        utterances.append(Utterance(path, row.speaker, corrected or row.emotion, row.gender, name))
+    listed = {path.absolute() for path in paths}
+    skipped = tuple(
+        Skipped(path, f"it is not listed in {table.name}")
+        for path in recordings(root)
+        if path.absolute() not in listed
+    )
+    return Corpus(name, root, tuple(utterances), skipped)
+
+
+def find_files(rows: Sequence[Row], root: Path) -> list[Path]:
+    """Where the files of a table are: relative to the root, or anywhere below it under that name.
+
+    A file that is not there keeps the path relative to the root.
+
+    Raises:
+        CorpusError: two files below the root go by the name of one row.
+    """
+    direct = [root / row.path.replace("\\", "/") for row in rows]
+    if all(map(is_file, direct)):
+        return direct
+    by_name: dict[str, list[Path]] = {}
+    for path in recordings(root):
+        for name in (path.name, path.stem):
+            by_name.setdefault(name, []).append(path)
+    for index, path in enumerate(direct):
+        candidates = by_name.get(path.name, []) if not is_file(path) else []
+        if len(candidates) > 1:
+            raise CorpusError(
+                f"{path.name} of the table may be {candidates[0]} or {candidates[1]}. Write its path "
+                f"relative to {root}."
+            )
+        direct[index] = candidates[0] if candidates else path
+    return direct
+
+
+def _relabelled(corpus: Corpus, table: Path, labels: Labels) -> Corpus:
+    """The corpus with the labels of a table; for original labels, files that it lacks keep the one they
+    have.
+    """
+    by_name = read_labels(table, labels == "corrected")
+    missing = [one.path.name for one in corpus.utterances if one.path.stem not in by_name]
+    if len(missing) == len(corpus.utterances) or (missing and labels == "corrected"):
+        raise CorpusError(
+            f"{table} has no label for {len(missing)} files of {corpus.name}, {missing[0]} the first."
+        )
+    return replace(
+        corpus,
+        utterances=tuple(
+            replace(one, emotion=by_name.get(one.path.stem, one.emotion)) for one in corpus.utterances
+        ),
+    )
+
+
+def _no_corrected_labels(source: Path) -> CorpusError:
+    return CorpusError(
+        f"{source} comes without corrected labels. Give a CSV with the columns file and emotion_modified, or "
+        f"{LABEL_FILES['corrected']}, with --metadata."
+    )
+
+
+def _different(names: Sequence[str]) -> list[str]:
+    """The names, later ones numbered where they occur again."""
+    result: list[str] = []
+    for name in names:
+        number, candidate = 1, name
+        while candidate in result:
+            number += 1
+            candidate = f"{name}{number}"
+        result.append(candidate)
+    return result

@@ -1,0 +1,289 @@
+"""Layer-wise distillation (section 3.3 and equation 1 of the paper, after Chang et al. 2022).
+
+In: a folder of unlabelled recordings and a teacher encoder. Out: a folder that `HubertModel.from_pretrained`
+reads. The student learns the teacher's hidden layers through one prediction head a layer; the heads are thrown
+away. Audio is streamed, so memory stays flat; a run that was killed goes on where it last saved its state.
+
+    python -m ser distill --audio DIR --teacher DIR --teacher-layers 1,2,3 --out DIR
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import nn
+from torch.nn import functional
+
+from ser.audio.load import SAMPLE_RATE_HZ
+from ser.encoders.distillation.data import (
+    CropSettings,
+    CropStream,
+    Position,
+    TeacherTargets,
+    files_fingerprint,
+    save_tensors,
+    target_statistics,
+)
+from ser.encoders.distillation.student import Distiller, StudentSettings
+from ser.encoders.encoder import Encoder
+from ser.errors import SettingsError
+
+
+@dataclass(frozen=True)
+class DistillSettings:
+    """How to distil.
+
+    Attributes:
+        teacher_layers: hidden layers of the teacher to predict, one head each.
+        cosine_weight: lambda of equation 1.
+        pooled_weight: weight of the same loss on time averages; 0 is equation 1 alone.
+        standardise: give every teacher dimension zero mean and unit variance first; Whisper's layers have a few
+            dimensions that are a hundred times larger than the rest and would drown them.
+        steps: optimiser steps; the one setting that may change when a saved run goes on.
+        learning_rate: peak, after a linear rise over the first `warmup` share of the steps, then linear to zero.
+        warmup: share of the steps.
+        crops: what a step sees; its seed is that of the weights too.
+    """
+
+    teacher_layers: tuple[int, ...] = (4, 8, 12)
+    cosine_weight: float = 1.0
+    pooled_weight: float = 0.0
+    standardise: bool = True
+    steps: int = 20_000
+    learning_rate: float = 1e-3
+    warmup: float = 0.07
+    crops: CropSettings = CropSettings()
+
+    def __post_init__(self) -> None:
+        if not self.teacher_layers or min(self.teacher_layers) < 0:
+            raise SettingsError(f"teacher_layers must name at least one layer, got {self.teacher_layers}.")
+        if self.steps < 1 or not 0 <= self.warmup < 1 or self.learning_rate <= 0:
+            raise SettingsError(
+                f"steps {self.steps} must be at least 1, warmup {self.warmup} a share below 1, "
+                f"learning_rate {self.learning_rate} positive."
+            )
+        if min(self.cosine_weight, self.pooled_weight) < 0:
+            raise SettingsError(
+                f"cosine_weight {self.cosine_weight} and pooled_weight {self.pooled_weight}: not below 0."
+            )
+
+
+def distillation_loss(
+    prediction: torch.Tensor, target: torch.Tensor, cosine_weight: float = 1.0
+) -> torch.Tensor:
+    """Equation 1 of the paper for one teacher layer, averaged over the batch.
+
+    Args:
+        prediction, target: `(batch, frames, dim)`.
+        cosine_weight: lambda.
+
+    Returns:
+        scalar: the sum over frames of L1 / dim - lambda * log sigmoid(cosine), averaged over utterances and divided
+        by the number of frames so that it does not grow with the crop.
+    """
+    l1 = (prediction - target).abs().mean(dim=-1)
+    cosine = functional.cosine_similarity(prediction, target, dim=-1)
+    return (l1 - cosine_weight * functional.logsigmoid(cosine)).mean()
+
+
+class Distillation:
+    """One run in a folder: model, optimiser, position; saved and restored as a whole."""
+
+    def __init__(
+        self, files: Sequence[Path], teacher: Encoder, out: Path, settings: DistillSettings, student: StudentSettings,
+        cache: Path | None = None, start: Encoder | None = None,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(settings.crops.seed)
+        self.settings, self.student, self.out = settings, student, out
+        self.device = teacher.device
+        self.distiller = Distiller(student, len(settings.teacher_layers), teacher.dim)
+        if start is not None:
+            self._begin_from(start)
+        self.distiller.to(self.device)
+        self.optimiser = torch.optim.AdamW(
+            self.distiller.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
+        )
+        self.step, self.audio_s, self.elapsed_s = 0, 0.0, 0.0
+        self.position = Position()
+        self.bad_files: dict[str, str] = {}
+        targets = TeacherTargets(teacher, settings.teacher_layers, cache)
+        self.identity = {
+            "settings": json.loads(json.dumps(asdict(settings))),
+            "student": json.loads(json.dumps(asdict(student))),
+            "teacher": {"name": teacher.name, "fingerprint": teacher.fingerprint},
+            "audio": {"files": len(files), "fingerprint": files_fingerprint(files)},
+        }
+        if start is not None:
+            self.identity["start"] = {"name": start.name, "fingerprint": start.fingerprint}
+        self.stream = CropStream(
+            files, targets, student, settings.crops, self.position,
+            lambda path, message: self.bad_files.__setitem__(str(path), message),
+        )  # fmt: skip
+        out.mkdir(parents=True, exist_ok=True)
+        if not self._restore():
+            first = CropStream(files, targets, student, settings.crops, Position())
+            self.statistics = {key: value.to(self.device) for key, value in target_statistics(first).items()}
+
+    def _begin_from(self, start: Encoder) -> None:
+        """Take the student's weights from an encoder of the same shape; the heads begin fresh."""
+        student, weights = self.distiller.student, start.model.state_dict()
+        try:
+            for name, module in student.named_modules():
+                if nn.utils.parametrize.is_parametrized(
+                    module, "weight"
+                ):  # a loaded encoder has its norm folded in
+                    module.weight = weights[f"{name}.weight"]
+                    weights |= {
+                        f"{name}.{key}": value
+                        for key, value in module.state_dict().items()
+                        if "parametrizations" in key
+                    }
+                    del weights[f"{name}.weight"]
+            student.load_state_dict(weights)
+        except (RuntimeError, KeyError) as error:
+            raise SettingsError(
+                f"The encoder {start.name} has another shape than the student of these settings. Give the settings "
+                "that it was made with (hidden size, layers ...), or leave --init out."
+            ) from error
+
+    def run(self, report: Callable[[dict[str, Any]], None], save_every_s: float = 60.0) -> None:
+        """Train to the last step; `report` gets a line of figures every 20 steps."""
+        saved = begun = time.monotonic()
+        before_s = self.elapsed_s
+        self.distiller.train()
+        for waveforms, targets in self.stream.batches():
+            if self.step >= self.settings.steps:
+                break
+            losses = self._step(waveforms.to(self.device), targets.to(self.device))
+            now = time.monotonic()
+            self.elapsed_s = before_s + now - begun
+            if self.step % 20 == 0 or self.step == self.settings.steps:
+                report(self._line(losses))
+            if now - saved > save_every_s:
+                self.save()
+                saved = now
+        self.save()
+        self.export()
+
+    def _step(self, waveforms: torch.Tensor, targets: torch.Tensor) -> list[float]:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.settings.learning_rate * schedule(self.step, self.settings)
+        if self.settings.standardise:
+            targets = (targets - self.statistics["mean"]) / self.statistics["scale"]
+        predictions = self.distiller(waveforms)
+        losses = []
+        for prediction, target in zip(predictions, targets, strict=True):
+            loss = distillation_loss(prediction, target, self.settings.cosine_weight)
+            if self.settings.pooled_weight:
+                pooled = distillation_loss(
+                    prediction.mean(1, keepdim=True),
+                    target.mean(1, keepdim=True),
+                    self.settings.cosine_weight,
+                )
+                loss = loss + self.settings.pooled_weight * pooled
+            losses.append(loss)
+        self.optimiser.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        torch.nn.utils.clip_grad_norm_(self.distiller.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        self.audio_s += waveforms.numel() / SAMPLE_RATE_HZ
+        return [float(loss.detach()) for loss in losses]
+
+    def _line(self, losses: list[float]) -> dict[str, Any]:
+        left_s = self.elapsed_s / self.step * (self.settings.steps - self.step)
+        return {
+            "step": self.step,
+            "of": self.settings.steps,
+            "loss": [round(loss, 4) for loss in losses],
+            "epoch": self.position.epoch,
+            "audio_h": round(self.audio_s / 3600, 3),
+            "elapsed_s": round(self.elapsed_s, 1),
+            "left_s": round(left_s, 1),
+        }
+
+    def save(self) -> None:
+        """Write everything that a later process needs to go on, as one file, atomically."""
+        tensors = {f"model.{key}": value for key, value in self.distiller.state_dict().items()}
+        tensors |= {f"statistics.{key}": value for key, value in self.statistics.items()}
+        for index, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+        progress = {
+            "step": self.step, "audio_s": self.audio_s, "elapsed_s": self.elapsed_s,
+            "epoch": self.position.epoch, "file": self.position.file, "bad_files": self.bad_files,
+        }  # fmt: skip
+        metadata = {"progress": json.dumps(progress), "identity": json.dumps(self.identity)}
+        tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
+        save_tensors(tensors, self.out / "state.safetensors", metadata)
+
+    def _restore(self) -> bool:
+        path = self.out / "state.safetensors"
+        if not path.exists():
+            return False
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata()
+                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            identity, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
+        except Exception as error:
+            raise SettingsError(f"{path} is damaged ({error}). Delete it to begin anew.") from error
+        identity["settings"]["steps"] = (
+            self.settings.steps
+        )  # a run may be made longer or shorter as it goes on
+        if identity != self.identity:
+            other = [key for key in self.identity if identity.get(key) != self.identity[key]]
+            raise SettingsError(
+                f"{self.out} holds a run with other {', '.join(other)}. Choose another --out, or delete that folder."
+            )
+        self.distiller.load_state_dict(_part(tensors, "model."))
+        self.statistics = {key: value.to(self.device) for key, value in _part(tensors, "statistics.").items()}
+        state = self.optimiser.state_dict()
+        for key, value in _part(tensors, "optimiser.").items():
+            index, name = key.split(".", 1)
+            state["state"].setdefault(int(index), {})[name] = value
+        self.optimiser.load_state_dict(state)
+        self.step, self.audio_s = progress["step"], progress["audio_s"]
+        self.elapsed_s, self.bad_files = progress["elapsed_s"], progress["bad_files"]
+        self.position.epoch, self.position.file = progress["epoch"], progress["file"]
+        return True
+
+    def export(self) -> None:
+        """Write the student without its heads: what `HubertModel.from_pretrained` reads, half precision."""
+        state = {key: value.detach().half() for key, value in self.distiller.student.state_dict().items()}
+        folder = self.out / "encoder"
+        self.distiller.student.save_pretrained(folder, state_dict=state)
+        config = json.loads((folder / "config.json").read_text())
+        config["dtype"] = "float16"
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        preprocessor = {
+            "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_size": 1,
+            "padding_side": "right", "padding_value": 0.0, "return_attention_mask": False,
+            "sampling_rate": SAMPLE_RATE_HZ,
+        }  # fmt: skip
+        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
+        done = {
+            **self.identity,
+            "steps": self.step,
+            "audio_h": self.audio_s / 3600,
+            "elapsed_s": self.elapsed_s,
+        }
+        (folder / "distillation.json").write_text(json.dumps(done, indent=2) + "\n")
+
+
+def schedule(step: int, settings: DistillSettings) -> float:
+    """Share of the peak learning rate: a linear rise, then linear to zero."""
+    rise = max(1, round(settings.warmup * settings.steps))
+    if step < rise:
+        return (step + 1) / rise
+    return max(0.0, (settings.steps - step) / max(1, settings.steps - rise))
+
+
+def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

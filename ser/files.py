@@ -1,0 +1,56 @@
+"""Files that readers see whole or not at all, and the folders that ship with the project.
+
+In: content and a path. Out: the file. Every room uses this one; it imports nothing of the project but errors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+PACKAGE = Path(__file__).parent
+PACKAGE_PARENT = PACKAGE.parent  # what a process of its own needs on its path
+
+
+def shipped(name: str) -> Path:
+    """The folder `checkpoints/NAME` or `assets/NAME`, inside the package once installed, beside it in a checkout."""
+    inside = PACKAGE / name
+    return inside if inside.exists() else PACKAGE_PARENT / name
+
+
+SHIPPED_CLASSIFIER = shipped("checkpoints") / "classifier"
+SHIPPED_ENCODER = shipped("checkpoints") / "encoder"
+ASSETS = shipped("assets")
+DEMO_CORPUS = ASSETS / "demo"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the old content or the new one, never a part.
+
+    Raises:
+        OSError: disk full, read-only, ...; nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = str(path)  # a full disk names no file
+        raise
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write plain values as readable JSON, atomically; a number that JSON does not have is a defect of the caller.
+
+    Raises:
+        OSError: as `write_atomically`.
+        ValueError: a NaN or an infinity.
+    """
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())

@@ -1,0 +1,110 @@
+"""Charts of one recording: how sure the model is of each emotion, and how that moves along the waveform.
+
+In: samples and probabilities as arrays. Out: plotly figures. `words` translates what is written in them
+(labels and axis titles), word by word; what it lacks stays English.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import ArrayLike, NDArray
+from plotly.subplots import make_subplots
+
+from ser.reporting.style import INK, emotion_colours, plain, styled
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """The lowest and highest sample of each short stretch of a waveform: all (stretches,)."""
+
+    times_s: NDArray[np.float64]
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    duration_s: float
+
+
+def waveform_envelope(waveform: ArrayLike, rate_hz: int, stretches: int = 600) -> Envelope:
+    """Reduce (samples,) to what a screen can show, so that a long recording stays a small figure."""
+    samples = np.asarray(waveform, dtype=np.float32)
+    starts = np.unique(np.linspace(0, len(samples), stretches, endpoint=False).astype(np.int64))
+    if not len(samples):
+        return Envelope(np.zeros(0), samples, samples, 0.0)
+    low, high = np.minimum.reduceat(samples, starts), np.maximum.reduceat(samples, starts)
+    return Envelope(starts / rate_hz, low, high, len(samples) / rate_hz)
+
+
+def probability_bars_figure(
+    probabilities: Mapping[str, float], words: Mapping[str, str] | None = None
+) -> go.Figure:
+    """The probability of each emotion as a bar, in the order given."""
+    said = words or {}
+    names = [plain(said.get(label, label)) for label in probabilities]
+    bars = go.Bar(
+        x=list(probabilities.values()),
+        y=names,
+        orientation="h",
+        marker_color=list(emotion_colours(list(probabilities)).values()),
+        text=[f"{value:.0%}" for value in probabilities.values()],
+        textposition="outside",
+        cliponaxis=False,
+        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
+    )
+    figure = styled(go.Figure(bars), height=60 + 40 * len(names))
+    figure.update_xaxes(title_text=said.get("probability", "probability"), range=[0, 1.08], tickformat=".0%")
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    return figure
+
+
+def timeline_figure(
+    envelope: Envelope,
+    window_times_s: Sequence[float],
+    probabilities: ArrayLike,
+    labels: Sequence[str],
+    words: Mapping[str, str] | None = None,
+) -> go.Figure:
+    """The waveform above the probabilities of the emotions, stacked to 100 %, on one axis of seconds.
+
+    window_times_s: (windows,) centres of the windows. probabilities: (windows, classes). The first and last
+    window hold to the ends of the recording.
+    """
+    said = words or {}
+    ends = [0.0, envelope.duration_s]
+    times = [min(ends[0], window_times_s[0]), *window_times_s, max(ends[1], window_times_s[-1])]
+    values = np.asarray(probabilities, dtype=np.float64)[[0, *range(len(window_times_s)), -1]]
+    figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.25, 0.75], vertical_spacing=0.04)
+    figure.add_traces(_waveform(envelope), rows=[1, 1], cols=[1, 1])
+    for index, (label, colour) in enumerate(emotion_colours(labels).items()):
+        area = _area(times, values[:, index], plain(said.get(label, label)), colour)
+        figure.add_trace(area, row=2, col=1)
+    figure = styled(figure, height=430)
+    figure.update_layout(hovermode="x unified", legend_traceorder="normal")
+    figure.update_xaxes(range=[times[0], times[-1]], showgrid=False, unifiedhovertitle_text="%{x:.1f} s")
+    figure.update_xaxes(title_text=said.get("seconds", "seconds"), row=2, col=1)
+    figure.update_yaxes(showticklabels=False, showgrid=False, row=1, col=1)
+    probability = said.get("probability", "probability")
+    figure.update_yaxes(title_text=probability, range=[0, 1], tickformat=".0%", row=2, col=1)
+    return figure
+
+
+def _waveform(envelope: Envelope) -> list[go.Scatter]:
+    """Two invisible lines with the space between them filled."""
+    look = {"mode": "lines", "line": {"width": 0.5, "color": INK}, "showlegend": False, "hoverinfo": "skip"}
+    low = go.Scatter(x=envelope.times_s, y=envelope.low, **look)
+    return [low, go.Scatter(x=envelope.times_s, y=envelope.high, fill="tonexty", fillcolor=INK, **look)]
+
+
+def _area(times: Sequence[float], values: NDArray[np.float64], name: str, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=times,
+        y=values,
+        name=name,
+        mode="lines",
+        stackgroup="emotions",
+        line={"width": 1, "color": "white"},
+        fillcolor=colour,
+        hovertemplate="%{y:.0%}",
+    )

@@ -1,0 +1,127 @@
+"""What the project runs on: processor or GPU, threads of several libraries, freed memory, versions.
+
+torchaudio 2.11 ships one compiled extension that is linked against CUDA. Beside a CPU torch its import
+fails with an OSError, and then transformers, which looks for torchaudio, fails with it. None of the
+transforms used here needs that extension, so a small stand-in takes its place.
+
+Call `import_torchaudio()` before the first import of transformers or torchaudio, and `let_threads_sleep()` before that
+of torch. Nothing here imports torch before it is needed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.metadata import version
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from ser.errors import SettingsError
+
+if TYPE_CHECKING:
+    import torch
+
+DEVICE_VARIABLE = "SER_DEVICE"
+SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
+
+_blas_lock = threading.Lock()
+_blas_users: list[Any] = []  # the limit of the first that came, and a None for each while it was in force
+
+
+def let_threads_sleep() -> None:
+    """Let OpenMP's threads sleep once they have waited a while for each other; to be called before torch and numpy are.
+
+    By default they spin. Where another process computes too, as a training beside the page does, each wait then lasts
+    until that process is interrupted: an answer took 8 s in place of 0.1 s on two cores. Those that sleep at once lose
+    a quarter of the encoder's speed in waking up. What the environment sets already stays.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, see `one_blas_thread`
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Let numpy's products be done by the thread that asks for them, where OpenBLAS does them; for the whole process.
+
+    Its threads spin for a while after each product, in the way of torch's: on two cores the encoder took three times as
+    long after a recording that was resampled with two. They spin once more when they are given back at the end, which
+    is why commands and page never have them.
+    """
+    with _blas_lock:
+        _blas_users.append(_openblas().limit(limits=1) if not _blas_users else None)
+    try:
+        yield
+    finally:
+        with _blas_lock:
+            limit = _blas_users.pop()
+            if not _blas_users:
+                limit.restore_original_limits()
+
+
+@cache
+def _openblas() -> Any:
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController().select(internal_api="openblas")
+
+
+def give_back_memory() -> None:
+    """Give what was freed back to the system, where glibc would keep it for later in ever more pieces."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def import_torchaudio() -> ModuleType:
+    """Import and return torchaudio, with its compiled extension left out where it cannot load."""
+    try:
+        import torchaudio
+    except OSError:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+            del sys.modules[name]
+        sys.modules["torchaudio._extension"] = _extension_stand_in()
+        import torchaudio
+    return torchaudio
+
+
+def _extension_stand_in() -> ModuleType:
+    module: Any = ModuleType("torchaudio._extension")
+    module._IS_TORCHAUDIO_EXT_AVAILABLE = False
+    module._IS_ALIGN_AVAILABLE = False
+    module._check_cuda_version = lambda: None
+    module.fail_if_no_align = lambda function: function
+    return module
+
+
+def chosen_device() -> torch.device:
+    """The device of SER_DEVICE, the processor where it is not set.
+
+    Raises:
+        SettingsError: torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    asked = os.environ.get(DEVICE_VARIABLE) or "cpu"
+    try:
+        device = torch.device(asked)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise SettingsError(
+            f"{DEVICE_VARIABLE} is {asked!r}, and torch cannot compute there ({reason}). Unset it to use the "
+            "processor, or install a torch that is built for that device."
+        ) from error
+    return device
+
+
+def library_versions() -> dict[str, str]:
+    """Versions that figures depend on."""
+    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}

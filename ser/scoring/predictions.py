@@ -1,0 +1,115 @@
+"""`predictions.csv` of a cross-validation: reading it, and getting every score back from it alone.
+
+The file has the columns `file, speaker, fold, emotion, predicted` and one a label with its probability; the
+fold is counted from 1. It holds test clips only.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser.errors import JobError
+from ser.scoring.metrics import Scores, confusion, score
+
+COLUMNS = ("file", "speaker", "fold", "emotion", "predicted")
+SUMMARY = ("wa", "uar", "macro_f1")
+
+Row = Mapping[str, Any]
+Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
+
+
+def read_predictions(path: str | Path) -> list[dict[str, str]]:
+    """The rows of `predictions.csv` as text. Raises JobError where it is no table, or columns or rows are missing."""
+    try:
+        with Path(path).open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise JobError(
+            f"{path} cannot be read as a table ({error}). Run the cross-validation again to write it anew."
+        ) from error
+    missing = [column for column in COLUMNS if column not in (rows[0] if rows else COLUMNS)]
+    if not rows or missing:
+        lack = f"the columns {', '.join(missing)}" if missing else "any row"
+        raise JobError(f"{path} lacks {lack}. Run the cross-validation again to write it anew.")
+    for number, row in enumerate(rows, start=1):
+        if None in row or None in row.values() or not re.fullmatch(r"[0-9]{1,6}", row["fold"]):
+            raise JobError(
+                f"Row {number} of {path} has cells too many or too few, or no number for its fold. "
+                "Run the cross-validation again to write it anew."
+            )
+    return rows
+
+
+def recompute(predictions: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+    """The scores of `result.json` from the rows of `predictions.csv` alone, in the same shape.
+
+    Gives `pooled`, `pooled_confusion`, `mean_over_folds`, `by_speaker` and, in `folds`, each fold's
+    `test_confusion` and `test_scores`. Raises JobError for labels or columns that do not fit.
+    """
+    folds: list[dict[str, Any]] = [
+        {"test_confusion": answer_matrix(rows, labels), "test_scores": _scores(rows, labels).to_dict()}
+        for _, rows in sorted(_grouped(predictions, "fold").items(), key=lambda item: int(item[0]))
+    ]
+    means = {name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds])) for name in SUMMARY}
+    by_speaker = sorted(_grouped(predictions, "speaker").items())
+    return {
+        "pooled": _scores(predictions, labels).to_dict(),
+        "pooled_confusion": answer_matrix(predictions, labels),
+        "mean_over_folds": means,
+        "folds": folds,
+        "by_speaker": {speaker: _scores(rows, labels).to_dict() for speaker, rows in by_speaker},
+    }
+
+
+def _grouped(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(str(row[column]), []).append(row)
+    return groups
+
+
+def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:
+    """True classes (clips,), answers (clips,) and probabilities (clips, classes) of the rows.
+
+    Raises JobError for labels or columns that do not fit.
+    """
+    number = {label: index for index, label in enumerate(labels)}
+    try:
+        true = np.array([number[row["emotion"]] for row in rows])
+        predicted = np.array([number[row["predicted"]] for row in rows])
+        probabilities = np.array([[float(row[label]) for label in labels] for row in rows])
+    except KeyError as missing:
+        raise JobError(
+            f"The predictions have {missing} where the result has the labels {', '.join(labels)}. "
+            "Take both from the same run folder."
+        ) from None
+    except (TypeError, ValueError):
+        probabilities = np.full((1, 1), np.nan)
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise JobError(
+            "The predictions have a probability that is no number from 0 to 1. Take them as they were written."
+        )
+    return true, predicted, probabilities
+
+
+def _scores(rows: Sequence[Row], labels: Sequence[str]) -> Scores:
+    """Scores of the written answers; their rounded probabilities serve the calibration error only."""
+    true, predicted, probabilities = arrays(rows, labels)
+    speakers = [row["speaker"] for row in rows]
+    of_answers = score(true, predicted, speakers, labels)
+    return replace(of_answers, ece=score(true, probabilities, speakers, labels).ece)
+
+
+def answer_matrix(rows: Sequence[Row], labels: Sequence[str]) -> list[list[int]]:
+    """Confusion matrix of the written answers, rows = true class."""
+    true, predicted, _ = arrays(rows, labels)
+    counts: list[list[int]] = confusion(true, predicted, len(labels)).tolist()
+    return counts
