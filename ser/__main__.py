@@ -1,7 +1,5 @@
 """`python -m ser`: the command line."""
 
-from ser.cli import main
-from ser.runtime import let_threads_sleep
+from ser.cli import console
 
-let_threads_sleep()
-raise SystemExit(main())
+raise SystemExit(console())

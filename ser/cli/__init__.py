@@ -72,6 +72,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+def console() -> int:
+    """Entry point of the installed command `ser`."""
+    from ser.runtime import let_threads_sleep
+
+    let_threads_sleep()
+    return main()
+
+
 def _parser(words: list[str]) -> argparse.ArgumentParser:
     from ser import __version__
 
