@@ -46,5 +46,9 @@ class JobError(SerError):
     """A background run cannot be started, found or stopped."""
 
 
+class Stopped(JobError):
+    """A run was asked to stop; its state is saved, and the same command resumes it."""
+
+
 class SettingsError(SerError, ValueError):
     """A setting has a value that makes no sense; the command line treats it as bad usage."""

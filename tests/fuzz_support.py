@@ -143,7 +143,9 @@ def results(folder: Path) -> Any:
     from ser.inference.output_files import JsonLines, ResultFile, Table
 
     path = folder / "results"
-    with ResultFile(path, JsonLines(LABELS) if path.read_bytes()[:1] == b"{" else Table(LABELS)) as file:
+    with ResultFile(
+        path, JsonLines(LABELS, "m1") if path.read_bytes()[:1] == b"{" else Table(LABELS, "m1")
+    ) as file:
         return len(file.done)
 
 

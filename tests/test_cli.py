@@ -15,9 +15,11 @@ from pathlib import Path
 import pytest
 from support import write_voice
 
+from ser.classifier.checkpoint import read_description
 from ser.cli import main
 from ser.errors import SerError, SettingsError
 from ser.inference.output_files import JsonLines, ResultFile, Table
+from ser.inference.recogniser import Prediction
 from ser.labels import EMOTIONS
 
 REPOSITORY = Path(__file__).parent.parent
@@ -192,7 +194,7 @@ def test_a_table_has_a_row_for_each_recording_and_the_same_numbers(predict, clip
     result = json_lines(predict("--json", clips / "c.wav")[1])[0]
     assert {label: float(rows[1][label]) for label in EMOTIONS} == result["probabilities"]
     assert rows[1]["confident"] == str(result["confident"]).lower()
-    assert list(rows[0]) == ["file", "emotion", "confident", "duration_s", *EMOTIONS]
+    assert list(rows[0]) == ["file", "emotion", "confident", "duration_s", "model", *EMOTIONS]
 
 
 @pytest.mark.parametrize("option", ["--csv", "--out"])
@@ -289,21 +291,42 @@ def test_a_file_that_cannot_be_written_is_bad_input(predict, clips, tmp_path):
 
 
 def test_two_runs_do_not_write_one_file_at_once(tmp_path):
-    with ResultFile(tmp_path / "out", JsonLines(EMOTIONS)), pytest.raises(SerError, match="another run"):
-        ResultFile(tmp_path / "out", JsonLines(EMOTIONS))
-    ResultFile(tmp_path / "out", JsonLines(EMOTIONS)).__exit__(None, None, None)
+    with (
+        ResultFile(tmp_path / "out", JsonLines(EMOTIONS, "m1")),
+        pytest.raises(SerError, match="another run"),
+    ):
+        ResultFile(tmp_path / "out", JsonLines(EMOTIONS, "m1"))
+    ResultFile(tmp_path / "out", JsonLines(EMOTIONS, "m1")).__exit__(None, None, None)
 
 
 def test_a_row_cut_inside_a_name_with_a_line_break_is_cut_off(tmp_path):
     path = tmp_path / "out.csv"
-    header = Table(EMOTIONS).header
-    path.write_text(header + '"one\nclip.wav",anger,true,1.0,1,0,0,0,0,0\n"another\n')
-    with ResultFile(path, Table(EMOTIONS)) as results:
+    header = Table(EMOTIONS, "m1").header
+    path.write_text(header + '"one\nclip.wav",anger,true,1.0,m1,1,0,0,0,0,0\n"another\n')
+    with ResultFile(path, Table(EMOTIONS, "m1")) as results:
         assert results.done == {"one\nclip.wav"}
     assert path.read_text().endswith("0,0\n")
-    path.write_text(header + "a,b\n" + "x.wav,anger,true,1.0,1,0,0,0,0,0\n")
+    path.write_text(header + "a,b\n" + "x.wav,anger,true,1.0,m1,1,0,0,0,0,0\n")
     with pytest.raises(SettingsError, match="2 columns"):
-        ResultFile(path, Table(EMOTIONS))
+        ResultFile(path, Table(EMOTIONS, "m1"))
+
+
+@pytest.mark.parametrize("form", [Table, JsonLines])
+def test_answers_of_two_models_never_mix_in_one_file(tmp_path, form):
+    prediction = Prediction("a.wav", "anger", dict.fromkeys(EMOTIONS, 1 / 6), True, 1.0, None, {})
+    with ResultFile(tmp_path / "out", form(EMOTIONS, "m1")) as results:
+        results.write(prediction)
+    before = (tmp_path / "out").read_bytes()
+    with pytest.raises(SettingsError, match=r"of the model m1, this one is m2.*Name another file"):
+        ResultFile(tmp_path / "out", form(EMOTIONS, "m2"))
+    assert (tmp_path / "out").read_bytes() == before
+
+
+def test_info_says_what_a_model_was_trained_on(capsys):
+    assert main(["info"]) == 0
+    data = read_description().data
+    expected = f"on {data['name']} ({data['n_utterances']} utterances, {data['n_speakers']} speakers)"
+    assert expected in capsys.readouterr().out
 
 
 # ---- info -------------------------------------------------------------------------------------------------
@@ -315,7 +338,6 @@ def test_info_tells_versions_model_encoder_and_scores(tiny_checkpoint, capsys):
     for word in (
         "torch",
         "cpu_cores",
-        "ffmpeg",
         "cache",
         "fingerprint",
         "wa 0.500 [0.400, 0.600]",
@@ -329,7 +351,7 @@ def test_info_tells_versions_model_encoder_and_scores(tiny_checkpoint, capsys):
 
 
 def test_info_says_what_is_missing(tiny_checkpoint, tmp_path, capsys):
-    assert main(["info", "--checkpoint", str(tmp_path)]) == 0
+    assert main(["info", "--checkpoint", str(tmp_path)]) == 1
     assert "problem: There is no checkpoint" in capsys.readouterr().out
     for name in ("model.json", "model.safetensors"):
         (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
@@ -346,7 +368,7 @@ def test_an_unforeseen_failure_is_one_line_and_a_traceback_only_with_debug(monke
 
     monkeypatch.setattr("ser.cli.info.run", fail)
     assert main(["info"]) == 1
-    assert capsys.readouterr().err.startswith("ser: unforeseen ZeroDivisionError: of ours")
+    assert capsys.readouterr().err.startswith("ser: unexpected ZeroDivisionError: of ours")
     with pytest.raises(ZeroDivisionError):
         main(["--debug", "info"])
 

@@ -291,8 +291,8 @@ def test_json_that_is_nested_beyond_all_measure_is_refused(tmp_path, tiny_checkp
     with pytest.raises(CheckpointError, match="cannot be read as JSON"):
         read_description(tmp_path)
     (tmp_path / "answers.jsonl").write_text('{"file": "' + f'a", "b": {DEEP}}}\n')
-    with pytest.raises(SettingsError, match="something else"):
-        ResultFile(tmp_path / "answers.jsonl", JsonLines(LABELS))
+    with pytest.raises(SettingsError, match="something other"):
+        ResultFile(tmp_path / "answers.jsonl", JsonLines(LABELS, "m1"))
     (tmp_path / "job.json").write_text(DEEP)
     assert look(tmp_path).state == "never"
 

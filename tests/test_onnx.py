@@ -149,7 +149,7 @@ def test_an_encoder_shaped_like_the_shipped_one_that_normalises_can_be_exported(
 @pytest.mark.skipif(not (SHIPPED_CLASSIFIER / "model.json").exists(), reason="no model ships in this tree")
 def test_the_shipped_model_answers_the_same_on_real_recordings(tmp_path, shared_data):
     path = tmp_path / "model.onnx"
-    assert main(["export", "--to", str(path)]) == 0
+    assert main(["export", "--out", str(path)]) == 0
     ours, theirs = ser.load(), ser.load(path)
     clips = [
         *sorted((ROOT / "assets").glob("example_*.flac")),
@@ -177,7 +177,7 @@ def test_an_export_measures_on_labelled_recordings_what_it_answers_otherwise(
     files = [write_voice(tmp_path / f"{emotion}.wav", seed=i) for i, emotion in enumerate(emotions)]
     lines = ["path,speaker,emotion", *(f"{one.name},s{i},{one.stem}" for i, one in enumerate(files))]
     (tmp_path / "corpus.csv").write_text("\n".join(lines))
-    arguments = ["export", "--checkpoint", str(tiny_checkpoint), "--to", str(tmp_path / "model.onnx")]
+    arguments = ["export", "--checkpoint", str(tiny_checkpoint), "--out", str(tmp_path / "model.onnx")]
     assert main([*arguments, "--corpus", str(tmp_path / "corpus.csv")]) == 0
     told = capsys.readouterr().out
     right = 100 * sum(predictor(one).emotion == one.stem for one in files) / (len(files) - 1)
@@ -273,14 +273,14 @@ def test_a_backend_that_cannot_run_the_model_is_bad_usage(exported, tiny_checkpo
     clip = str(write_voice(tmp_path / "clip.wav"))
     assert main(["predict", clip, "--backend", "torch", "--checkpoint", str(exported)]) == 2
     assert main(["predict", clip, "--backend", "onnx", "--checkpoint", str(tiny_checkpoint)]) == 2
-    assert main(["export", "--to", str(tmp_path / "model.bin")]) == 2
+    assert main(["export", "--out", str(tmp_path / "model.bin")]) == 2
     assert ".onnx" in capsys.readouterr().err
 
 
 @pytest.mark.slow
 def test_the_command_exports_checks_and_says_how_close(tiny_checkpoint, tmp_path, capsys):
     path = tmp_path / "new" / "model.onnx"
-    assert main(["export", "--to", str(path), "--checkpoint", str(tiny_checkpoint)]) == 0
+    assert main(["export", "--out", str(path), "--checkpoint", str(tiny_checkpoint)]) == 0
     assert "within" in capsys.readouterr().out
     assert main(["info", str(path), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["model"]["labels"] == list(EMOTIONS)

@@ -110,6 +110,15 @@ def read_description(folder: str | Path = SHIPPED_CLASSIFIER) -> Checkpoint:
     return _described(Path(folder))[0]
 
 
+def read_fingerprint(folder: str | Path = SHIPPED_CLASSIFIER) -> str:
+    """First 16 hex digits of the SHA-256 of a checkpoint's weights.
+
+    Raises:
+        CheckpointError: as `read_description`.
+    """
+    return _described(Path(folder))[1][:16]
+
+
 def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint, nn.Module]:
     """Rebuild a classifier from its folder, in evaluation mode.
 

@@ -1,8 +1,8 @@
-"""The command line: `python -m ser COMMAND`.
+"""The command line: `ser COMMAND`, or `python -m ser COMMAND`.
 
 Each command is a module of this folder with `add_arguments(parser)` and `run(args) -> int`; only the module of the
-command that was asked for is imported. Exit status: 0 done, 1 bad input, 2 bad usage, 130
-interrupted. Errors are one line on standard error; `--debug` adds the traceback.
+requested command is imported. Exit status: 0 done, 1 bad input, 2 bad usage, 130 interrupted, 141 the reader of a pipe
+has gone. Errors are one line on standard error; `--debug` adds the traceback.
 """
 
 from __future__ import annotations
@@ -13,26 +13,46 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ser.errors import SerError, SettingsError
+from ser.errors import SerError, SettingsError, Stopped
 
-# Command -> one line of help; its module in this folder has the same name.
-COMMANDS: dict[str, str] = {
-    "predict": "recognise the emotion of recordings",
-    "info": "show versions, device, encoder, model and its scores",
-    "corpus": "find the clips of a folder, say what is there, warn about what is wrong",
-    "folds": "split a corpus into five speaker-disjoint folds",
-    "extract": "compute and keep the encoder's features of a corpus",
-    "cache": "show or clear the kept features",
-    "crossval": "five-fold speaker-disjoint cross-validation",
-    "train": "train a model for use on all speakers",
-    "ablate": "ablation: effect of each option beyond the paper, on the same folds",
-    "baselines": "compare the Bi-GRU with baselines on the same folds",
-    "tune": "search the hyper-parameters with Optuna",
-    "probe": "leave-one-speaker-out accuracy of an encoder's averaged frames",
-    "distill": "train a small encoder from unlabelled recordings and a teacher",
-    "espeak": "speak sentences without labels for a distillation (espeak-ng)",
-    "export": "write a model as one ONNX file, for machines without torch",
+# Commands by what they are for, each with one line of help; its module in this folder has the same name.
+GROUPS: dict[str, dict[str, str]] = {
+    "use": {
+        "predict": "recognise the emotion of recordings",
+        "info": "show versions, device, encoder, model and its scores",
+        "export": "write a model as one ONNX file, for machines without torch",
+    },
+    "data": {
+        "corpus": "inspect a corpus: counts, labels, faulty recordings",
+        "folds": "split a corpus into speaker-disjoint folds",
+        "extract": "compute and cache the encoder's features of a corpus",
+        "cache": "show or clear the cached features",
+    },
+    "train": {
+        "train": "train a model for use on all speakers",
+        "crossval": "five-fold speaker-disjoint cross-validation",
+        "tune": "search the hyper-parameters with Optuna",
+    },
+    "study": {
+        "evaluate": "score a trained model on labelled recordings",
+        "ablate": "ablation: effect of each option beyond the paper, on the same folds",
+        "baselines": "compare the Bi-GRU with baselines on the same folds",
+    },
+    "encoders": {
+        "probe": "leave-one-speaker-out accuracy of an encoder's averaged frames",
+        "distill": "train a small encoder from unlabelled recordings and a teacher",
+        "espeak": "generate unlabelled speech with espeak-ng, for distillation",
+    },
 }
+COMMANDS = {name: line for group in GROUPS.values() for name, line in group.items()}
+
+
+def console() -> int:
+    """Entry point of the installed command `ser`."""
+    from ser.runtime import let_threads_sleep
+
+    let_threads_sleep()
+    return main()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,57 +64,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.print_help(sys.stderr)
         return 2
     try:
+        _use_machine(args)
         return int(importlib.import_module(f"ser.cli.{args.command}").run(args))
-    except SerError as error:
-        if args.debug:
-            raise
-        print(f"ser: {error}", file=sys.stderr)
-        return 2 if isinstance(error, SettingsError) else 1
     except KeyboardInterrupt:
         print("ser: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of a pipe has gone, for instance `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except OSError as error:  # disk full, read-only, no permission
+    except Exception as error:
         if args.debug:
             raise
+        print(f"ser: {_sentence(error)}", file=sys.stderr)
+        return 130 if isinstance(error, Stopped) else 2 if isinstance(error, SettingsError) else 1
+
+
+def _use_machine(args: argparse.Namespace) -> None:
+    """Apply `--device` and `--threads`, where a command has them."""
+    if getattr(args, "device", None):
+        os.environ["SER_DEVICE"] = args.device
+    if getattr(args, "threads", None):
+        import torch
+
+        torch.set_num_threads(args.threads)
+
+
+def _sentence(error: Exception) -> str:
+    """What to tell the user of an error."""
+    if isinstance(error, SerError):
+        return str(error)
+    if isinstance(error, OSError):  # disk full, read-only, no permission
         where = f"{error.filename}: " if error.filename else ""
-        print(
-            f"ser: {where}{error.strerror or error}. Remedy that and run the same command again.",
-            file=sys.stderr,
-        )
-        return 1
-    except Exception as error:  # a defect of ours: one line for the user, the rest with --debug
-        if args.debug:
-            raise
-        print(f"ser: unforeseen {type(error).__name__}: {error}. Run it again with --debug.", file=sys.stderr)
-        return 1
-
-
-def console() -> int:
-    """Entry point of the installed command `ser`."""
-    from ser.runtime import let_threads_sleep
-
-    let_threads_sleep()
-    return main()
+        return f"{where}{error.strerror or error}. Fix this, then run the command again."
+    return f"unexpected {type(error).__name__}: {error}. Run it again with --debug."  # a defect of ours
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
     from ser import __version__
 
-    parser = argparse.ArgumentParser(prog="ser", description="Speech emotion recognition for Persian.")
+    groups = [f"{group:9s} {', '.join(commands)}" for group, commands in GROUPS.items()]
+    parser = argparse.ArgumentParser(
+        prog="ser",
+        description="Speech emotion recognition for Persian.",
+        epilog="By purpose:\n  " + "\n  ".join(groups),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"ser {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
-    asked = next((word for word in words if word in COMMANDS), None)
-    for name, help_line in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=help_line, description=help_line[0].upper() + help_line[1:] + "."
-        )
+    requested = next((word for word in words if word in COMMANDS), None)
+    for name, line in COMMANDS.items():
+        command = commands.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
         command.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
         )
-        if name == asked:
+        if name == requested:
             importlib.import_module(f"ser.cli.{name}").add_arguments(command)
     return parser

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import inspect
+import re
 import signal
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -23,42 +25,116 @@ DEFAULT_ENCODER = "ntu-spml/distilhubert"
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """`--corpus` and how to read it."""
-    parser.add_argument(
-        "--corpus", nargs="+", type=Path, required=required, metavar="DIR", help="corpus folders or CSV"
+    """Add `--corpus` and how to read it."""
+    group = parser.add_argument_group("corpus")
+    group.add_argument(
+        "--corpus", nargs="+", type=Path, required=required, metavar="DIR", help="corpus folders or tables"
     )
-    parser.add_argument(
-        "--labels", choices=("original", "corrected"), default="original", help="which ShEMO labels"
-    )
-    parser.add_argument("--metadata", type=Path, metavar="CSV", help="table with the corrected labels")
-    parser.add_argument(
+    add_label_arguments(group)
+    group.add_argument(
         "--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six"
     )
 
 
-def add_encoder_arguments(parser: argparse.ArgumentParser) -> None:
-    """`--encoder`, `--layer`, `--cache`."""
+def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--labels` and `--metadata`: which of ShEMO's two label sets, and where the corrected one is."""
     parser.add_argument(
-        "--encoder", default=DEFAULT_ENCODER, help="hub id, folder, or 'shipped' (default %(default)s)"
+        "--labels", choices=("original", "corrected"), default="original", help="which of ShEMO's labels"
     )
-    parser.add_argument("--layer", type=int, help="hidden layer (default: the last)")
-    parser.add_argument("--cache", type=Path, help="folder of kept features (default: SER_CACHE or ~/.cache)")
-    parser.add_argument("--threads", type=int, help="threads of torch")
+    parser.add_argument("--metadata", type=Path, metavar="TABLE", help="CSV or JSON with ShEMO's labels")
+
+
+def add_encoder_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Add `--encoder`, `--layer`, `--cache`, `--threads`, `--device`."""
+    group = parser.add_argument_group("encoder")
+    if several:
+        group.add_argument(
+            "--encoder", nargs="+", default=[DEFAULT_ENCODER], metavar="SRC",
+            help="hub ids, folders or 'shipped' (default %(default)s)",
+        )  # fmt: skip
+    else:
+        group.add_argument(
+            "--encoder",
+            default=DEFAULT_ENCODER,
+            metavar="SRC",
+            help="hub id, folder, or 'shipped' (default %(default)s)",
+        )
+    group.add_argument("--layer", type=int, help="hidden layer (default: the last)")
+    group.add_argument(
+        "--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)"
+    )
+    add_machine_arguments(group)
+
+
+def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--threads` and `--device`, which `ser.cli.main` applies before the command runs."""
+    parser.add_argument(
+        "--threads", type=positive, metavar="N", help="threads to compute with (default: one per core)"
+    )
+    parser.add_argument("--device", help="where to compute, for instance cuda (default: SER_DEVICE or cpu)")
+
+
+def add_split_arguments(
+    parser: argparse.ArgumentParser, splits: Sequence[str] = ("speakers", "loso", "corpora", "random")
+) -> None:
+    """Add `--split`, `--folds`, `--validation-share`."""
+    group = parser.add_argument_group("folds")
+    group.add_argument(
+        "--split", choices=splits, default="speakers",
+        help="speakers: speaker-disjoint folds; loso: one speaker left out at a time; corpora: one corpus left out "
+        "at a time; random: ignores speakers, to show the leak (default %(default)s)",
+    )  # fmt: skip
+    group.add_argument("--folds", type=int, default=5, help="number of folds (default %(default)s)")
+    group.add_argument(
+        "--validation-share", type=float, default=0.10,
+        help="share of the utterances to validate on, from the training speakers (default %(default)s)",
+    )  # fmt: skip
+
+
+def positive(text: str) -> int:
+    """A positive whole number from the command line."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
+
+
+def shard(text: str) -> tuple[int, int]:
+    """I and N from `I/N`: which part of how many."""
+    part, _, n_parts = text.partition("/")
+    if not (part.isdecimal() and n_parts.isdecimal() and 1 <= int(part) <= int(n_parts)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/8")
+    return int(part), int(n_parts)
 
 
 def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Collection[str] = ()) -> None:
-    """One option for each field of settings dataclasses, with its default."""
+    """Add one option for each field of settings dataclasses, with its sentence from the docstring and its default."""
     for kind in kinds:
-        hints = get_type_hints(kind)
+        group = parser.add_argument_group(kind.__name__.removesuffix("Settings").lower())
+        hints, sentences = get_type_hints(kind), attribute_sentences(kind)
         for entry in (one for one in fields(kind) if one.name not in leave_out):
             hint, default = hints[entry.name], entry.default
             flag = f"--{entry.name.replace('_', '-')}"
+            text = f"{sentences.get(entry.name, '')} (default {default})".strip().replace("%", "%%")
             if hint is bool:
-                parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=default)
+                group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
             elif get_origin(hint) is Literal:
-                parser.add_argument(flag, choices=get_args(hint), default=default)
+                group.add_argument(flag, choices=get_args(hint), default=default, help=text)
             else:
-                parser.add_argument(flag, type=hint, default=default, help=f"(default {default})")
+                group.add_argument(flag, type=hint, default=default, help=text)
+
+
+def attribute_sentences(kind: type) -> dict[str, str]:
+    """The sentence that a dataclass' docstring has for each attribute, under `Attributes:`."""
+    sentences: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2].splitlines():
+        head = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
+        if head:
+            names = head[1].split(", ")
+            sentences |= dict.fromkeys(names, head[2].strip())
+        elif line.startswith("     "):
+            sentences |= {name: f"{sentences[name]} {line.strip()}" for name in names}
+    return {name: sentence.rstrip(".") for name, sentence in sentences.items()}
 
 
 def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
@@ -71,7 +147,7 @@ def add_check(parser: argparse.ArgumentParser) -> None:
     """`--no-check`."""
     parser.add_argument(
         "--check", action=argparse.BooleanOptionalAction, default=True,
-        help="listen to every recording first and leave out what `ser corpus` would (silent, cut, twice the same)",
+        help="check all recordings first; skip silent, truncated and duplicate ones (see `corpus`)",
     )  # fmt: skip
 
 
@@ -92,11 +168,11 @@ def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
         wanted = EMOTIONS if args.emotions == "six" else tuple(args.emotions.split(","))
         every = corpus.utterances
         corpus, dropped = keep_emotions(corpus, wanted)
-        others = [Skipped(one.path, f"{one.emotion} was not asked for") for one in every
+        others = [Skipped(one.path, f"{one.emotion} is not among --emotions") for one in every
                   if one.emotion not in wanted]  # fmt: skip
         corpus = replace(corpus, skipped=(*corpus.skipped, *others))
         for emotion, count in dropped.items():
-            print(f"left out {count} utterances of {emotion}, which was not asked for", file=sys.stderr)
+            print(f"left out {count} utterances of {emotion}, which is not among --emotions", file=sys.stderr)
     return corpus
 
 
@@ -112,10 +188,6 @@ def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Enc
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:
     """Corpus, features and encoder of a command; what cannot be used is reported, left out, and kept in `skipped`."""
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
     corpus = read_corpus_arguments(args)
     if getattr(args, "check", False):
         corpus = leave_out_unusable(corpus)
@@ -144,7 +216,7 @@ def leave_out_unusable(corpus: Corpus) -> Corpus:
     from ser.corpora.inspect import inspect_corpus, usable
     from ser.features.extract import progress_bar
 
-    report = inspect_corpus(corpus, progress=progress_bar("listening"))
+    report = inspect_corpus(corpus, progress=progress_bar("checking"))
     kept = usable(corpus, report)
     path_of = {corpus.file_of(one.path): one.path for one in corpus.utterances}
     problems = [one for one in report.problems if one.file in path_of]
@@ -152,18 +224,18 @@ def leave_out_unusable(corpus: Corpus) -> Corpus:
     for skipped in dropped:
         print(f"left out {skipped.path}: {skipped.reason}", file=sys.stderr)
     for kind, count in Counter(one.kind for one in problems if not one.dropped).items():
-        print(f"kept {count} recordings in spite of: {kind}", file=sys.stderr)
+        print(f"kept {count} recordings despite: {kind}", file=sys.stderr)
     return replace(kept, skipped=(*corpus.skipped, *dropped))
 
 
 def stop_on_signals() -> Callable[[], bool]:
     """A function that says whether to stop: after the first Ctrl-C or SIGTERM; a second Ctrl-C stops at once."""
-    asked: list[int] = []
+    received: list[int] = []
 
     def note(number: int, frame: types.FrameType | None) -> None:
-        asked.append(number)
+        received.append(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
     signal.signal(signal.SIGINT, note)
     signal.signal(signal.SIGTERM, note)
-    return lambda: bool(asked)
+    return lambda: bool(received)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ SLACK_INT8 = 0.5  # beyond that the 8 bits have not cost a little, but broken so
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--to", type=Path, required=True, metavar="FILE", help="the file, by custom model.onnx"
+        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, for instance model.onnx"
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
@@ -35,13 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.to.suffix.lower() != ".onnx":
+    if args.out.suffix.lower() != ".onnx":
         raise SettingsError(
-            f"--to {args.to} must end in .onnx, which is how the other commands know the file."
+            f"--out {args.out} must end in .onnx, which is how the other commands know the file."
         )
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SettingsError(f'An export needs {" and ".join(missing)}: pip install -e ".[onnx]".')
     from ser.classifier.checkpoint import load_checkpoint
     from ser.encoders.encoder import Encoder
     from ser.files import SHIPPED_CLASSIFIER
@@ -49,10 +45,9 @@ def run(args: argparse.Namespace) -> int:
     from ser.inference.torch_engine import Predictor, encoder_source
 
     checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED_CLASSIFIER)
-    # The faster layers of this project are for torch; the file gets the plain ones.
     encoder = Encoder.load(encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, "cpu")
     predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.weighted_layers))
-    path = export_onnx(predictor, args.to, args.licence, args.int8)
+    path = export_onnx(predictor, args.out, args.licence, args.int8)
     furthest = _furthest(predictor, path)
     print(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities within {furthest:.1e} of those of torch"
@@ -63,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _loss(predictor: Predictor, path: Path, utterances: Sequence[Utterance]) -> str:
-    """What the file answers otherwise than torch on labelled recordings, in sentences.
+    """How the file's answers differ from torch's on labelled recordings, in sentences.
 
     Raises:
         SettingsError: no recording has an emotion that the model knows.
@@ -98,7 +93,7 @@ def _furthest(predictor: Predictor, path: Path) -> float:
     """Largest difference of a probability between torch and the file, over noise of several lengths.
 
     Raises:
-        CheckpointError: it is more than rounding, or for 8 bits more than a loss; the file is taken away again.
+        CheckpointError: it is more than rounding, or for 8 bits more than a loss; the file is removed.
     """
     import numpy as np
 
@@ -117,7 +112,7 @@ def _furthest(predictor: Predictor, path: Path) -> float:
     if not furthest <= allowed:
         path.unlink()
         raise CheckpointError(
-            f"The exported model differs from torch by {furthest:.1e} in a probability; {path} was taken away again. "
+            f"The exported model differs from torch by {furthest:.1e} in a probability; {path} was removed. "
             "Export without --int8, or report this with the output of: python -m ser info"
         )
     return furthest

@@ -1,11 +1,10 @@
-"""`ser info`: versions, device, ffmpeg, feature cache, encoder, model and the model's scores."""
+"""`ser info`: versions, device, feature cache, encoder, model and the model's scores."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", type=Path, help="a trained model or an ONNX file (default: the shipped one)"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="the same")
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="same as the positional argument")
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
@@ -27,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     model = args.model or args.checkpoint or SHIPPED_CLASSIFIER
     content = gather_onnx(model) if is_onnx(model) else gather(model)
     print(json.dumps(content, indent=2) if args.json else "\n".join(_lines(content)))
-    return 0
+    return int(bool(content["model"]["problem"]))
 
 
 def gather(folder: Path) -> dict[str, Any]:
@@ -46,7 +45,6 @@ def gather(folder: Path) -> dict[str, Any]:
             "torch_threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name(0) if cuda else None,
         },
-        "ffmpeg": shutil.which("ffmpeg"),
         "cache": str(FeatureCache().folder),
         **_model(folder),
     }
@@ -136,8 +134,12 @@ def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
     calibration = model["calibration"]
     yield f"  emotions: {', '.join(model['labels'])}"
     yield f"  classifier: {', '.join(f'{key} {value}' for key, value in model['classifier'].items())}"
-    data = ", ".join(model["data"]) or "?"
-    yield f"  {model['parameters']:,} parameters, trained with seed {model['seed']} on {data}"
+    data = model["data"]
+    size = (
+        f" ({data['n_utterances']} utterances, {data['n_speakers']} speakers)" if "n_speakers" in data else ""
+    )
+    corpus = data.get("name", "unknown data")
+    yield f"  {model['parameters']:,} parameters, trained with seed {model['seed']} on {corpus}{size}"
     precision, coverage = calibration["precision"], calibration["coverage"]
     known = precision is not None and coverage is not None
     worth = f"; else right in {precision:.0%} of answers, on {coverage:.0%} of clips" if known else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import json
 import os
 import sys
@@ -11,6 +12,8 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ser.cli.common import add_machine_arguments, shard
 
 if TYPE_CHECKING:
     from ser.inference.output_files import ResultFile
@@ -32,11 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line on standard output")
     parser.add_argument(
-        "--csv", type=Path, metavar="OUT", help="append to this table; run again to take up what is left"
+        "--csv", type=Path, metavar="OUT", help="append to this CSV table; run again to resume"
     )
-    parser.add_argument("--out", type=Path, metavar="OUT", help="the same as JSON lines")
     parser.add_argument(
-        "--timeline", action="store_true", help="also how the emotion moves, in windows of 2 s"
+        "-o", "--out", type=Path, metavar="OUT", help="append JSON lines to this file; run again to resume"
+    )
+    parser.add_argument(
+        "--timeline", action="store_true", help="also the emotion over time, in windows of 2 s"
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
@@ -47,16 +52,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what runs it (default: as the name of the checkpoint says)",
     )
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
-    parser.add_argument(
-        "--shard", type=_shard, default=(1, 1), metavar="I/N", help="only the I-th of N parts"
-    )
+    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="process only part I of N")
     parser.add_argument(
         "--max-duration",
         type=float,
         default=MAX_DURATION_S,
         metavar="S",
-        help="longest recording (%(default)s)",
+        help="refuse longer recordings (default %(default)s s)",
     )
+    add_machine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -71,9 +75,9 @@ def run(args: argparse.Namespace) -> int:
     files = files[part - 1 :: n_parts]
     if not files:
         return int(n_bad > 0)
-    labels = _labels(args)
+    labels, fingerprint = _model(args)
     with contextlib.ExitStack() as stack:
-        outputs = [stack.enter_context(output) for output in _outputs(args, labels)]
+        outputs = [stack.enter_context(output) for output in _outputs(args, labels, fingerprint)]
         waiting = [
             file for file in files if not outputs or any(str(file) not in output.done for output in outputs)
         ]
@@ -85,26 +89,27 @@ def run(args: argparse.Namespace) -> int:
     return int(n_bad > 0)
 
 
-def _labels(args: argparse.Namespace) -> Sequence[str]:
-    """The model's emotions, read before any work; refuses a backend that cannot run the model."""
-    from ser.classifier.checkpoint import read_description
+def _model(args: argparse.Namespace) -> tuple[Sequence[str], str]:
+    """The model's emotions and its fingerprint, read before any work.
+
+    Raises:
+        SettingsError: the requested backend cannot run the model.
+    """
+    from ser.classifier.checkpoint import read_description, read_fingerprint
     from ser.errors import SettingsError
     from ser.files import SHIPPED_CLASSIFIER
-    from ser.inference.onnx_engine import is_onnx
+    from ser.inference.onnx_engine import is_onnx, read_onnx_description
 
     model = args.checkpoint or SHIPPED_CLASSIFIER
     if args.backend and (args.backend == "onnx") != is_onnx(model):
-        remedy = (
-            "write one with ser export and name it with --checkpoint"
-            if args.backend == "onnx"
-            else "name a folder"
-        )
+        remedy = "name a folder"
+        if args.backend == "onnx":
+            remedy = "write one with ser export and name it with --checkpoint"
         raise SettingsError(f"--backend {args.backend} cannot run {model}: {remedy}.")
     if is_onnx(model):
-        from ser.inference.onnx_engine import read_onnx_description
-
-        return list(read_onnx_description(model)["labels"])
-    return read_description(model).labels
+        labels = list(read_onnx_description(model)["labels"])
+        return labels, hashlib.sha256(model.read_bytes()).hexdigest()[:16]
+    return read_description(model).labels, read_fingerprint(model)
 
 
 def _predict(
@@ -157,13 +162,13 @@ def _find(inputs: Sequence[Path]) -> tuple[list[Path], int]:
     return list(dict.fromkeys(found)), n_bad
 
 
-def _outputs(args: argparse.Namespace, labels: Sequence[str]) -> Iterator[ResultFile]:
+def _outputs(args: argparse.Namespace, labels: Sequence[str], fingerprint: str) -> Iterator[ResultFile]:
     from ser.inference.output_files import JsonLines, ResultFile, Table
 
     if args.csv:
-        yield ResultFile(args.csv, Table(labels))
+        yield ResultFile(args.csv, Table(labels, fingerprint))
     if args.out:
-        yield ResultFile(args.out, JsonLines(labels))
+        yield ResultFile(args.out, JsonLines(labels, fingerprint))
 
 
 def _report(file: Path, error: Exception, debug: bool) -> None:
@@ -187,13 +192,6 @@ def _readable(prediction: Prediction) -> str:
             lines.append(f"  {start:7.2f} - {end:7.2f} s  {labels[int(row.argmax())]} {row.max():.0%}")
     encoding = sys.stdout.encoding or "utf-8"
     return "\n".join(lines).encode(encoding, "backslashreplace").decode(encoding)
-
-
-def _shard(text: str) -> tuple[int, int]:
-    part, _, n_parts = text.partition("/")
-    if not (part.isdecimal() and n_parts.isdecimal() and 1 <= int(part) <= int(n_parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/8")
-    return int(part), int(n_parts)
 
 
 @contextlib.contextmanager

@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 
 from ser.audio.load import Samples
 from ser.encoders.chunking import Frames, chunks, normalised
-from ser.errors import CheckpointError, SettingsError
+from ser.errors import CheckpointError
 from ser.inference.recogniser import Recogniser
 from ser.scoring.calibration import Calibration
 
 ONNX_FORMAT = "persian-ser onnx 1"
 DESCRIPTION_KEY = "persian-ser"  # in the file's metadata: all of it as one JSON
-REMEDY = "Write it anew with: python -m ser export --to FILE"
+REMEDY = "Write it anew with: python -m ser export --out FILE"
 
 
 class OnnxPredictor(Recogniser):
@@ -38,13 +38,13 @@ class OnnxPredictor(Recogniser):
 
         Raises:
             CheckpointError: the file is missing, damaged, or of another program.
-            SettingsError: onnx or onnxruntime are not installed.
         """
         model, self.description = _read(Path(path))
         try:
             self.labels = tuple(map(str, self.description["labels"]))
             self.max_frames = int(self.description["max_frames"])
             self.calibration = Calibration(**self.description["calibration"])
+            self.trained_on = tuple(self.description["data"].get("speakers", ()))
             self._normalise = bool(self.description["encoder"]["normalise"])
             self._overlap = int(self.description["encoder"]["overlap"])
             if len(self.labels) < 2 or self.max_frames < 1 or self._overlap < 0:
@@ -84,22 +84,16 @@ def read_onnx_description(path: str | Path) -> dict[str, Any]:
     """What an exported file says of itself.
 
     Raises:
-        CheckpointError, SettingsError: as for `OnnxPredictor`.
+        CheckpointError: as for `OnnxPredictor`.
     """
     return _read(Path(path))[1]
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any]]:
-    try:
-        import onnx
-        import onnxruntime  # noqa: F401  its absence is found here, before any work
-    except ImportError as error:
-        raise SettingsError(
-            f'An ONNX model needs onnx and onnxruntime: pip install -e ".[onnx]" ({error}).'
-        ) from error
+    import onnx
 
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}. Write one with: python -m ser export --to {path}")
+        raise CheckpointError(f"There is no file {path}. Write one with: python -m ser export --out {path}")
     try:
         model = onnx.load(path, load_external_data=False)
         entries = {entry.key: entry.value for entry in model.metadata_props}

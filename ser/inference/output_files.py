@@ -1,7 +1,8 @@
-"""Predictions in a file, one after the other, that a later run takes up where an earlier one ended.
+"""Predictions in a file, one after the other, that a later run resumes.
 
-`ResultFile` appends to a CSV table or to JSON lines and knows which recordings are already there. Each result
-is written at once; what a killed run left half-written at the end is cut off when the file is opened again.
+In: predictions of one model. Out: a CSV table or JSON lines that name the model by its fingerprint, so that answers
+of two models never mix in one file. Each result is written at once; what a killed run left half-written at the end
+is cut off when the file is opened again.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from ser.errors import SerError, SettingsError
 
 if TYPE_CHECKING:
-    from ser.inference.torch_engine import Prediction
+    from ser.inference.recogniser import Prediction
 
 TEXT = {"encoding": "utf-8", "errors": "surrogateescape"}  # file names need not be UTF-8
 
@@ -40,37 +41,42 @@ class Form(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line, all of `Prediction.to_dict()`."""
+    """One JSON object a line: all of `Prediction.to_dict()`, and the model's fingerprint."""
 
     header, start = "", '{"file": "'
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.labels = list(labels)
+    def __init__(self, labels: Sequence[str], model: str) -> None:
+        self.labels, self.model = list(labels), model
 
     def line(self, prediction: Prediction) -> str:
-        return json.dumps(prediction.to_dict()) + "\n"
+        return json.dumps(prediction.to_dict() | {"model": self.model}) + "\n"
 
     def read(self, lines: Sequence[str]) -> Iterator[tuple[str | None, int]]:
         for number, line in enumerate(lines, start=1):
             content = json.loads(line)
             if list(content["probabilities"]) != self.labels:
                 raise ValueError(f"line {number} holds other emotions")
+            if content["model"] != self.model:
+                raise ValueError(
+                    f"line {number} is of the model {content['model']}, this one is {self.model}"
+                )
             yield content["file"], number
 
 
 class Table:
-    """A CSV table: file, emotion, confident, duration_s, and a column for each emotion."""
+    """A CSV table: file, emotion, confident, duration_s, model, and a column for each emotion."""
 
-    def __init__(self, labels: Sequence[str]) -> None:
-        self.columns = ["file", "emotion", "confident", "duration_s", *labels]
+    def __init__(self, labels: Sequence[str], model: str) -> None:
+        self.columns = ["file", "emotion", "confident", "duration_s", "model", *labels]
+        self.model = model
         self.header = self.start = self._text(self.columns)
 
     def line(self, prediction: Prediction) -> str:
         content = prediction.to_dict()
-        return self._text([
-            content["file"], content["emotion"], str(content["confident"]).lower(), content["duration_s"],
-            *content["probabilities"].values(),
-        ])  # fmt: skip
+        sure, numbers = str(content["confident"]).lower(), content["probabilities"].values()
+        return self._text(
+            [content["file"], content["emotion"], sure, content["duration_s"], self.model, *numbers]
+        )
 
     def read(self, lines: Sequence[str]) -> Iterator[tuple[str | None, int]]:
         reader = csv.reader(lines)
@@ -79,6 +85,8 @@ class Table:
                 if reader.line_num == len(lines):  # cut inside a name that holds a line break
                     return
                 raise ValueError(f"line {reader.line_num} has {len(row)} columns")
+            if row != self.columns and row[4] != self.model:
+                raise ValueError(f"line {reader.line_num} is of the model {row[4]}, this one is {self.model}")
             yield None if row == self.columns else row[0], reader.line_num
 
     def _text(self, row: Sequence[object]) -> str:
@@ -109,7 +117,7 @@ class ResultFile:
             raise self._unwritable(error) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._take_up()
+            self._resume()
         except BlockingIOError as error:
             self._file.close()
             raise SerError(
@@ -137,7 +145,7 @@ class ResultFile:
     ) -> None:
         self._file.close()
 
-    def _take_up(self) -> None:
+    def _resume(self) -> None:
         self._file.seek(0)
         content, start = self._file.read(), self.form.start.encode(**TEXT)
         if content[: len(start)] != start[: len(content)]:
@@ -167,5 +175,5 @@ class ResultFile:
 
     def _foreign(self, detail: str = "") -> SettingsError:
         return SettingsError(
-            f"{self.path} holds something else than results of this model{detail}. Name another file."
+            f"{self.path} holds something other than results of this model{detail}. Name another file."
         )

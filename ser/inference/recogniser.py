@@ -96,12 +96,14 @@ class Recogniser(ABC):
         max_frames: longer recordings are the average over pieces of so many frames.
         calibration: its threshold says what counts as sure.
         encoder: utterances to the frames of each.
+        trained_on: the speakers of its training, `corpus:speaker`; none where the checkpoint does not name them.
     """
 
     labels: tuple[str, ...]
     max_frames: int
     calibration: Calibration
     encoder: Callable[[Sequence[Samples]], list[Frames]]
+    trained_on: Sequence[str] = ()
 
     def __call__(
         self, recording: str | Path | tuple[int, NDArray[np.generic]], timeline: bool = True,

@@ -37,6 +37,7 @@ class Predictor(Recogniser):
         self.checkpoint, self.classifier, self.encoder = checkpoint, classifier.eval(), encoder
         self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
         self.calibration = checkpoint.calibration
+        self.trained_on = tuple(checkpoint.data.get("speakers", ()))
 
     def _batch_probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
         import torch

@@ -26,7 +26,7 @@ from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpo
 from ser.classifier.ensemble import Ensemble
 from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold, leave_one_corpus_out, leave_one_speaker_out, make_folds, random_folds
-from ser.errors import JobError, SettingsError
+from ser.errors import SettingsError, Stopped
 from ser.files import write_atomically, write_json
 from ser.runtime import library_versions
 from ser.scoring.calibration import (
@@ -103,10 +103,6 @@ class CrossvalSettings:
 
     def protocol(self, n_folds: int) -> str:
         return PROTOCOLS[self.split].format(n=n_folds)
-
-
-class Stopped(JobError):
-    """The run was asked to stop; its state is kept and the same command goes on with it."""
 
 
 class Crossval:

@@ -1,0 +1,79 @@
+"""`ser evaluate`: scores of a trained model on labelled recordings, as JSON, table and report."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from ser.cli.common import add_corpus_arguments, add_machine_arguments, read_corpus_arguments
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
+    )
+    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+    parser.add_argument(
+        "-o", "--out", type=Path, default=Path("runs") / "evaluation", metavar="DIR",
+        help="folder for evaluation.json, predictions.csv and report.html (default %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--allow-trained-speakers", action="store_true",
+        help="score speakers that the model was trained on too; such figures flatter it",
+    )  # fmt: skip
+    add_corpus_arguments(parser)
+    add_machine_arguments(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    from ser import load
+    from ser.errors import SettingsError
+    from ser.experiments.evaluate import evaluate, known_speakers
+    from ser.features.extract import progress_bar
+    from ser.files import write_atomically, write_json
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    corpus = read_corpus_arguments(args)
+    model = load(args.checkpoint, args.encoder)
+    heard = known_speakers(corpus, model.trained_on)
+    if heard and not args.allow_trained_speakers:
+        raise SettingsError(
+            f"The model was trained on {len(heard)} of these {len(corpus.speakers)} speakers, for instance "
+            f"{', '.join(heard[:3])}. Leave them out, or add --allow-trained-speakers and say so beside the figures."
+        )
+    evaluation = evaluate(model, corpus, progress_bar("evaluating"))
+    content = {
+        "kind": "evaluation",
+        "protocol": _protocol(len(heard), len(corpus.speakers)),
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "labels": list(evaluation.labels),
+        **evaluation.to_dict(),
+    }
+    write_json(args.out / "evaluation.json", content)
+    table = evaluation.table(corpus.file_of)
+    write_atomically(args.out / "predictions.csv", table.encode(errors="backslashreplace"))
+    _print(content)
+    for file, reason in evaluation.unreadable:
+        print(f"ser: {file}: {reason}", file=sys.stderr)
+    print(f"Written: {args.out / 'evaluation.json'}, predictions.csv")
+    return 1 if evaluation.unreadable else 0
+
+
+def _protocol(n_heard: int, n_speakers: int) -> str:
+    if n_heard:
+        return f"{n_heard} of {n_speakers} speakers were in the model's training: the figures flatter it"
+    return f"{n_speakers} speakers, none of them named by the model's training"
+
+
+def _print(content: dict[str, Any]) -> None:
+    from ser.cli.output import print_groups, print_scores
+
+    print(f"{content['corpus']['name']}: {content['protocol']}")
+    print_scores(content["scores"], content["labels"], content["largest_class"])
+    sure = content["sure"]
+    if sure["precision"] is not None:
+        print(f"  sure of {100 * sure['coverage']:.1f} %, of which {100 * sure['precision']:.1f} % are right")
+    print_groups(content["by_corpus"], "corpus")
+    print_groups(content["by_gender"], "gender")
