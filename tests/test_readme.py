@@ -15,6 +15,7 @@ from ser.ui.settings import AppSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+DOCS = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 # https://huggingface.co/docs/hub/spaces-config-reference
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 SPACE_KEYS = {
@@ -77,19 +78,26 @@ def test_torch_is_pinned_so_that_no_cuda_packages_are_pulled():
     assert requirement("torch") == "torch==2.13.0"
 
 
-def test_every_command_that_the_readme_names_exists():
-    named = set(re.findall(r"python -m ser (\w+)", README)) - {"COMMAND"}
-    assert named
+def test_every_command_that_readme_and_docs_name_exists():
+    text = "\n".join(DOCS.values())
+    code = "\n".join(re.findall(r"```sh\n(.*?)```", text, re.DOTALL) + re.findall(r"`(ser [^`]+)`", text))
+    named = set(re.findall(r"^(?:[A-Z]+=\")?ser (\w+)", code, re.MULTILINE)) - {"COMMAND"}
+    assert len(named) > 8
     assert named <= set(COMMANDS)
 
 
 def test_every_file_of_the_map_and_every_link_exists():
-    rows = re.findall(r"^\| (`[^|]+`) \|", README.split("## Files")[1].split("## ")[0], re.MULTILINE)
-    files = [name for row in rows for name in re.findall(r"`([^`]+)`", row)]
-    links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if not link.startswith("http")]
+    rows = re.findall(r"^\| (`[^|]+`) \|", README.split("## Layout")[1].split("## ")[0], re.MULTILINE)
+    files = [ROOT / name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert len(files) > 12
-    missing = [name for name in files + links if not (ROOT / name).exists()]
-    assert not missing
+    for path, text in DOCS.items():
+        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
+        files += [path.parent / link for link in links]
+    assert not [file for file in files if not file.exists()]
+
+
+def test_the_readme_is_short_enough_to_be_read():
+    assert len(README.split()) <= 1300
 
 
 def test_every_room_is_in_the_file_map():
