@@ -23,6 +23,7 @@ GROUPS: dict[str, dict[str, str]] = {
         "export": "write a model as one ONNX file, for machines without torch",
     },
     "data": {
+        "download": "fetch ShEMO (official addresses, untried)",
         "corpus": "inspect a corpus: counts, labels, faulty recordings",
         "folds": "split a corpus into speaker-disjoint folds",
         "extract": "compute and cache the encoder's features of a corpus",
