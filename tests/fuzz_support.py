@@ -185,10 +185,11 @@ def kept_frames(key: str) -> Any:
 def _inspected(source: Path, decode: bool) -> Any:
     from ser.corpora.corpus import read_corpus
     from ser.corpora.inspect import inspect_corpus
+    from ser.reporting.corpus_report import report_text
 
     found = read_corpus(source)
     report = inspect_corpus(found, decode)
-    report.to_text().encode()
+    report_text(report).encode()
     json.loads(report.to_json())
     return found.fingerprint
 

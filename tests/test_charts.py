@@ -8,18 +8,12 @@ import math
 import numpy as np
 import pytest
 
+from ser.experiments.published import PUBLISHED, ComparisonRow
 from ser.labels import EMOTIONS
-from ser.reporting.charts import (
-    ComparisonRow,
-    class_shares_figure,
-    comparison_figure,
-    confusion_figure,
-    fold_matrices_figure,
-    learning_curves_figure,
-    reliability_figure,
-    speaker_strip_figure,
-)
-from ser.reporting.recording_charts import probability_bars_figure, timeline_figure, waveform_envelope
+from ser.reporting.charts import confusion_figure, fold_matrices_figure, learning_curves_figure
+from ser.reporting.comparison import comparison_figure, write_comparison_report
+from ser.reporting.recording_charts import timeline_figure, waveform_envelope
+from ser.reporting.score_charts import class_shares_figure, reliability_figure, speaker_strip_figure
 from ser.reporting.style import EMOTION_COLOURS, INK, emotion_colours
 from ser.scoring.metrics import Reliability
 
@@ -54,11 +48,11 @@ def test_a_matrix_shows_counts_and_shares_of_the_true_class():
     heatmap, written = confusion_figure(MATRIX, EMOTIONS).data
     assert heatmap.z[0][0] == pytest.approx(30 / 40)
     assert written.text[0] == "30<br>75%"
-    assert heatmap.hovertext[0][1] == "true: anger<br>answered: fear<br>10 of 40 (25.0%)"
+    assert heatmap.hovertext[0][1] == "true: anger<br>predicted: fear<br>10 of 40 (25.0%)"
 
 
 def test_a_class_without_clips_is_an_empty_row_not_an_error():
-    heatmap, written = confusion_figure(np.zeros((6, 6), dtype=int), EMOTIONS, normalise=False).data
+    heatmap, written = confusion_figure(np.zeros((6, 6), dtype=int), EMOTIONS).data
     assert written.text[0] == "0<br>0%"
     assert np.isfinite(heatmap.z).all()
 
@@ -97,6 +91,22 @@ def test_the_grid_holds_each_fold_and_their_sum():
     assert figure.data[-1].text[0] == "150<br>75%"
 
 
+def test_matrices_say_what_their_axes_are_and_share_one_scale_of_colours():
+    words = {"hover_true": "درست", "hover_predicted": "پاسخ"}
+    for figure, (true, predicted) in (
+        (confusion_figure(MATRIX, EMOTIONS), ("true", "predicted")),
+        (fold_matrices_figure([MATRIX] * 5, EMOTIONS, words=words), ("درست", "پاسخ")),
+    ):
+        axes = figure.to_dict()["layout"]
+        assert {axis["title"]["text"] for name, axis in axes.items() if name.startswith("xaxis")} == {
+            predicted
+        }
+        rows = {axis["title"]["text"] for name, axis in axes.items() if name.startswith("yaxis")}
+        assert rows - {""} == {true}
+        assert {trace.coloraxis for trace in figure.data if trace.type == "heatmap"} == {"coloraxis"}
+        assert (figure.layout.coloraxis.cmin, figure.layout.coloraxis.cmax) == (0, 1)
+
+
 def test_learning_curves_average_the_folds_and_dash_what_is_an_average_of_some():
     figure = learning_curves_figure(history(4, 6))
     means = [trace for trace in figure.data if "mean" in (trace.name or "") and trace.line.color == "#0072B2"]
@@ -112,6 +122,25 @@ def test_learning_curves_mark_the_best_epoch_and_when_each_fold_stopped():
     marks = learning_curves_figure(history(4, 6)).data[-1]
     assert list(marks.x) == [3, 5]
     assert [tuple(row) for row in marks.customdata] == [(1, 4), (2, 6)]
+
+
+def test_learning_curves_with_the_penalty_are_what_early_stopping_watches():
+    epochs = [{"epoch": 1, "train_loss": 1.5, "validation_loss": 2.0, "penalty": 26.0}]
+    alone = learning_curves_figure([{"epochs": epochs}])
+    watched = learning_curves_figure([{"epochs": epochs}], with_penalty=True)
+    assert [trace.y[0] for trace in alone.data[:4]] == [1.5, 1.5, 2.0, 2.0]
+    assert [trace.y[0] for trace in watched.data[:4]] == [27.5, 27.5, 28.0, 28.0]
+    assert (alone.layout.yaxis.title.text, watched.layout.yaxis.title.text) == (
+        "cross entropy", "cross entropy + L2 penalty",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("n_epochs", "ticks"),
+    [(1, [1]), (3, [1, 2, 3]), (25, [1, 3, 6, 9, 12, 15, 18, 21, 24]), (150, [1, *range(15, 151, 15)])],
+)
+def test_epochs_are_whole_numbers_at_the_axis(n_epochs: int, ticks: list[int]):
+    assert list(learning_curves_figure(history(n_epochs)).layout.xaxis.tickvals) == ticks
 
 
 @pytest.mark.parametrize("folds", [[], [{"epochs": []}], [{"epochs": [], "best_epoch": None}] * 5])
@@ -146,6 +175,35 @@ def test_the_comparison_can_be_all_measured_or_empty():
     assert not comparison_figure([]).data
 
 
+def test_a_published_method_without_a_stated_value_has_no_bar():
+    rows = [ComparisonRow("stated", 0.7, published=True), ComparisonRow("not stated", None, published=True)]
+    [published] = comparison_figure(rows).data
+    assert list(published.y) == ["stated"]
+
+
+def compared_on(name: str, tmp_path) -> str:
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    row = {"title": "Bi-GRU", "wa": score, "uar": score, "macro_f1": score}
+    about = {"protocol": "speaker-disjoint", "intervals": "95 %", "rows": [row]}
+    corpus = {"name": name, "n_utterances": 3000, "n_speakers": 87}
+    page = write_comparison_report(about | {"corpus": corpus}, tmp_path / "report.html")
+    return page.read_text(encoding="utf-8")
+
+
+def test_figure_6_has_the_seven_bars_of_the_paper_where_the_corpus_is_shemo(tmp_path):
+    page = compared_on("ShEMO", tmp_path)
+    assert [row.source for row in PUBLISHED].count("the paper's figure 6") == 7
+    assert all(row.name in page for row in PUBLISHED)
+    assert page.count("value not stated in the text") == sum(row.value is None for row in PUBLISHED) == 5
+    assert "40.0% to 60.0%" in page
+
+
+def test_figures_published_on_shemo_do_not_stand_beside_those_of_another_corpus(tmp_path):
+    page = compared_on("ShEMO+EMO-DB", tmp_path)
+    assert not any(row.name in page for row in PUBLISHED)
+    assert "Published figures are of ShEMO, so they do not stand beside these." in page
+
+
 def test_every_speaker_is_a_point_on_the_strip_of_its_gender():
     by_speaker = {
         "M01": {"wa": 0.5, "gender": "male", "n_utterances": 10},
@@ -168,12 +226,6 @@ def test_class_shares_are_means_with_the_extremes_of_the_folds():
     bar = class_shares_figure({"test": {"anger": [0.3, 0.4, 0.35]}}).data[0]
     assert bar.y[0] == pytest.approx(0.35)
     assert (bar.error_y.array[0], bar.error_y.arrayminus[0]) == pytest.approx((0.05, 0.05))
-
-
-def test_probability_bars_speak_the_language_of_the_page():
-    bars = probability_bars_figure({"anger": 0.9, "fear": 0.1}, {"anger": "خشم"}).data[0]
-    assert list(bars.y) == ["خشم", "fear"]
-    assert list(bars.marker.color) == [EMOTION_COLOURS["anger"], EMOTION_COLOURS["fear"]]
 
 
 def test_the_timeline_shares_its_seconds_with_the_waveform_and_reaches_both_ends():
@@ -213,7 +265,6 @@ def test_names_are_shown_as_text_not_as_markup():
         confusion_figure([[1]], [evil], title=evil),
         comparison_figure([ComparisonRow(evil, 0.5, protocol=evil)]),
         speaker_strip_figure(by_speaker),
-        probability_bars_figure({evil: 1.0}),
         class_shares_figure({evil: {evil: [1.0]}}),
     ]
     for figure in figures:
@@ -224,3 +275,4 @@ def test_charts_are_plain_json_and_ask_nothing_of_the_network():
     text = confusion_figure(MATRIX, EMOTIONS).to_json() + learning_curves_figure(history(3)).to_json()
     assert "http" not in text
     assert "NaN" not in text
+    assert "<" not in text  # a script element may hold it

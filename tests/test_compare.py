@@ -16,6 +16,7 @@ from test_crossval import DIM, ENCODER, SETTINGS, Toy
 from tuning_support import write_tiny_corpus
 
 from ser.cli import main
+from ser.cli.baselines import print_comparison
 from ser.errors import SettingsError
 from ser.experiments.baselines import (
     BaselineSettings,
@@ -32,13 +33,13 @@ from ser.experiments.baselines import (
 )
 from ser.experiments.comparison import (
     MODELS,
-    PUBLISHED,
     CompareSettings,
     Encoded,
     compare,
-    comparison_rows,
     runnable,
 )
+from ser.experiments.published import comparison_rows
+from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions
 from ser.training.crossval import Stopped
 
@@ -128,9 +129,8 @@ def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_
         assert row["macro_f1"]["value"] == pytest.approx(f1_score(true, predicted, average="macro"))
         assert row["wa"]["value"] > 0.6
     assert json.loads((tmp_path / "compare.json").read_text()) == content
-    page = (tmp_path / "report.html").read_text()
-    for one in (*comparison_rows(content), *PUBLISHED):
-        assert one.name in page
+    page = write_comparison_report(content, tmp_path / "report.html").read_text()
+    assert all(one.name in page for one in comparison_rows(content))
 
 
 @pytest.mark.slow
@@ -212,7 +212,14 @@ def test_the_command_prints_measured_and_published_apart(tmp_path, tiny_encoder,
              "--validation-share", 0.2, "--baseline-max-epochs", 2, "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in [*words, "--models", "mean_lr", "drm", "mfcc_cnn"]]) == 0
     told = capsys.readouterr().out
+    assert "MFCC, 1D-CNN" in told
+    assert "published" not in told  # those figures are of ShEMO, this corpus is not
+    content = json.loads((tmp_path / "out" / "compare.json").read_text())
+    assert "MFCC, 1D-CNN" in (tmp_path / "out" / "report.html").read_text()
+    print_comparison(content | {"corpus": {"name": "ShEMO"}})
+    told = capsys.readouterr().out
     assert told.index("MFCC, 1D-CNN") < told.index("published, on ShEMO") < told.index("78.77 %")
+    assert "HuBERT-large [33]: value not stated in the text" in told
     assert (tmp_path / "out" / "mfcc_cnn" / "predictions.csv").exists()
     assert main([str(word) for word in [*words, "--models", "svm"]]) == 2
     assert "there are bigru, mean_lr" in capsys.readouterr().err

@@ -1,16 +1,20 @@
-"""Corpora are recognised by how they name their files, or read from a table; what is not read is told."""
+"""Corpora are recognised by how they name their files, or read from a table; what is not read is named."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from support import write_voice
 
-from ser.corpora.corpus import Corpus, keep_emotions, read_corpora, read_corpus
-from ser.corpora.readers import READERS, common_label, spelled_emotion
+from ser.corpora.corpus import Corpus, facts, keep_emotions, read_corpora, read_corpus
+from ser.corpora.folder import contents
+from ser.corpora.readers import READERS
+from ser.corpora.words import common_label, look_alikes, spelled_emotion
 from ser.errors import CorpusError
 from ser.labels import EMOTIONS
 
@@ -167,6 +171,11 @@ def test_a_name_that_two_files_bear_is_refused(tmp_path: Path):
         (("path,speaker,emotion", "1.wav,,anger"), "line 2: speaker is empty"),
         (("path,speaker,emotion", "1.wav"), "line 2: speaker, emotion is empty"),
         (
+            ("path,speaker,emotion", "1.wav,A,nan"),
+            "line 2: emotion is empty (nan: so programs write an empty cell)",
+        ),
+        (("path,speaker,emotion", "1.wav,A,\u200f"), "line 2: emotion is empty"),
+        (
             ("path,speaker,emotion", "1.wav,A,anger", "", "1.wav,B,fear"),
             "line 4: 1.wav is listed already in line 2",
         ),
@@ -260,6 +269,161 @@ def test_the_fingerprint_follows_labels_and_names_and_not_the_place(tmp_path: Pa
     more = read_corpus(files(tmp_path / "more", "M01A01.wav", "F03S02.wav", "F03S03.wav"))
     assert one.fingerprint == moved.fingerprint != more.fingerprint
     assert one.fingerprint != read_corpus(tmp_path / "here", label_map={"anger": "fear"}).fingerprint
+
+
+def test_a_corpus_of_joined_folders_is_the_same_wherever_they_are_mounted(tmp_path: Path):
+    def joined(one: Path, other: Path) -> Corpus:
+        return read_corpora(
+            [files(one, "wav/03a01Fa.wav"), files(other, "Actor_03/03-01-03-01-01-01-03.wav")]
+        )
+
+    here = joined(tmp_path / "a", tmp_path / "b")
+    there = joined(tmp_path / "mnt" / "x" / "emodb", tmp_path / "home" / "ravdess")
+    assert here.fingerprint == there.fingerprint
+    assert [there.file_of(one.path) for one in there.utterances] == [
+        "EMO-DB/wav/03a01Fa.wav", "RAVDESS/Actor_03/03-01-03-01-01-01-03.wav",
+    ]  # fmt: skip
+
+
+ARABIC_YE, RIGHT_TO_LEFT, NO_JOIN = "\u064a", "\u200f", "\u200c"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("شادی", f"شاد{ARABIC_YE}"),
+        ("خشم", f"{RIGHT_TO_LEFT}خشم"),
+        ("خنثی", "خنثى"),  # with alef maksura
+        (f"بی{NO_JOIN}طرف", "بی طرف"),
+        ("Excited", "excited"),
+        ("Excité", "Excite\u0301"),  # one letter, or a letter and an accent
+        ("علاقه", f"علاقه{NO_JOIN}"),
+    ],
+)
+def test_labels_that_look_the_same_are_one_class(tmp_path: Path, one: str, other: str):
+    files(tmp_path, "1.wav", "2.wav", "3.wav")
+    rows = (f"1.wav,A,{one}", f"2.wav,B,{other}", "3.wav,C,fear")
+    assert len(read_corpus(table(tmp_path / "list.csv", "path,speaker,emotion", *rows)).emotions) == 2
+
+
+def test_speakers_written_in_two_ways_are_one_person(tmp_path: Path):
+    """Two people would come to lie in training and test of one fold."""
+    files(tmp_path, "1.wav", "2.wav", "3.wav", "4.wav")
+    rows = (
+        "1.wav,علی,fear",
+        f"2.wav,عل{ARABIC_YE}{RIGHT_TO_LEFT},anger",
+        "3.wav,Sara ,fear",
+        "4.wav,sara,anger",
+    )
+    assert read_corpus(table(tmp_path / "m.csv", "path,speaker,emotion", *rows)).speakers == ("Sara", "علی")
+
+
+def test_codes_of_the_field_and_persian_words_are_the_six_emotions():
+    assert [common_label(code) for code in ["ang", "fea", "HAP", "neu", "sad", "Sur", "dis"]] == [
+        *EMOTIONS,
+        "disgust",
+    ]
+    assert [common_label(word) for word in ["خشم", "ترس", "شادی", "خنثی", "غم", "تعجب"]] == list(EMOTIONS)
+    assert [common_label(word) for word in ["عصبانی", "وحشت", "خوشحال", "عادی", "غمگین", "متعجب"]] == list(
+        EMOTIONS
+    )
+
+
+def test_a_persian_label_agrees_with_the_name_of_its_file(tmp_path: Path):
+    files(tmp_path, "F01A01.wav", "F01S01.wav")
+    corpus = read_corpus(
+        table(tmp_path / "m.csv", "path,speaker,emotion", "F01A01.wav,F01,خشم", "F01S01.wav,F01,غم")
+    )
+    assert corpus.emotions == ("anger", "sadness")
+
+
+def test_the_same_label_of_two_corpora_is_one_class(tmp_path: Path):
+    for name, label in (("a", "Excited"), ("b", "excited")):
+        table(files(tmp_path / name, "1.wav") / "metadata.csv", "path,speaker,emotion", f"1.wav,A,{label}")
+    corpus = read_corpora([tmp_path / "a", tmp_path / "b"])
+    assert corpus.emotions == ("Excited",)
+    assert len(keep_emotions(corpus, ["EXCITED"])[0].utterances) == 2
+
+
+def test_labels_that_are_probably_one_are_reported(tmp_path: Path):
+    assert look_alikes(["surprise", "suprise", "fear", "calm"]) == [("surprise", "suprise")]
+    assert not look_alikes([*EMOTIONS, "disgust", "boredom", "calm", "contempt", "excited", "frustration"])
+    files(tmp_path, "1.wav", "2.wav")
+    rows = ("1.wav,A,surprise", "2.wav,B,suprise")
+    corpus = read_corpus(table(tmp_path / "m.csv", "path,speaker,emotion", *rows))
+    assert "surprise and suprise look alike" in " ".join(corpus.notes)
+
+
+def test_quotes_after_a_blank_are_no_part_of_a_cell(tmp_path: Path):
+    files(tmp_path, "1.wav")
+    corpus = read_corpus(table(tmp_path / "m.csv", 'path, "speaker", "emotion"', '1.wav, "A", "anger"'))
+    assert (corpus.speakers, corpus.emotions) == (("A",), ("anger",))
+
+
+def test_label_files_with_a_byte_order_mark_are_read(tmp_path: Path):
+    files(tmp_path, "F03S02.wav")
+    text = json.dumps([{"id": "F03S02", "emotion": "anger"}])
+    (tmp_path / "shemo.json").write_text(text, encoding="utf-8-sig")
+    assert emotions_of(read_corpus(tmp_path)) == {"F03S02": "anger"}
+
+
+def test_an_empty_label_in_a_label_file_is_named(tmp_path: Path):
+    files(tmp_path, "F03S02.wav")
+    (tmp_path / "shemo.json").write_text(json.dumps([{"id": "F03S02", "emotion": None}]))
+    with pytest.raises(CorpusError, match=r"the emotion of F03S02 is empty"):
+        read_corpus(tmp_path)
+
+
+def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path):
+    elsewhere = files(tmp_path / "elsewhere", "M01A01.wav")
+    folder = files(tmp_path / "corpus", "female/F03S02.wav")
+    (folder / "male").symlink_to(elsewhere)
+    (folder / "again").symlink_to(folder / "female")
+    (folder / "female" / "loop").symlink_to(folder)
+    corpus = read_corpus(folder)
+    assert sorted(one.path.name for one in corpus.utterances) == ["F03S02.wav", "M01A01.wav"]
+
+
+@pytest.mark.parametrize("name", ["M01A01.wav", "male"])
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, name: str):
+    """A folder on a disk that is not mounted would be half of the corpus."""
+    folder = files(tmp_path, "F03S02.wav")
+    (folder / name).symlink_to("/nonexistent/place")
+    with pytest.raises(
+        CorpusError, match=rf"1 links below .* lead nowhere, {name} \(to /nonexistent/place\)"
+    ):
+        read_corpus(folder)
+
+
+def test_files_that_are_no_recordings_are_counted_and_named(tmp_path: Path):
+    corpus = read_corpus(
+        files(tmp_path, "F03S02.wav", "a.xyz", "b.XYZ", "noise", "readme.txt", ".hidden.xyz")
+    )
+    assert list(corpus.notes) == ["3 files are no recordings by their suffix: .xyz 2, no suffix 1."]
+    assert contents(tmp_path).recordings == (tmp_path / "F03S02.wav",)
+
+
+@pytest.mark.parametrize("suffix", [".aac", ".amr", ".mp4", ".WMA", ".weba", ".sph"])
+def test_what_can_be_recognised_can_be_trained_on(tmp_path: Path, suffix: str):
+    assert len(read_corpus(files(tmp_path, f"F03S02{suffix}")).utterances) == 1
+
+
+def test_a_name_that_is_no_utf_8_is_shown_as_text(tmp_path: Path):
+    (tmp_path / os.fsdecode(b"\xffF03S02.wav")).touch()
+    files(tmp_path, "F03S02.wav")
+    corpus = read_corpus(tmp_path)
+    [skipped] = corpus.skipped
+    assert corpus.file_of(skipped.path).encode("utf-8") == b"\\udcffF03S02.wav"
+
+
+def test_the_facts_of_a_corpus_come_from_names_and_headers(tmp_path: Path):
+    for number, name in enumerate(("F03S02", "F03A01", "M01A01")):
+        write_voice(tmp_path / f"{name}.wav", 0.5 + number)
+    (tmp_path / "M02A01.wav").write_bytes(b"no sound")
+    found = facts(read_corpus(tmp_path))
+    assert (found.n_utterances, found.n_speakers, found.n_timed) == (4, 3, 3)
+    assert found.emotions == {"anger": 3, "sadness": 1}
+    assert found.hours == pytest.approx((0.5 + 1.5 + 2.5) / 3600)
 
 
 def test_labels_go_by_their_common_names():

@@ -18,6 +18,7 @@ from ser.corpora.checks import RULES, count_clipped
 from ser.corpora.corpus import Corpus, read_corpus
 from ser.corpora.inspect import CorpusReport, inspect_corpus, usable
 from ser.errors import CorpusError
+from ser.reporting.corpus_report import report_page, report_text
 
 GOOD = ("F01A01", "F01N01", "F02A01", "M01A01", "M01N01")
 
@@ -184,7 +185,7 @@ def test_without_decoding_only_names_and_labels_are_looked_at(folder: Path):
     assert not report.problems
     assert report.hours is None
     assert not report.sample_rates
-    assert "The sound was not looked at" in report.to_text()
+    assert "The sound was not looked at" in report_text(report)
 
 
 def test_what_gives_the_emotion_away_is_remarked(tmp_path: Path):
@@ -209,8 +210,8 @@ def test_a_report_of_another_corpus_is_refused(folder: Path):
 def test_a_corpus_of_broken_files_has_nothing_usable(tmp_path: Path):
     (tmp_path / "F01A01.wav").touch()
     corpus, report = inspected(tmp_path)
-    assert "0 usable" in report.to_text()
-    report.to_html()
+    assert "0 usable" in report_text(report)
+    report_page(report)
     with pytest.raises(CorpusError, match="None of the 1 recordings of ShEMO can be used"):
         usable(corpus, report)
 
@@ -232,7 +233,7 @@ def test_the_json_holds_the_report_and_its_rules(folder: Path):
 
 def test_the_page_needs_no_network_and_shows_names_as_they_are(folder: Path):
     (folder / "M01<img src=x>.wav").touch()
-    html = inspected(folder)[1].to_html()
+    html = report_page(inspected(folder)[1])
     assert "<img src=x>" not in html
     assert "M01&lt;img src=x&gt;.wav" in html
     assert not re.search(
@@ -241,11 +242,17 @@ def test_the_page_needs_no_network_and_shows_names_as_they_are(folder: Path):
     assert "default-src 'none'" in html
 
 
-def test_a_file_name_that_is_no_utf_8_can_be_reported(folder: Path):
-    os.rename(os.fsencode(folder / "M01N01.wav"), os.fsencode(folder) + b"/\xff.wav")  # noqa: PTH104
+def test_names_that_are_no_utf_8_can_be_reported(tmp_path: Path):
+    folder = tmp_path / os.fsdecode(b"corpus\xff")  # a corpus in a table goes by its folder's name
+    folder.mkdir()
+    sound = write_voice(tmp_path / "sound.wav").read_bytes()
+    for name in ("1.wav", os.fsdecode(b"\xff.wav")):
+        (folder / name).write_bytes(sound)
+    (folder / "metadata.csv").write_text("path,speaker,emotion\n1.wav,A,anger\n")
     report = inspected(folder)[1]
-    for text in (report.to_text(), report.to_json(), report.to_html()):
+    for text in (report_text(report), report.to_json(), report_page(report)):
         text.encode("utf-8")
+        assert "udcff.wav" in text
 
 
 def test_the_command_prints_the_report_and_writes_both_files(

@@ -15,22 +15,24 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support import write_corpus, write_voice
 
 from ser.cli import main
-from ser.corpora.corpus import read_corpus
+from ser.corpora.corpus import keep_emotions, read_corpora, read_corpus
 from ser.corpora.fold_search import solve
 from ser.corpora.folds import (
     PARTS,
     Fold,
     check_folds,
-    class_shares,
-    fold_table,
     leave_one_corpus_out,
     leave_one_speaker_out,
     make_folds,
     random_folds,
+    split_corpus,
 )
+from ser.corpora.inspect import inspect_corpus, usable
 from ser.errors import FoldError, SettingsError
+from ser.reporting.folds_report import class_shares, fold_rows, validated_by, worst_share
 
 
 def corpus_of(counts: dict[str, dict[str, int]]) -> tuple[list[str], list[str]]:
@@ -84,9 +86,11 @@ def test_the_folds_of_shemo_are_about_70_10_20_with_alike_class_shares(shemo):
 
 def test_another_seed_keeps_to_the_bounds_on_shemo(shemo):
     speakers, emotions, _ = shemo
-    rows = fold_table(make_folds(speakers, emotions, seed=7), speakers, emotions)
-    assert max(abs(row.worst_pp) for row in rows if row.part == "test") <= 1.0
-    assert max(abs(row.worst_pp) for row in rows if row.part == "validation") <= 1.5
+    folds = make_folds(speakers, emotions, seed=7)
+    said = [{part: [emotions[i] for i in getattr(fold, part)] for part in PARTS} for fold in folds]
+    shares = class_shares(said, sorted(set(emotions)))
+    assert worst_share(shares["test"], emotions)[0] <= 1.0
+    assert worst_share(shares["validation"], emotions)[0] <= 1.5
 
 
 def test_folds_are_the_same_for_a_seed_whatever_the_order_of_the_utterances():
@@ -163,7 +167,7 @@ def test_a_split_is_refused_only_where_none_exists(counts, n_folds):
         refused = False
     except FoldError:
         refused = True
-    assert refused == (not split_exists(speakers, emotions, n_folds))
+    assert refused == (len(set(emotions)) < 2 or not split_exists(speakers, emotions, n_folds))
 
 
 def split_exists(speakers: list[str], emotions: list[str], n_folds: int) -> bool:
@@ -226,8 +230,8 @@ def test_a_proven_impossibility_names_the_scarcest_emotion_and_what_would_help()
     speakers, emotions = corpus_of({name: dict.fromkeys(said, 1) for name, said in counts.items()})
     with pytest.raises(FoldError) as error:
         make_folds(speakers, emotions, 3)
-    for words in ("5 speakers cannot be split into 3 folds", "a has the fewest speakers (3)", "drop or merge a",
-                  "leave-one-speaker-out"):  # fmt: skip
+    for words in ("5 speakers cannot be split into 3 folds", "there is no such split", "a has the fewest speakers (3)",
+                  "Use fewer folds", "leave-one-speaker-out"):  # fmt: skip
         assert words in str(error.value)
 
 
@@ -273,6 +277,59 @@ def test_leave_one_corpus_out_tests_each_corpus_alone():
         leave_one_corpus_out(["one"] * len(speakers), speakers, emotions)
 
 
+def test_an_emotion_of_one_corpus_alone_is_refused_with_those_that_are_shared():
+    """Left out, its corpus would be tested on an emotion that nobody was trained on."""
+    speakers, emotions = balanced(8)
+    corpora = ["one" if speaker < "S04" else "two" for speaker in speakers]
+    emotions = ["sadness" if c == "two" and e == "c" else e for c, e in zip(corpora, emotions, strict=True)]
+    with pytest.raises(FoldError) as error:
+        leave_one_corpus_out(corpora, speakers, emotions)
+    for words in ("sadness occurs in two alone", "c occurs in one alone", "--emotions a,b"):
+        assert words in str(error.value)
+
+
+def test_utterances_of_one_emotion_are_refused():
+    speakers, _ = balanced(8)
+    for split in (make_folds, leave_one_speaker_out, random_folds):
+        with pytest.raises(FoldError, match="All utterances are anger; at least two emotions are needed"):
+            split(speakers, ["anger"] * len(speakers))
+
+
+@pytest.mark.parametrize("n_speakers", [5, 7, 10, 30])
+def test_nobody_validates_two_folds_where_the_speakers_suffice(n_speakers: int):
+    speakers, emotions = balanced(n_speakers)
+    folds = make_folds(speakers, emotions)
+    validating = [{speakers[index] for index in fold.validation} for fold in folds]
+    assert max(Counter(name for names in validating for name in names).values()) == 1
+    assert (
+        validated_by(validating)
+        == f"Validated by {sum(map(len, validating))} speakers, the most used in 1 fold."
+    )
+
+
+def test_a_speaker_validates_again_only_where_the_corpus_has_no_other():
+    """Three speakers alone have the emotion that every validation part needs; two of the five folds test one."""
+    rare = {f"R{i}": {"a": 4, "b": 4} for i in range(6)}
+    speakers, emotions = corpus_of(rare | {f"S{i}": {"a": 4} for i in range(9)})
+    folds = make_folds(speakers, emotions)
+    validating = [{speakers[index] for index in fold.validation} for fold in folds]
+    assert max(Counter(name for names in validating for name in names if name[0] == "R").values()) == 1
+
+
+def test_leave_one_speaker_out_spreads_validation_over_the_speakers():
+    speakers, emotions = balanced(20)
+    folds = leave_one_speaker_out(speakers, emotions)
+    uses = Counter(name for fold in folds for name in {speakers[index] for index in fold.validation})
+    assert max(uses.values()) <= 4  # of 20 folds with two validation speakers each
+
+
+def test_the_validation_speakers_of_emodb_are_five_people(shared_data):
+    corpus = read_corpus(shared_data("emodb"))
+    speakers = [one.speaker for one in corpus.utterances]
+    folds = split_corpus(corpus)
+    assert validated_by([speakers[i] for i in fold.validation] for fold in folds).endswith("in 1 fold.")
+
+
 def test_random_folds_share_speakers_and_say_so():
     speakers, emotions = balanced(6, n=10)
     folds = random_folds(speakers, emotions)
@@ -305,12 +362,17 @@ def test_folds_that_break_a_promise_are_noticed():
 def test_the_table_and_the_shares_count_what_is_in_the_parts():
     speakers, emotions = ["A", "A", "B", "C"], ["x", "y", "x", "x"]
     folds = (Fold((0, 1), (2,), (3,)),)
-    train, validation, test = fold_table(folds, speakers, emotions)
-    assert (train.n_utterances, train.n_speakers, train.share) == (2, 1, 0.5)
-    assert train.class_shares == {"x": 0.5, "y": 0.5}
-    assert (train.worst_emotion, train.worst_pp) == ("x", -25.0)
-    assert (validation.counts, test.part) == ({"x": 1, "y": 0}, "test")
-    assert class_shares(folds, emotions)["train"] == {"x": [0.5], "y": [0.5]}
+    assert fold_rows(folds, speakers, emotions) == [
+        ["part", "utterances", "share", "speakers", "x", "y"],
+        ["fold 1, train", "2", "50.00 %", "1", "1 (50.00 %)", "1 (50.00 %)"],
+        ["fold 1, validation", "1", "25.00 %", "1", "1 (100.00 %)", "0 (0.00 %)"],
+        ["fold 1, test", "1", "25.00 %", "1", "1 (100.00 %)", "0 (0.00 %)"],
+        ["all", "4", "100.00 %", "3", "3 (75.00 %)", "1 (25.00 %)"],
+    ]
+    said = [{"train": ["x", "y"], "validation": ["x"], "test": []}]
+    shares = class_shares(said, ["x", "y"])
+    assert (shares["train"], shares["test"]) == ({"x": [0.5], "y": [0.5]}, {"x": [0.0], "y": [0.0]})
+    assert worst_share({"x": [0.5, 0.9], "y": [0.5, 0.1]}, emotions) == (25.0, "y", 1)
 
 
 def test_the_solver_knows_when_there_is_no_split():
@@ -370,6 +432,29 @@ def test_the_command_splits_what_is_in_the_folder(
     assert sorted(file for fold in json.loads(out.read_text()) for file in fold["test"]) == sorted(
         f"{i}.wav" for i in range(81)
     )
+
+
+@pytest.mark.parametrize("split", ["speakers", "loso", "corpora"])
+def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path: Path, split: str):
+    """The same recordings are left out before, and the same options choose."""
+    from ser.training.crossval import CrossvalSettings
+
+    corpora = [write_corpus(tmp_path / name, n_speakers=4) for name in ("one", "two")]
+    for number, path in enumerate(corpora[1].glob("*.wav")):  # no sound twice
+        write_voice(path, seed=1000 + number)
+    for folder in corpora:
+        (folder / "0_3.wav").write_bytes(b"no sound")  # one neutral recording that `crossval` would leave out
+    out = tmp_path / "folds.json"
+    words = ["folds", "--corpus", *map(str, corpora), "--emotions", "anger,neutral", "--folds", "4"]
+    assert main([*words, "--split", split, "--json", str(out)]) == 0
+    read, _ = keep_emotions(read_corpora(corpora), ["anger", "neutral"])
+    corpus = usable(read, inspect_corpus(read))
+    folds = CrossvalSettings(split=split, n_folds=4).folds(corpus)
+    files = [corpus.file_of(one.path) for one in corpus.utterances]
+    assert len(files) == 14
+    assert json.loads(out.read_text()) == [
+        {part: [files[i] for i in getattr(fold, part)] for part in PARTS} for fold in folds
+    ]
 
 
 def test_the_command_refuses_in_one_line(metadata: Path, capsys: pytest.CaptureFixture[str]):

@@ -317,7 +317,7 @@ def test_a_seed_below_zero_is_refused(seed):
 
 def test_more_folds_than_utterances_are_refused_before_they_are_made():
     with pytest.raises(FoldError, match="Use fewer folds"):
-        random_folds(["a", "b", "c"], ["fear"] * 3, 10**30, 0.2)
+        random_folds(["a", "b", "c", "d"], ["fear", "fear", "anger", "anger"], 10**30, 0.2)
 
 
 @pytest.mark.parametrize("temperature", [10**400, 1e-310, 5e-324, 1e308])

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
 import re
+import shutil
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ser.corpora.corpus import Utterance
 from ser.errors import JobError
+from ser.experiments.evaluate import Evaluation
 from ser.labels import EMOTIONS
-from ser.reporting.crossval_report import class_shares, read_predictions, recompute, write_report
+from ser.reporting.crossval_report import write_report
+from ser.reporting.evaluation_report import write_evaluation_report
+from ser.reporting.folds_report import class_shares
 from ser.scoring.metrics import confusion, score, scores_by
+from ser.scoring.predictions import read_predictions, recompute
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
 SPEAKERS = [f"{gender}{number:02d}" for gender in "FM" for number in range(1, 6)]
@@ -64,7 +73,8 @@ def a_run(names=("corpus",), n_clips: int = 300, n_folds: int = 5):
                 **{part: [files[i] for i in np.flatnonzero(mask)] for part, mask in parts.items()},
                 "best_epoch": length - 3,
                 "epochs": [
-                    {"epoch": e, "train_loss": 5 / e, "validation_loss": 6 / e} for e in range(1, length + 1)
+                    {"epoch": e, "train_loss": 5 / e, "validation_loss": 6 / e, "penalty": 26 / e}
+                    for e in range(1, length + 1)
                 ],
                 "test_confusion": confusion(true[rows], predicted[rows], 6).tolist(),
                 "test_scores": of_fold.to_dict(),
@@ -205,17 +215,70 @@ def test_the_page_loads_nothing_from_elsewhere(page):
     assert not [attrs for _, attrs in tags if "src" in attrs or "href" in attrs]
     policy = next(attrs["content"] for tag, attrs in tags if attrs.get("http-equiv"))
     assert policy.startswith("default-src 'none'")
-    assert page.count("plotly.js v") == 1
+    [packed] = re.findall(r'<script id="plotly" type="application/gzip">([^<]+)</script>', page)
+    assert b"plotly.js v" in gzip.decompress(base64.b64decode(packed))[:500]
+
+
+def test_a_report_is_less_than_half_as_large_as_plotly_js_alone(page):
+    assert len(page.encode()) < 2_300_000
+
+
+@pytest.mark.browser
+def test_every_chart_is_drawn_without_a_network(tmp_path):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("chromium is not on the PATH")
+    path = write_report(*a_run(), tmp_path / "report.html")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        page.context.set_offline(True)
+        complaints: list[str] = []
+        page.on("console", lambda message: complaints.append(message.text))
+        page.goto(path.as_uri())
+        page.wait_for_function(
+            "document.querySelectorAll('.main-svg').length >= 2 * document.querySelectorAll('figure').length"
+        )
+        assert page.locator("figure .js-plotly-plot").count() == page.locator("figure").count() == 11
+        assert page.locator("#no-charts").is_hidden()
+        assert not complaints
+        browser.close()
+
+
+def captions(result, tmp_path) -> list[str]:
+    page = write_report(*result, tmp_path / "report.html").read_text(encoding="utf-8")
+    return [text for text in re.findall("<figcaption>(.*?)</figcaption>", page) if "Figure 5" in text]
+
+
+def test_figure_5_comes_with_the_penalty_that_early_stopping_watches_and_without(tmp_path):
+    with_penalty, alone = captions(a_run(), tmp_path)
+    assert with_penalty.startswith(
+        "Figure 5: cross entropy plus the L2 penalty, which early stopping watched."
+    )
+    assert alone.startswith("Figure 5: cross entropy alone.")
+
+
+def test_figure_5_says_where_early_stopping_watches_the_cross_entropy_alone(tmp_path):
+    result, predictions = a_run()
+    result["settings"]["training"]["monitor"] = "loss"
+    alone, with_penalty = captions((result, predictions), tmp_path)
+    assert alone.startswith("Figure 5: cross entropy alone, which early stopping watched.")
+    assert with_penalty.startswith("Figure 5: cross entropy plus the L2 penalty.")
+
+
+def test_the_table_of_folds_says_how_many_speakers_validate(page):
+    assert "Validated by 10 speakers, the most used in 1 fold." in Page(page).words
 
 
 def test_every_figure_and_table_is_told_to_a_screen_reader(page):
     tags = Page(page).tags
     charts = [attrs for tag, attrs in tags if attrs.get("role") == "img"]
     names = [tag for tag, _ in tags]
-    assert len(charts) == names.count("figure") == names.count("figcaption") == 10
+    assert len(charts) == names.count("figure") == names.count("figcaption") == 11
     assert all(attrs["aria-label"] for attrs in charts)
     assert names.count("table") == names.count("caption") == 7
-    assert len(re.findall('id="chart-', page)) == len(set(re.findall('id="(chart-[^"]*)"', page))) == 10
+    assert len(re.findall('id="chart-', page)) == len(set(re.findall('id="(chart-[^"]*)"', page))) == 11
 
 
 def test_names_are_escaped_wherever_they_appear(tmp_path):
@@ -225,7 +288,6 @@ def test_names_are_escaped_wherever_they_appear(tmp_path):
     result["by_speaker"] = {evil: result["by_speaker"]["F01"] | {"gender": evil}}
     result["by_gender"] = {evil: result["by_gender"]["F"]}
     result["random_split"] = {"protocol": evil, "pooled": result["pooled"]}
-    result["comparison"] = [{"name": evil, "value": 0.5, "protocol": evil}]
     page = write_report(result, predictions, tmp_path / "report.html").read_text(encoding="utf-8")
     assert evil not in page
     assert not Page(page).open
@@ -250,8 +312,31 @@ def test_many_folds_are_shown_as_their_sum_only(tmp_path):
 
 
 def test_class_shares_are_fractions_of_each_part():
-    folds = [{"train": ["a", "b"], "validation": ["c"], "test": []}]
-    shares = class_shares(folds, {"a": "anger", "b": "fear", "c": "fear"}, ["anger", "fear"])
+    folds = [{"train": ["anger", "fear"], "validation": ["fear"], "test": []}]
+    shares = class_shares(folds, ["anger", "fear"])
     assert shares["train"] == {"anger": [0.5], "fear": [0.5]}
     assert shares["validation"] == {"anger": [0.0], "fear": [1.0]}
     assert shares["test"] == {"anger": [0.0], "fear": [0.0]}
+
+
+def test_an_evaluation_is_reported_with_what_was_left_out(tmp_path):
+    evil = "<script>alert(1)</script>.wav"
+    rng = np.random.default_rng(5)
+    utterances = tuple(
+        Utterance(Path(f"{i}.wav"), f"S{i % 4}", EMOTIONS[i % 6], "female", "ShEMO") for i in range(60)
+    )
+    probabilities = rng.dirichlet(np.ones(6), 60)
+    evaluation = Evaluation(utterances, EMOTIONS, probabilities, ((evil, "was cut"),), {"boredom": 2}, 0.4)
+    content = {
+        "protocol": "4 speakers, none of them named by the model's training",
+        "corpus": {"name": "ShEMO"},
+        "labels": list(EMOTIONS),
+        **evaluation.to_dict(),
+    }
+    page = write_evaluation_report(content, tmp_path / "report.html").read_text(encoding="utf-8")
+    read = Page(page)
+    assert not read.open
+    assert f"{content['scores']['wa']['value']:.1%}" in read.words
+    for words in ("none of them named", "2 recordings of boredom", evil, "was cut", "S3"):
+        assert words in read.words
+    assert evil not in page

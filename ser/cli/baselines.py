@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.classifier.bigru import ClassifierSettings
-    from ser.errors import SettingsError
+    from ser.errors import SettingsError, Stopped
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import MODELS, CompareSettings, compare, runnable
     from ser.training.crossval import CrossvalSettings
@@ -97,9 +98,13 @@ def run(args: argparse.Namespace) -> int:
     print(
         f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}"
     )
-    content = compare(
-        corpus, encoded, names, CompareSettings(crossval, baseline), args.out, print_epoch, stop_on_signals()
-    )
+    settings = CompareSettings(crossval, baseline)
+    try:
+        content = compare(corpus, encoded, names, settings, args.out, print_epoch, stop_on_signals())
+    except Stopped:  # what is finished is reported all the same
+        write_report(args.out)
+        raise
+    write_report(args.out)
     print_comparison(content)
     print(f"Report: {args.out / 'report.html'}")
     return 0
@@ -145,6 +150,15 @@ def _none() -> Any:
     return ListedFrames([])
 
 
+def write_report(folder: Path) -> None:
+    """Draw `report.html` from `compare.json`, where there is one."""
+    from ser.reporting.comparison import write_comparison_report
+
+    if (folder / "compare.json").exists():
+        content = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
+        write_comparison_report(content, folder / "report.html")
+
+
 def print_epoch(run: str, fold: int, epoch: int) -> None:
     if epoch % 10 == 0:
         print(f"{run}: fold {fold + 1}, epoch {epoch}", flush=True)
@@ -153,7 +167,7 @@ def print_epoch(run: str, fold: int, epoch: int) -> None:
 def print_comparison(content: dict[str, Any]) -> None:
     """The table, best first; published figures apart."""
     from ser.cli.crossval import interval_text
-    from ser.experiments.comparison import PUBLISHED
+    from ser.experiments.published import published_on
 
     print(f"\n{content['protocol']}; {content['intervals']}\n")
     width = max(len(row["title"]) for row in content["rows"]) + 2
@@ -161,6 +175,9 @@ def print_comparison(content: dict[str, Any]) -> None:
     for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"]):
         cells = "".join(f"{interval_text(row[key]):26s}" for key in ("wa", "uar", "macro_f1"))
         print(f"{row['title']:{width}s}{cells}{row['seconds'] or '-'}")
-    print("\npublished, on ShEMO, under other protocols: not measured here")
-    for one in PUBLISHED:
-        print(f"  {one.name}: {100 * one.value:.2f} % ({one.protocol})", flush=True)
+    published = published_on(content["corpus"]["name"])
+    if published:
+        print("\npublished, on ShEMO, under other protocols: not measured here")
+    for one in published:
+        value = "value not stated in the text" if one.value is None else f"{100 * one.value:.2f} %"
+        print(f"  {one.name}: {value} ({one.protocol})", flush=True)

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 if TYPE_CHECKING:
     from ser.classifier.checkpoint import EncoderReference
@@ -153,27 +153,29 @@ def add_check(parser: argparse.ArgumentParser) -> None:
 
 def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
     """The corpus that the arguments name, unusable labels left out as asked; what was left out is in `skipped`."""
-    from ser.corpora.corpus import Skipped, keep_emotions, read_corpora, read_corpus
-    from ser.labels import EMOTIONS
+    from ser.corpora.corpus import read_corpora
 
-    options: dict[str, Any] = {"labels": args.labels, "metadata": args.metadata}
-    corpus = (
-        read_corpora(args.corpus, **options)
-        if len(args.corpus) > 1
-        else read_corpus(args.corpus[0], **options)
-    )
+    corpus = read_corpora(args.corpus, args.labels, args.metadata)
     for one in corpus.skipped:
         print(f"left out {one.path}: {one.reason}", file=sys.stderr)
-    if args.emotions:
-        wanted = EMOTIONS if args.emotions == "six" else tuple(args.emotions.split(","))
-        every = corpus.utterances
-        corpus, dropped = keep_emotions(corpus, wanted)
-        others = [Skipped(one.path, f"{one.emotion} is not among --emotions") for one in every
-                  if one.emotion not in wanted]  # fmt: skip
-        corpus = replace(corpus, skipped=(*corpus.skipped, *others))
-        for emotion, count in dropped.items():
-            print(f"left out {count} utterances of {emotion}, which is not among --emotions", file=sys.stderr)
-    return corpus
+    for note in corpus.notes:
+        print(f"note: {note}", file=sys.stderr)
+    return select_emotions(corpus, args.emotions)
+
+
+def select_emotions(corpus: Corpus, emotions: str | None) -> Corpus:
+    """The corpus with the emotions of `--emotions` alone; the others are named and kept in `skipped`."""
+    from ser.corpora.corpus import Skipped, keep_emotions
+    from ser.labels import EMOTIONS
+
+    if not emotions:
+        return corpus
+    kept, dropped = keep_emotions(corpus, EMOTIONS if emotions == "six" else emotions.split(","))
+    for emotion, count in dropped.items():
+        print(f"left out {count} utterances of {emotion}, which is not among --emotions", file=sys.stderr)
+    others = [one for one in corpus.utterances if one.emotion in dropped]
+    skipped = [Skipped(one.path, f"{one.emotion} is not among --emotions") for one in others]
+    return replace(kept, skipped=(*corpus.skipped, *skipped))
 
 
 def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Encoder, EncoderReference]:

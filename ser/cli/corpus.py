@@ -6,16 +6,18 @@ import argparse
 import sys
 from pathlib import Path
 
+from ser.cli.common import add_label_arguments
+from ser.corpora.readers import READERS
 from ser.errors import CorpusError, SettingsError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folders", nargs="+", metavar="DIR", help="corpus folders or CSVs")
-    parser.add_argument("--reader", help="ShEMO, EMO-DB, URDU, RAVDESS or csv (default: told by the names)")
+    parser.add_argument("folders", nargs="+", metavar="DIR", help="corpus folders or tables")
+    names = ", ".join(reader.name for reader in READERS)
     parser.add_argument(
-        "--labels", choices=("original", "corrected"), default="original", help="which ShEMO labels"
+        "--reader", help=f"{names} or csv for a table such as nEMO's (default: by the names of the files)"
     )
-    parser.add_argument("--metadata", type=Path, metavar="TABLE", help="CSV or JSON with ShEMO's labels")
+    add_label_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON")
     parser.add_argument(
         "--html", type=Path, metavar="OUT", help="also write the report as a page with charts"
@@ -24,11 +26,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    return _inspect(args)
+    from ser.corpora.corpus import read_corpora, read_corpus
+    from ser.corpora.inspect import inspect_corpus
+    from ser.features.extract import progress_bar
+    from ser.reporting.corpus_report import report_page, report_text
+
+    if args.reader and len(args.folders) > 1:
+        raise SettingsError("--reader is for one folder; several were given.")
+    if args.reader:
+        corpus = read_corpus(args.folders[0], args.reader, args.labels, args.metadata)
+    else:
+        corpus = read_corpora(args.folders, args.labels, args.metadata)
+    decode = not args.no_decode
+    report = inspect_corpus(corpus, decode, progress_bar("checking") if decode else None)
+    print(report_text(report), end="")
+    if args.json:
+        write_report(args.json, report.to_json())
+    if args.html:
+        write_report(args.html, report_page(report))
+    return 0
 
 
 def write_report(path: Path, content: str) -> None:
-    """Write a file that the user asked for, and say so on standard error.
+    """Write a file that the user requested, and say so on standard error.
 
     Raises:
         CorpusError: it cannot be written.
@@ -40,24 +60,3 @@ def write_report(path: Path, content: str) -> None:
     except OSError as error:
         raise CorpusError(f"{path} cannot be written: {error.strerror}. Choose another place.") from error
     print(f"written: {path}", file=sys.stderr)
-
-
-def _inspect(args: argparse.Namespace) -> int:
-    from ser.corpora.corpus import read_corpora, read_corpus
-    from ser.corpora.inspect import inspect_corpus
-    from ser.features.extract import progress_bar
-
-    if args.reader and len(args.folders) > 1:
-        raise SettingsError("--reader is for one folder; several were given.")
-    if args.reader:
-        corpus = read_corpus(args.folders[0], args.reader, args.labels, args.metadata)
-    else:
-        corpus = read_corpora(args.folders, args.labels, args.metadata)
-    decode = not args.no_decode
-    report = inspect_corpus(corpus, decode, progress_bar("clips") if decode else None)
-    print(report.to_text(), end="")
-    if args.json:
-        write_report(args.json, report.to_json())
-    if args.html:
-        write_report(args.html, report.to_html())
-    return 0

@@ -33,6 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from ser.experiments.evaluate import evaluate, known_speakers
     from ser.features.extract import progress_bar
     from ser.files import write_atomically, write_json
+    from ser.reporting.evaluation_report import write_evaluation_report
 
     args.out.mkdir(parents=True, exist_ok=True)
     corpus = read_corpus_arguments(args)
@@ -54,10 +55,11 @@ def run(args: argparse.Namespace) -> int:
     write_json(args.out / "evaluation.json", content)
     table = evaluation.table(corpus.file_of)
     write_atomically(args.out / "predictions.csv", table.encode(errors="backslashreplace"))
+    write_evaluation_report(content, args.out / "report.html")
     _print(content)
     for file, reason in evaluation.unreadable:
         print(f"ser: {file}: {reason}", file=sys.stderr)
-    print(f"Written: {args.out / 'evaluation.json'}, predictions.csv")
+    print(f"Written: {args.out / 'evaluation.json'}, predictions.csv, report.html")
     return 1 if evaluation.unreadable else 0
 
 

@@ -7,8 +7,9 @@ to a recording with a problem is the rule of `RULES`, the same for every corpus.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import numpy as np
 from ser.audio.decode import Samples, read_audio
 from ser.audio.load import MIN_DURATION_S, SILENCE_PEAK
 from ser.corpora.corpus import Corpus, Utterance
-from ser.corpora.readers import READERS, Reader, named_emotion, spelled_emotion
+from ser.corpora.readers import READERS, Reader, named_emotion
+from ser.corpora.words import spelled_emotion
 from ser.errors import AudioError
 
 FULL_SCALE = 0.99
@@ -36,16 +38,8 @@ RULES: dict[str, tuple[bool, str]] = {
     "duplicate": (True, "the same sound under the same label: the first is kept, this one is not"),
     "duplicate, other label": (True, "the same sound under different labels: none of them can be trusted"),
     "clipped": (False, f"{CLIPPED_RUN} or more samples in a row at full scale: the emotion is still heard"),
-    "label contradicts name": (False, "the name tells another emotion: the label of table or folder counts"),
+    "label contradicts name": (False, "the name says another emotion: the label of table or folder counts"),
     "two genders": (False, "the speaker occurs under two genders: scores by gender are unsure"),
-}
-KIND_OF_ERROR = {
-    "empty": "zero length",
-    "missing": "missing",
-    "nan": "not numbers",
-    "silent": "silent",
-    "too_long": "too long",
-    "too_short": "too short",
 }
 
 
@@ -92,6 +86,12 @@ def problem_of(corpus: Corpus, path: Path, kind: str, reason: str) -> Problem:
     return Problem(corpus.file_of(path), kind, reason, RULES[kind][0])
 
 
+def kind_of(error: AudioError) -> str:
+    """The key of `RULES` for a recording that the loader refuses."""
+    kind = {"empty": "zero length", "nan": "not numbers"}.get(error.kind, error.kind.replace("_", " "))
+    return kind if kind in RULES else "unreadable"
+
+
 def listen(path: Path) -> Sound:
     """Decode one recording and measure it.
 
@@ -110,17 +110,14 @@ def listen(path: Path) -> Sound:
     peak = float(loudness.max())
     if peak < SILENCE_PEAK:
         raise AudioError(f"its peak is {peak:.1e} of full scale", "silent")
-    tail_s = int((loudness[::-1] >= SILENCE_PEAK).argmax()) / rate_hz
-    power = float(np.mean(samples.astype(np.float64) ** 2))
-    digest = hashlib.sha256(f"{rate_hz} ".encode() + samples.tobytes()).hexdigest()
     return Sound(
         rate_hz=rate_hz,
         duration_s=duration_s,
-        level_db=10 * float(np.log10(power)),
-        digest=digest,
+        level_db=10 * float(np.log10(np.mean(samples.astype(np.float64) ** 2))),
+        digest=hashlib.sha256(f"{rate_hz} ".encode() + samples.tobytes()).hexdigest(),
         n_clipped=count_clipped(samples),
         full_scale=peak >= FULL_SCALE,
-        silent_tail_s=tail_s,
+        silent_tail_s=int((loudness[::-1] >= SILENCE_PEAK).argmax()) / rate_hz,
     )
 
 
@@ -134,63 +131,57 @@ def count_clipped(samples: Samples) -> int:
     return int(lengths[(lengths >= CLIPPED_RUN) & full[starts]].sum())
 
 
-def contradictions(corpus: Corpus) -> Iterable[Problem]:
+def contradictions(corpus: Corpus) -> Iterator[Problem]:
     """Labels that are not what the file's name says, by the corpus' reader or by a word in the name."""
     corpora = {one.corpus for one in corpus.utterances}
     own = [reader for reader in READERS if any(name.startswith(reader.name) for name in corpora)]
-    readers = own or _naming(corpus)
+    readers = own or [reader for reader in READERS if _fits(reader, corpus)]
     for one in corpus.utterances:
-        path = _name_of(corpus, one)
-        told = next((emotion for reader in readers if (emotion := named_emotion(reader, path))), None)
-        told = told or spelled_emotion(path)
-        if told is not None and told != one.emotion:
-            reason = f"its name says {told}, its label {one.emotion}"
+        named = (named_emotion(reader, _name_of(one)) for reader in readers)
+        emotion = next(filter(None, named), None) or spelled_emotion(_name_of(one))
+        if emotion is not None and emotion != one.emotion:
+            reason = f"its name says {emotion}, its label {one.emotion}"
             yield problem_of(corpus, one.path, "label contradicts name", reason)
 
 
-def _naming(corpus: Corpus) -> list[Reader]:
-    """Readers whose names the recordings of a table bear: half of them fit, and half of those agree."""
-    bearing = []
-    for reader in READERS:
-        told = [(named_emotion(reader, _name_of(corpus, one)), one.emotion) for one in corpus.utterances]
-        fitting = [(emotion, label) for emotion, label in told if emotion]
-        agreeing = sum(emotion == label for emotion, label in fitting)
-        if 2 * len(fitting) >= len(told) and 2 * agreeing >= len(fitting):
-            bearing.append(reader)
-    return bearing
+def _fits(reader: Reader, corpus: Corpus) -> bool:
+    """Whether a table's recordings are named as the reader has it: half of them are, and half of those agree."""
+    named = [(named_emotion(reader, _name_of(one)), one.emotion) for one in corpus.utterances]
+    fitting = [emotion == label for emotion, label in named if emotion]
+    return 2 * len(fitting) >= len(named) and 2 * sum(fitting) >= len(fitting)
 
 
-def _name_of(corpus: Corpus, one: Utterance) -> str:
-    """Path below the root with the root's own name before it, without the suffix."""
-    path = Path(corpus.root.resolve().name) / corpus.file_of(one.path)
-    return path.with_suffix("").as_posix() if path.name else ""  # a table may say "/"
+def _name_of(one: Utterance) -> str:
+    """The path that a reader looks at: in full, since folders count, without the suffix."""
+    return os.path.splitext(os.path.abspath(one.path))[0]  # noqa: PTH100, PTH122  a table may say "/"
 
 
-def two_genders(corpus: Corpus) -> Iterable[Problem]:
+def two_genders(corpus: Corpus) -> Iterator[Problem]:
     """The recordings of the rarer gender of every speaker who has two."""
     genders: dict[str, Counter[str]] = defaultdict(Counter)
     for one in corpus.utterances:
         if one.gender:
             genders[one.speaker][one.gender] += 1
-    usual = {name: counts.most_common(1)[0] for name, counts in genders.items() if len(counts) > 1}
     for one in corpus.utterances:
-        if one.gender and one.speaker in usual and one.gender != usual[one.speaker][0]:
-            gender, n = usual[one.speaker]
-            reason = f"speaker {one.speaker} is {one.gender} here and {gender} in {n} other recordings"
+        [(usual, n), *rarer] = genders[one.speaker].most_common() or [("", 0)]
+        if rarer and one.gender and one.gender != usual:
+            reason = f"speaker {one.speaker} is {one.gender} here and {usual} in {n} other recordings"
             yield problem_of(corpus, one.path, "two genders", reason)
 
 
-def duplicates(corpus: Corpus, sounds: Mapping[Path, Sound]) -> Iterable[Problem]:
+def duplicates(corpus: Corpus, sounds: Mapping[Path, Sound]) -> Iterator[Problem]:
+    """Recordings that hold the same sound as another."""
     same: dict[str, list[Utterance]] = defaultdict(list)
     for one in corpus.utterances:
         if one.path in sounds:
             same[sounds[one.path].digest].append(one)
-    for group in same.values():
-        if len({one.emotion for one in group}) > 1:
-            others = ", ".join(f"{corpus.file_of(one.path)} ({one.emotion})" for one in group)
-            for one in group:
-                yield problem_of(corpus, one.path, "duplicate, other label", f"one sound: {others}")
-        for one in group[1:] if len({one.emotion for one in group}) == 1 else []:
-            speakers = "" if one.speaker == group[0].speaker else f", there of speaker {group[0].speaker}"
-            reason = f"the same sound as {corpus.file_of(group[0].path)}{speakers}"
+    for first, *others in same.values():
+        if len({one.emotion for one in (first, *others)}) > 1:
+            both = ", ".join(f"{corpus.file_of(one.path)} ({one.emotion})" for one in (first, *others))
+            for one in (first, *others):
+                yield problem_of(corpus, one.path, "duplicate, other label", f"one sound: {both}")
+            continue
+        for one in others:
+            speakers = "" if one.speaker == first.speaker else f", there of speaker {first.speaker}"
+            reason = f"the same sound as {corpus.file_of(first.path)}{speakers}"
             yield problem_of(corpus, one.path, "duplicate", reason)

@@ -1,8 +1,8 @@
 """Labelled recordings: who speaks, which emotion, where the file is.
 
-In: a folder of ShEMO, EMO-DB, URDU, RAVDESS or nEMO as it comes, or a CSV with `path, speaker, emotion`.
-Out: a `Corpus`. File names are read by the table in `ser.corpora.readers`, where adding a corpus takes ten
-lines. Nothing is decoded here: `ser.corpora.inspect` looks into the files.
+In: a folder of ShEMO, EMO-DB, URDU or RAVDESS as it comes, or a table with `path, speaker, emotion`. Out: a
+`Corpus`. File names are read by the rows of `ser.corpora.readers`, where adding a corpus takes ten lines.
+Nothing is decoded here: `ser.corpora.inspect` listens to the recordings.
 
     corpus = read_corpora(["/data/ShEMO", "/data/emodb"])
     corpus, left_out = keep_emotions(corpus, EMOTIONS)
@@ -13,19 +13,21 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import Literal
 
+from ser.corpora.folder import AUDIO_SUFFIXES, corpus_contents, find_files, is_file, shown
 from ser.corpora.readers import READERS, Reader
-from ser.corpora.tables import TABLES, Row, read_labels, read_table
+from ser.corpora.tables import TABLES, read_labels, read_table
+from ser.corpora.words import common_label, first_spellings, folded, look_alikes
 from ser.errors import CorpusError
-from ser.labels import EMOTIONS
+from ser.labels import in_order
 
-AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm")
 LABEL_FILES = {"original": "shemo.json", "corrected": "modified_shemo.json"}  # beside ShEMO's recordings
-TABLE_READER = "csv"
+SHEMO, TABLE_READER = READERS[0].name, "csv"
 Labels = Literal["original", "corrected"]
 
 
@@ -54,15 +56,19 @@ class Corpus:
 
     Attributes:
         name: of the reader or the folder; joined corpora are named with a plus.
-        root: the folder that paths are told relative to.
+        root: its folder; of joined corpora the one that holds them all.
         utterances: sorted by path.
         skipped: recordings of the folder that are not among them.
+        others: suffix -> number of files in the folder that are no recordings.
+        parts: name and folder of each joined corpus; empty for a single one.
     """
 
     name: str
     root: Path
     utterances: tuple[Utterance, ...]
     skipped: tuple[Skipped, ...] = ()
+    others: Mapping[str, int] = field(default_factory=dict)
+    parts: tuple[tuple[str, Path], ...] = ()
 
     @property
     def emotions(self) -> tuple[str, ...]:
@@ -75,28 +81,60 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hex digits of a SHA-256 over names, speakers and labels; the audio has its own, file by
-        file.
+        """First 16 hex digits of a SHA-256 over names, speakers and labels, wherever the corpus lies; the audio
+        has its own, file by file.
         """
-        digest = hashlib.sha256()
-        for one in sorted(self.utterances, key=lambda utterance: str(utterance.path)):
-            line = f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n"
-            digest.update(line.encode(errors="surrogateescape"))  # file names need not be UTF-8
-        return digest.hexdigest()[:16]
+        lines = sorted(
+            f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n"
+            for one in self.utterances
+        )
+        return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
+
+    @property
+    def notes(self) -> Iterator[str]:
+        """What to know of the reading itself, in sentences."""
+        for one, other in look_alikes(self.emotions):
+            yield f"The labels {one} and {other} look alike and count as two. Rename one if they are the same."
+        if self.others:
+            counts = ", ".join(f"{suffix} {n}" for suffix, n in sorted(self.others.items()))
+            yield f"{sum(self.others.values())} files are no recordings by their suffix: {counts}."
 
     def file_of(self, path: Path, outside: bool = True) -> str:
-        """A path as it is told: below the root, else in full (or the bare name, not `outside`)."""
-        if path.is_relative_to(self.root):
-            return path.relative_to(self.root).as_posix()
-        return str(path) if outside else path.name
+        """A path as it is shown: below the corpus' folder, which for a joined corpus goes by its name; a path
+        elsewhere in full (or the bare name, not `outside`).
+        """
+        roots = [place for place in self.parts or (("", self.root),) if path.is_relative_to(place[1])]
+        if not roots:
+            return shown(path if outside else path.name)
+        name, root = max(roots, key=lambda place: len(place[1].parts))
+        return shown((name / path.relative_to(root)).as_posix())
 
 
-def in_order(emotions: Iterable[str]) -> tuple[str, ...]:
-    """The different emotions: the six in the project's order, then others by name."""
-    present = set(emotions)
-    return tuple(emotion for emotion in EMOTIONS if emotion in present) + tuple(
-        sorted(present - set(EMOTIONS))
-    )
+@dataclass(frozen=True)
+class Facts:
+    """A corpus in numbers; `hours` are those of the `n_timed` recordings whose header gives a length."""
+
+    n_utterances: int
+    n_speakers: int
+    emotions: dict[str, int]
+    hours: float
+    n_timed: int
+
+
+def facts(corpus: Corpus) -> Facts:
+    """What names, labels and headers say of a corpus, nothing decoded: about 1 ms a recording."""
+    import soundfile
+
+    lengths_s = []
+    for one in corpus.utterances:
+        try:
+            lengths_s.append(soundfile.info(one.path).duration)
+        except (OSError, RuntimeError):  # not there, damaged, or not a format of libsndfile's
+            continue
+    counts = Counter(one.emotion for one in corpus.utterances)
+    emotions = {emotion: counts[emotion] for emotion in corpus.emotions}
+    hours = sum(lengths_s) / 3600
+    return Facts(len(corpus.utterances), len(corpus.speakers), emotions, hours, len(lengths_s))
 
 
 def read_corpus(
@@ -111,13 +149,12 @@ def read_corpus(
     Args:
         source: a folder, or a CSV with the columns `path, speaker, emotion` and, if known, `gender`; paths
             are relative to the CSV, or bare names of files anywhere below its folder.
-        reader: name of a reader, or "csv"; by default a table in the folder (metadata.csv, manifest.csv,
-            labels.csv), else the reader whose pattern fits most files.
+        reader: name of a reader, or "csv"; by default a table in the folder (one of `TABLES`), else the
+            reader whose pattern fits most files.
         labels: "original" or, for ShEMO, "corrected": those of Yazdani and Shekofteh 2022.
         metadata: where the labels are: a CSV with the columns `file` and `emotion` or `emotion_modified`, or
-            a JSON of ShEMO. By default shemo.json or modified_shemo.json in the folder, or an
-            `emotion_modified` column of the corpus' own CSV. Without any, the original labels are those of
-            the file names.
+            a JSON of ShEMO. By default one of `LABEL_FILES` in the folder, or an `emotion_modified` column of
+            the corpus' own CSV. Without any, the original labels are those of the file names.
         label_map: other names for labels, applied last.
 
     Raises:
@@ -134,7 +171,7 @@ def read_corpus(
         )
     if metadata is not None:
         corpus = _relabelled(corpus, Path(metadata), labels)
-    mapped = dict(label_map or {})
+    mapped = label_map or {}
     utterances = (replace(one, emotion=mapped.get(one.emotion, one.emotion)) for one in corpus.utterances)
     return replace(corpus, utterances=tuple(sorted(utterances, key=lambda one: str(one.path))))
 
@@ -145,7 +182,7 @@ def read_corpora(
     metadata: str | Path | None = None,
     label_map: Mapping[str, str] | None = None,
 ) -> Corpus:
-    """Several corpora as one; speakers are named `corpus:speaker`, so that nobody is taken for another.
+    """Read several corpora as one; speakers are named `corpus:speaker`, so that nobody is taken for another.
 
     `labels` and `metadata` concern ShEMO alone; the others keep their labels.
 
@@ -156,12 +193,14 @@ def read_corpora(
         raise CorpusError("No corpus was given. Give folders of recordings, or CSVs that list them.")
     if len(sources) == 1:
         return read_corpus(sources[0], None, labels, metadata, label_map)
-    corpora = [
-        _read_one_of_several(Path(source).resolve(), labels, metadata, label_map) for source in sources
-    ]
-    names = _different([corpus.name for corpus in corpora])
+    corpora = [_read_one_of_several(Path(one).resolve(), labels, metadata, label_map) for one in sources]
+    names: list[str] = []
+    for corpus in corpora:  # where a name occurs again, it is numbered
+        candidates = (corpus.name if n == 1 else f"{corpus.name}{n}" for n in count(1))
+        names.append(next(name for name in candidates if name not in names))
+    spelled = iter(first_spellings(one.emotion for corpus in corpora for one in corpus.utterances))
     utterances = [
-        replace(one, speaker=f"{name}:{one.speaker}", corpus=name)
+        replace(one, speaker=f"{name}:{one.speaker}", emotion=next(spelled), corpus=name)
         for name, corpus in zip(names, corpora, strict=True)
         for one in corpus.utterances
     ]
@@ -170,9 +209,14 @@ def read_corpora(
         raise CorpusError(
             f"{path} would be in the joined corpus {times} times. Give folders that do not overlap."
         )
-    common = Path(os.path.commonpath([corpus.root for corpus in corpora]))
-    skipped = tuple(one for corpus in corpora for one in corpus.skipped)
-    return Corpus("+".join(names), common, tuple(utterances), skipped)
+    return Corpus(
+        name="+".join(names),
+        root=Path(os.path.commonpath([corpus.root for corpus in corpora])),
+        utterances=tuple(utterances),
+        skipped=tuple(one for corpus in corpora for one in corpus.skipped),
+        others=sum((Counter(corpus.others) for corpus in corpora), Counter()),
+        parts=tuple((name, corpus.root) for name, corpus in zip(names, corpora, strict=True)),
+    )
 
 
 def keep_emotions(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, dict[str, int]]:
@@ -181,35 +225,21 @@ def keep_emotions(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, dict
     Raises:
         CorpusError: none is left.
     """
-    kept = tuple(one for one in corpus.utterances if one.emotion in emotions)
-    dropped = Counter(one.emotion for one in corpus.utterances if one.emotion not in emotions)
+    wanted = {folded(common_label(name)) for name in emotions}
+    kept = tuple(one for one in corpus.utterances if folded(one.emotion) in wanted)
     if not kept:
         raise CorpusError(
             f"{corpus.name} has none of {', '.join(emotions)}; it has {', '.join(corpus.emotions)}."
         )
+    dropped = Counter(one.emotion for one in corpus.utterances if folded(one.emotion) not in wanted)
     return replace(corpus, utterances=kept), dict(dropped)
-
-
-def recordings(folder: Path) -> list[Path]:
-    """Sound files below a folder, sorted; hidden files and macOS' copies of resource forks are none."""
-    found = (path for path in folder.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
-    return sorted(
-        path
-        for path in found
-        if not any(p.startswith((".", "__MACOSX")) for p in path.relative_to(folder).parts)
-    )
-
-
-def is_file(path: Path) -> bool:
-    """Whether there is such a file; a name that no file can have, out of a table, is none."""
-    return os.path.isfile(path)  # noqa: PTH113  pathlib raises for a name that is too long
 
 
 def _read_one_of_several(
     source: Path, labels: Labels, metadata: str | Path | None, label_map: Mapping[str, str] | None
 ) -> Corpus:
     corpus = read_corpus(source, label_map=label_map)
-    if corpus.name != READERS[0].name or (labels == "original" and metadata is None):
+    if corpus.name != SHEMO or (labels == "original" and metadata is None):
         return corpus
     return read_corpus(source, None, labels, metadata, label_map)
 
@@ -222,7 +252,7 @@ def _read_folder(folder: Path, reader: str | None, labels: Labels, own_labels: b
         return _read_rows(table, labels, own_labels)
     corpus = _read_names(folder, reader)
     label_file = folder / LABEL_FILES[labels]
-    if own_labels and corpus.name == READERS[0].name and label_file.is_file():
+    if own_labels and corpus.name == SHEMO and label_file.is_file():
         return _relabelled(corpus, label_file, labels)
     if own_labels and labels == "corrected":
         raise _no_corrected_labels(folder)
@@ -230,7 +260,8 @@ def _read_folder(folder: Path, reader: str | None, labels: Labels, own_labels: b
 
 
 def _read_names(folder: Path, name: str | None) -> Corpus:
-    files = recordings(folder)
+    there = corpus_contents(folder)
+    files = there.recordings
     if not files:
         raise CorpusError(
             f"There are no recordings below {folder} (looked for {' '.join(AUDIO_SUFFIXES)}), and none of "
@@ -256,7 +287,7 @@ def _read_names(folder: Path, name: str | None) -> Corpus:
     read = {one.path for one in utterances}
     reason = f"its name is not like {reader.name}'s ({reader.example})"
     skipped = tuple(Skipped(path, reason) for path in files if path not in read)
-    return Corpus(reader.name, folder, tuple(utterances), skipped)
+    return Corpus(reader.name, folder, tuple(utterances), skipped, there.others)
 
 
 def _matched(reader: Reader, folder: Path, files: Sequence[Path]) -> list[Utterance]:
@@ -272,7 +303,8 @@ def _matched(reader: Reader, folder: Path, files: Sequence[Path]) -> list[Uttera
 
 def _read_rows(table: Path, labels: Labels, own_labels: bool) -> Corpus:
     rows = read_table(table)
-    if own_labels and labels == "corrected" and rows[0].corrected is None:
+    corrected = labels == "corrected" and own_labels
+    if corrected and rows[0].corrected is None:
         raise _no_corrected_labels(table)
     root, name = table.parent, table.parent.resolve().name
     paths = find_files(rows, root)
@@ -281,61 +313,26 @@ def _read_rows(table: Path, labels: Labels, own_labels: bool) -> Corpus:
             f"None of the {len(paths)} recordings that {table} lists is there, {rows[0].path} for one. "
             f"Paths are taken relative to {root}, or as names of files below it."
         )
-    utterances = []
-    for row, path in zip(rows, paths, strict=True):
-        corrected = labels == "corrected" and row.corrected
-        utterances.append(Utterance(path, row.speaker, corrected or row.emotion, row.gender, name))
-    listed = {path.absolute() for path in paths}
-    skipped = tuple(
-        Skipped(path, f"it is not listed in {table.name}")
-        for path in recordings(root)
-        if path.absolute() not in listed
+    utterances = tuple(
+        Utterance(path, row.speaker, (corrected and row.corrected) or row.emotion, row.gender, name)
+        for row, path in zip(rows, paths, strict=True)
     )
-    return Corpus(name, root, tuple(utterances), skipped)
-
-
-def find_files(rows: Sequence[Row], root: Path) -> list[Path]:
-    """Where the files of a table are: relative to the root, or anywhere below it under that name.
-
-    A file that is not there keeps the path relative to the root.
-
-    Raises:
-        CorpusError: two files below the root go by the name of one row.
-    """
-    direct = [root / row.path.replace("\\", "/") for row in rows]
-    if all(map(is_file, direct)):
-        return direct
-    by_name: dict[str, list[Path]] = {}
-    for path in recordings(root):
-        for name in (path.name, path.stem):
-            by_name.setdefault(name, []).append(path)
-    for index, path in enumerate(direct):
-        candidates = by_name.get(path.name, []) if not is_file(path) else []
-        if len(candidates) > 1:
-            raise CorpusError(
-                f"{path.name} of the table may be {candidates[0]} or {candidates[1]}. Write its path "
-                f"relative to {root}."
-            )
-        direct[index] = candidates[0] if candidates else path
-    return direct
+    listed, there = {path.absolute() for path in paths}, corpus_contents(root)
+    unlisted = (path for path in there.recordings if path.absolute() not in listed)
+    skipped = tuple(Skipped(path, f"it is not listed in {table.name}") for path in unlisted)
+    return Corpus(name, root, utterances, skipped, there.others)
 
 
 def _relabelled(corpus: Corpus, table: Path, labels: Labels) -> Corpus:
-    """The corpus with the labels of a table; for original labels, files that it lacks keep the one they
-    have.
-    """
+    """The corpus with the labels of a table; of original ones, files that it lacks keep what they have."""
     by_name = read_labels(table, labels == "corrected")
     missing = [one.path.name for one in corpus.utterances if one.path.stem not in by_name]
     if len(missing) == len(corpus.utterances) or (missing and labels == "corrected"):
         raise CorpusError(
             f"{table} has no label for {len(missing)} files of {corpus.name}, {missing[0]} the first."
         )
-    return replace(
-        corpus,
-        utterances=tuple(
-            replace(one, emotion=by_name.get(one.path.stem, one.emotion)) for one in corpus.utterances
-        ),
-    )
+    labelled = (replace(one, emotion=by_name.get(one.path.stem, one.emotion)) for one in corpus.utterances)
+    return replace(corpus, utterances=tuple(labelled))
 
 
 def _no_corrected_labels(source: Path) -> CorpusError:
@@ -343,15 +340,3 @@ def _no_corrected_labels(source: Path) -> CorpusError:
         f"{source} comes without corrected labels. Give a CSV with the columns file and emotion_modified, or "
         f"{LABEL_FILES['corrected']}, with --metadata."
     )
-
-
-def _different(names: Sequence[str]) -> list[str]:
-    """The names, later ones numbered where they occur again."""
-    result: list[str] = []
-    for name in names:
-        number, candidate = 1, name
-        while candidate in result:
-            number += 1
-            candidate = f"{name}{number}"
-        result.append(candidate)
-    return result

@@ -1,8 +1,8 @@
 """Which speakers go to which part: a greedy start and a local search over moves and swaps of whole speakers.
 
-In: counts, `(speakers, emotions)` utterances of each speaker by emotion, and the shares wanted. Out: test
-fold of each speaker and validation speakers of each fold. Knows nothing of files; `ser.corpora.folds` is the public
-side.
+In: counts, `(speakers, emotions)` utterances of each speaker by emotion, and the shares wanted. Out: who tests
+and who validates each fold, as masks `(folds, speakers)`. Knows nothing of files; `ser.corpora.folds` is the
+public side.
 
 The start is the rule of scikit-learn's `StratifiedGroupKFold`: speakers with the most uneven counts first,
 each to the fold that keeps the class shares closest together. The search then takes the best of all moves
@@ -12,17 +12,21 @@ every part get an integer program, which finds one or proves that there is none.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Counts = NDArray[np.float64]
 Assignment = NDArray[np.int64]
+Mask = NDArray[np.bool_]
 
 MISSING_COST = 1e9  # of an emotion that a part lacks: outweighs every deviation
 UNLEARNT_COST = 1e12  # of an emotion that training lacks: validation may lack it sooner
 THIN_COST = 1e6  # of an emotion that only one speaker outside the test part has
+REUSE_COST = 1e5  # of each fold more that a speaker validates than is fair
 # Deviations count by their ratio to these, in percentage points.
 SHARE_LIMIT_PP = {"test": 1.0, "validation": 1.5}
 SIZE_LIMIT_PP = 1.0
@@ -30,59 +34,25 @@ POWER = 4  # the largest deviation dominates the sum
 MAX_STEPS = 500
 MAX_PAIRS = 20_000  # swaps looked at in one step; more are sampled
 N_STARTS = 8
+MAX_ROUNDS = 4  # over the folds, until their validation parts stay as they are
 SOLVER_TIME_S = 20.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A split of the speakers.
+    """A split of the speakers: who tests and who validates each fold, `(folds, speakers)` each."""
 
-    Attributes:
-        test: `(speakers,)` the fold that tests each speaker.
-        validation: `(folds, speakers)` true where a speaker validates a fold.
-    """
-
-    test: Assignment
-    validation: NDArray[np.bool_]
+    test: Mask
+    validation: Mask
 
 
 def part_cost(part: Counts, total: Counts, share: float, limit_pp: float) -> NDArray[np.float64]:
     """How far parts are from the shares wanted: `(...,)` for counts `(..., emotions)`."""
     size = part.sum(axis=-1)
-    overall = total / total.sum()
-    shares_pp = 100 * (part / np.maximum(size, 1)[..., None] - overall)
+    shares_pp = 100 * (part / np.maximum(size, 1)[..., None] - total / total.sum())
     size_pp = 100 * (size / total.sum() - share)
     cost = ((shares_pp / limit_pp) ** POWER).sum(axis=-1) + (size_pp / SIZE_LIMIT_PP) ** POWER
     return cost + MISSING_COST * (part == 0).sum(axis=-1)
-
-
-def split_test(counts: Counts, n_folds: int, rng: np.random.Generator) -> Assignment:
-    """The test fold of each speaker, `(speakers,)`."""
-    found = [
-        _improve_test(counts, _greedy(counts, n_folds, rng, first=not i), n_folds, rng)
-        for i in range(N_STARTS)
-    ]
-    return min(found, key=lambda pair: pair[0])[1]
-
-
-def split_validation(
-    counts: Counts,
-    test: NDArray[np.bool_],
-    share: float,
-    rng: np.random.Generator,
-    start: NDArray[np.bool_] | None,
-) -> tuple[float, NDArray[np.bool_]]:
-    """Validation speakers among those that are not `test`: `(cost, (speakers,) mask)`."""
-    outside = np.flatnonzero(~test)
-    total = counts.sum(axis=0)
-    starts = [_random_start(counts, outside, share, rng) for _ in range(N_STARTS)]
-    if start is not None:
-        starts.append(start[outside])
-    found = [_improve_validation(counts[outside], total, chosen, share, rng) for chosen in starts]
-    cost, chosen = min(found, key=lambda pair: pair[0])
-    mask = np.zeros(len(counts), dtype=bool)
-    mask[outside[chosen]] = True
-    return cost, mask
 
 
 def make_plan(counts: Counts, n_folds: int, share: float, rng: np.random.Generator) -> Plan | None:
@@ -91,24 +61,44 @@ def make_plan(counts: Counts, n_folds: int, share: float, rng: np.random.Generat
     Raises:
         TimeoutError: none was found in time, though one may exist.
     """
-    plan, cost = _plan_for(counts, split_test(counts, n_folds, rng), n_folds, share, rng)
-    if cost < MISSING_COST:
+    fair = math.ceil(share * n_folds)
+    test = split_test(counts, n_folds, rng)
+    plan = Plan(test, split_validation(counts, test, share, fair, rng))
+    if all((part @ counts > 0).all() for part in (plan.test, plan.validation, ~plan.test & ~plan.validation)):
         return plan
     solved = solve(counts, n_folds, share)
-    return solved and _plan_for(counts, solved.test, n_folds, share, rng, solved.validation)[0]
+    return solved and Plan(
+        solved.test, split_validation(counts, solved.test, share, fair, rng, solved.validation)
+    )
 
 
-def _plan_for(
-    counts: Counts, test: Assignment, n_folds: int, share: float, rng: np.random.Generator,
-    starts: NDArray[np.bool_] | None = None,
-) -> tuple[Plan, float]:  # fmt: skip
-    found = [
-        split_validation(counts, test == fold, share, rng, None if starts is None else starts[fold])
-        for fold in range(n_folds)
-    ]
-    tested = np.stack([counts[test == fold].sum(axis=0) for fold in range(n_folds)])
-    missing = MISSING_COST * float((tested == 0).sum())
-    return Plan(test, np.stack([mask for _, mask in found])), missing + max(cost for cost, _ in found)
+def split_test(counts: Counts, n_folds: int, rng: np.random.Generator) -> Mask:
+    """Who tests each fold, `(folds, speakers)`; everybody once."""
+    starts = (_greedy(counts, n_folds, rng, first=not i) for i in range(N_STARTS))
+    found = [_improve_test(counts, start, n_folds, rng) for start in starts]
+    return min(found, key=lambda pair: pair[0])[1] == np.arange(n_folds)[:, None]
+
+
+def split_validation(
+    counts: Counts, tests: Mask, share: float, fair: int, rng: np.random.Generator, starts: Mask | None = None
+) -> Mask:
+    """Who validates each fold, `(folds, speakers)`, of those that it does not test.
+
+    No speaker validates more than `fair` folds where the corpus allows it: early stopping, temperatures and
+    the objective of a search must not rest on one person. `starts` is a choice to begin from.
+    """
+    chosen = np.zeros_like(tests) if starts is None else starts.copy()
+    for _ in range(MAX_ROUNDS):
+        before = chosen.copy()
+        for fold, tested in enumerate(tests):
+            free = np.flatnonzero(~tested)
+            excess = np.maximum(0, chosen.sum(axis=0) - chosen[fold] + 1 - fair)
+            search = _ValidationSearch(counts[free], counts.sum(axis=0), share, excess[free])
+            candidates = [chosen[fold, free], *(search.random_start(rng) for _ in range(N_STARTS))]
+            chosen[fold, free] = min((search.improve(one, rng) for one in candidates), key=search.cost_of)
+        if (chosen == before).all():
+            break
+    return chosen
 
 
 def _greedy(counts: Counts, n_folds: int, rng: np.random.Generator, first: bool) -> Assignment:
@@ -169,53 +159,61 @@ def _changes(
         first, second = rng.integers(0, n, (2, MAX_PAIRS))
     apart = test[first] != test[second]
     first, second = first[apart], second[apart]
-    return (
-        np.concatenate([moves[0], first]),
-        np.concatenate([np.full(len(moves[0]), -1), second]),
-        np.concatenate([moves[1], test[second]]),
-    )
+    nobody = np.full(len(moves[0]), -1)
+    return np.r_[moves[0], first], np.r_[nobody, second], np.r_[moves[1], test[second]]
 
 
-def _random_start(
-    counts: Counts, outside: Assignment, share: float, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Random speakers until the validation part has about its size: a mask over `outside`."""
-    order = rng.permutation(len(outside))
-    reached = np.cumsum(counts[outside[order]].sum(axis=1)) <= share * counts.sum()
-    chosen = np.zeros(len(outside), dtype=bool)
-    chosen[order[reached]] = True
-    return chosen
+@dataclass(frozen=True)
+class _ValidationSearch:
+    """The choice of validation speakers among those outside a fold's test part.
 
+    Attributes:
+        counts: `(speakers, emotions)` of the speakers to choose from.
+        total: `(emotions,)` utterances of the whole corpus.
+        share: of all utterances, wanted for validation.
+        excess: `(speakers,)` folds beyond the fair number that a speaker would validate.
+    """
 
-def _improve_validation(
-    counts: Counts, total: Counts, chosen: NDArray[np.bool_], share: float, rng: np.random.Generator
-) -> tuple[float, NDArray[np.bool_]]:
-    """Best moves and swaps between training and validation until none helps."""
-    everything = counts.sum(axis=0)
+    counts: Counts
+    total: Counts
+    share: float
+    excess: Assignment
 
-    def cost_of(part: Counts) -> NDArray[np.float64]:
-        lost = ((everything - part) == 0).sum(axis=-1)  # emotions that training would lack
-        return part_cost(part, total, share, SHARE_LIMIT_PP["validation"]) + UNLEARNT_COST * lost
+    def random_start(self, rng: np.random.Generator) -> Mask:
+        """Random speakers until the part has about its size, `(speakers,)`."""
+        order = rng.permutation(len(self.counts))
+        chosen = np.zeros(len(order), dtype=bool)
+        reached = np.cumsum(self.counts[order].sum(axis=1)) <= self.share * self.total.sum()
+        chosen[order[reached]] = True
+        return chosen
 
-    for _ in range(MAX_STEPS):
-        inside, outside = np.flatnonzero(chosen), np.flatnonzero(~chosen)
-        part = counts[chosen].sum(axis=0)
-        given, taken = (
-            axis.ravel() for axis in np.meshgrid(np.r_[-1, inside], np.r_[-1, outside], indexing="ij")
-        )
-        if len(given) > MAX_PAIRS:
-            sample = rng.integers(0, len(given), MAX_PAIRS)
-            given, taken = given[sample], taken[sample]
-        padded = np.vstack([counts, np.zeros(counts.shape[1])])  # row -1: nobody
-        costs = cost_of(part - padded[given] + padded[taken])
-        best = int(costs.argmin())
-        if costs[best] >= cost_of(part) - 1e-9:
-            break
-        chosen = chosen.copy()
-        for speaker in (given[best], taken[best]):
-            if speaker >= 0:
-                chosen[speaker] = not chosen[speaker]
-    return float(cost_of(counts[chosen].sum(axis=0))), chosen
+    def cost_of(self, chosen: Mask) -> Any:
+        return self._cost(self.counts[chosen].sum(axis=0), self.excess[chosen].sum())
+
+    def _cost(self, part: Counts, excess: Any) -> NDArray[np.float64]:
+        """`(...,)` for counts `(..., emotions)` of the part and the sum over its speakers' excess."""
+        lost = (self.counts.sum(axis=0) - part == 0).sum(axis=-1)  # emotions that training would lack
+        deviation = part_cost(part, self.total, self.share, SHARE_LIMIT_PP["validation"])
+        return deviation + REUSE_COST * excess + UNLEARNT_COST * lost
+
+    def improve(self, chosen: Mask, rng: np.random.Generator) -> Mask:
+        """Best moves and swaps between training and validation until none helps, `(speakers,)`."""
+        counts, excess = np.vstack([self.counts, 0 * self.total]), np.r_[self.excess, 0]  # row -1: nobody
+        for _ in range(MAX_STEPS):
+            inside, outside = np.r_[-1, np.flatnonzero(chosen)], np.r_[-1, np.flatnonzero(~chosen)]
+            given, taken = (axis.ravel() for axis in np.meshgrid(inside, outside, indexing="ij"))
+            if len(given) > MAX_PAIRS:
+                sample = rng.integers(0, len(given), MAX_PAIRS)
+                given, taken = given[sample], taken[sample]
+            part, used = self.counts[chosen].sum(axis=0), self.excess[chosen].sum()
+            costs = self._cost(part - counts[given] + counts[taken], used - excess[given] + excess[taken])
+            best = int(costs.argmin())
+            if costs[best] >= self._cost(part, used) - 1e-9:
+                break
+            changed = np.array([given[best], taken[best]])
+            chosen = chosen.copy()
+            chosen[changed[changed >= 0]] ^= True
+        return chosen
 
 
 def solve(counts: Counts, n_folds: int, share: float, time_limit_s: float = SOLVER_TIME_S) -> Plan | None:
@@ -231,41 +229,34 @@ def solve(counts: Counts, n_folds: int, share: float, time_limit_s: float = SOLV
     from scipy.sparse import bmat, csr_array, eye_array, kron
 
     n_speakers, n_emotions = counts.shape
-    n, ones = n_folds * n_speakers, np.ones((1, n_folds))
-    sizes = csr_array(counts.sum(axis=1)[None] / counts.sum())
-    per_fold = eye_array(n_folds)
+    n, k, most = n_folds * n_speakers, n_folds * n_emotions, np.inf
+    per_fold, slack, each = eye_array(n_folds), eye_array(n_folds), eye_array(n)
     present = kron(per_fold, csr_array((counts > 0).T.astype(float)))  # speakers of each emotion in each fold
-    size, slack = kron(per_fold, sizes), eye_array(n_folds)
+    size = kron(per_fold, csr_array(counts.sum(axis=1)[None] / counts.sum()))
+    once = kron(csr_array(np.ones((1, n_folds))), eye_array(n_speakers))
     n_outside = np.tile((counts > 0).sum(axis=0), n_folds) - 1.0
-    rows = bmat(
-        [
-            [kron(csr_array(ones), eye_array(n_speakers)), None, None, None],  # each speaker tested once
-            [eye_array(n), eye_array(n), None, None],  # and not in two parts
-            [present, None, None, None],  # emotions in test,
-            [None, present, None, None],  # in validation,
-            [present, present, None, None],  # and left over for training
-            [size, None, -slack, None],
-            [size, None, slack, None],
-            [None, size, None, -slack],
-            [None, size, None, slack],
-        ]
-    )
-    k, most = n_folds * n_emotions, np.inf
-    low = [np.ones(n_speakers), np.zeros(n), np.ones(k), np.ones(k), np.zeros(k)]
-    high = [np.ones(n_speakers), np.ones(n), np.full(k, most), np.full(k, most), n_outside]
-    for wanted in (1 / n_folds, share):
-        low += [np.full(n_folds, -most), np.full(n_folds, wanted)]
-        high += [np.full(n_folds, wanted), np.full(n_folds, most)]
+    # Rows of the program with their bounds: (x, v, d of test, d of validation), low, high.
+    rows: list[tuple[list[Any], Any, Any]] = [
+        ([once, None, None, None], np.ones(n_speakers), np.ones(n_speakers)),  # each speaker tested once
+        ([each, each, None, None], np.zeros(n), np.ones(n)),  # and not in two parts
+        ([present, None, None, None], np.ones(k), np.full(k, most)),  # emotions in test,
+        ([None, present, None, None], np.ones(k), np.full(k, most)),  # in validation,
+        ([present, present, None, None], np.zeros(k), n_outside),  # and left over for training
+        ([size, None, -slack, None], np.full(n_folds, -most), np.full(n_folds, 1 / n_folds)),
+        ([size, None, slack, None], np.full(n_folds, 1 / n_folds), np.full(n_folds, most)),
+        ([None, size, None, -slack], np.full(n_folds, -most), np.full(n_folds, share)),
+        ([None, size, None, slack], np.full(n_folds, share), np.full(n_folds, most)),
+    ]
+    matrices, low, high = zip(*rows, strict=True)
     result = milp(
         np.r_[np.zeros(2 * n), np.ones(2 * n_folds)],
         integrality=np.r_[np.ones(2 * n), np.zeros(2 * n_folds)],
         bounds=Bounds(0, np.r_[np.ones(2 * n), np.full(2 * n_folds, most)]),
-        constraints=LinearConstraint(rows.tocsc(), np.concatenate(low), np.concatenate(high)),
+        constraints=LinearConstraint(bmat(matrices).tocsc(), np.concatenate(low), np.concatenate(high)),
         options={"time_limit": time_limit_s, "mip_rel_gap": 0.05},
     )
     if result.x is None:
         if result.status == 2:
             return None
         raise TimeoutError(result.message)
-    chosen = result.x[: 2 * n].round().astype(bool).reshape(2, n_folds, n_speakers)
-    return Plan(chosen[0].argmax(axis=0), chosen[1])
+    return Plan(*result.x[: 2 * n].round().astype(bool).reshape(2, n_folds, n_speakers))

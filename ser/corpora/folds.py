@@ -1,24 +1,27 @@
 """Folds that never share a speaker between training, validation and test (section 3.2 of the paper).
 
-In: the speaker and the emotion of every utterance. Out: `Fold`s, indices into those sequences. `make_folds`
-is what the project measures with; `leave_one_speaker_out` is for few speakers; `random_folds` ignores
-speakers on purpose.
+In: a corpus, or the speaker and the emotion of every utterance. Out: `Fold`s, indices into those sequences.
+`split_corpus` is what every command calls; `random_folds` ignores speakers on purpose.
 """
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ser.corpora.corpus import in_order
-from ser.corpora.fold_search import Counts, make_plan, solve, split_validation
+from ser.corpora.corpus import Corpus
+from ser.corpora.fold_search import Counts, make_plan, split_validation
 from ser.errors import FoldError, SettingsError
+from ser.labels import in_order
 
 PARTS = ("train", "validation", "test")
-HINT_TIME_S = 2.0  # for each question put to the solver to find out what would help
-MAX_HINT_SIZE = 2_000  # speakers times folds: beyond it the solver is not asked
+Split = Literal["speakers", "loso", "corpora", "random"]
 
 
 @dataclass(frozen=True)
@@ -30,28 +33,35 @@ class Fold:
     test: tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class PartRow:
-    """One part of one fold in numbers.
+def split_corpus(
+    corpus: Corpus,
+    split: Split = "speakers",
+    n_folds: int = 5,
+    validation_share: float = 0.10,
+    seed: int = 40,
+) -> tuple[Fold, ...]:
+    """The folds of a corpus, the same for every command.
 
-    Attributes:
-        fold: counted from 1.
-        part: "train", "validation" or "test".
-        n_utterances, n_speakers: its size.
-        share: of all utterances, a fraction.
-        counts, class_shares: emotion -> utterances, and fraction of the part.
-        worst_emotion, worst_pp: the class share farthest from the whole corpus', in percentage points.
+    Args:
+        split: "speakers" (the paper), "loso" (leave one speaker out), "corpora" (leave one of several joined
+            corpora out) or "random" (to measure what a leak is worth).
+        n_folds: for "speakers" and "random".
+        validation_share: of all utterances.
+        seed: the same seed and utterances give the same folds, whatever the order of the utterances.
+
+    Raises:
+        FoldError: the corpus cannot be split so; says why and what to do.
+        SettingsError: fewer than 2 folds, or a validation share that leaves nothing for training.
     """
-
-    fold: int
-    part: str
-    n_utterances: int
-    n_speakers: int
-    share: float
-    counts: dict[str, int]
-    class_shares: dict[str, float]
-    worst_emotion: str
-    worst_pp: float
+    speakers = [one.speaker for one in corpus.utterances]
+    emotions = [one.emotion for one in corpus.utterances]
+    if split == "loso":
+        return leave_one_speaker_out(speakers, emotions, validation_share, seed)
+    if split == "corpora":
+        corpora = [one.corpus for one in corpus.utterances]
+        return leave_one_corpus_out(corpora, speakers, emotions, validation_share, seed)
+    make = make_folds if split == "speakers" else random_folds
+    return make(speakers, emotions, n_folds, validation_share, seed)
 
 
 def make_folds(
@@ -63,35 +73,28 @@ def make_folds(
 ) -> tuple[Fold, ...]:
     """Split into folds without a shared speaker, class shares alike, every emotion in every part.
 
-    Args:
-        speakers, emotions: of each utterance.
-        n_folds: the test parts of the folds hold every speaker once, 1/n_folds of the utterances each.
-        validation_share: of all utterances, taken from the training speakers of each fold.
-        seed: the same seed and utterances give the same folds, whatever the order of the utterances.
+    The test parts hold every speaker once, 1/n_folds of the utterances each; validation speakers are taken
+    from the training speakers, and folds share them as little as the corpus allows.
 
     Raises:
         FoldError: there are too few speakers, of all or of one emotion; says which and what to do.
-        SettingsError: fewer than 2 folds, or a validation share that leaves nothing for training.
+        SettingsError: as `split_corpus`.
     """
     _check_settings(speakers, emotions, n_folds, validation_share)
     names, labels, counts = _count(speakers, emotions)
     _refuse_too_few(labels, counts, n_folds)
     try:
-        plan = make_plan(counts, n_folds, validation_share, _generator(seed))
-    except TimeoutError as error:
-        raise FoldError(
-            f"No split of {len(names)} speakers into {n_folds} folds with every emotion in every part was "
-            f"found in time. {_advice(labels, counts, n_folds, validation_share)}"
-        ) from error
+        plan, why = make_plan(counts, n_folds, validation_share, _generator(seed)), "there is no such split"
+    except TimeoutError:
+        plan, why = None, "no such split was found in time"
     if plan is None:
+        n, scarcest = min((int(n), label) for n, label in zip((counts > 0).sum(axis=0), labels, strict=True))
         raise FoldError(
             f"{len(names)} speakers cannot be split into {n_folds} folds so that training, validation and "
-            f"test each hold every emotion. {_advice(labels, counts, n_folds, validation_share)}"
+            f"test each hold every emotion: {why}. {scarcest} has the fewest speakers ({n}). Use fewer folds or "
+            "leave-one-speaker-out, or merge or drop that emotion."
         )
-    folds = tuple(
-        _fold(speakers, set(names[plan.validation[fold]]), set(names[plan.test == fold]))
-        for fold in range(n_folds)
-    )
+    folds = _folds(speakers, names, plan.test, plan.validation)
     check_folds(folds, speakers, emotions)
     return folds
 
@@ -109,54 +112,36 @@ def leave_one_speaker_out(
         SettingsError: a validation share that leaves nothing for training.
     """
     _check_settings(speakers, emotions, 2, validation_share)
-    names, labels, counts = _count(speakers, emotions)
+    _, labels, counts = _count(speakers, emotions)
     _refuse_too_few(labels, counts, 2, loso=True)
-    rng = _generator(seed)
-    folds = []
-    for number, name in enumerate(names):
-        tested = np.arange(len(names)) == number
-        _, chosen = split_validation(counts, tested, validation_share, rng, None)
-        if not chosen.any():
-            raise FoldError(
-                f"With speaker {name} in the test part, no other speaker can be spared for validation "
-                "without training losing an emotion. Drop or merge the emotions that only two speakers have, "
-                "or add speakers."
-            )
-        folds.append(_fold(speakers, set(names[chosen]), {name}))
-    check_folds(folds, speakers, emotions, every_emotion_in=("train",))
-    return tuple(folds)
+    return _leave_one_out(speakers, speakers, emotions, validation_share, seed)
 
 
 def leave_one_corpus_out(
-    corpora: Sequence[str], speakers: Sequence[str], emotions: Sequence[str], validation_share: float = 0.10,
+    corpora: Sequence[str],
+    speakers: Sequence[str],
+    emotions: Sequence[str],
+    validation_share: float = 0.10,
     seed: int = 40,
-) -> tuple[Fold, ...]:  # fmt: skip
+) -> tuple[Fold, ...]:
     """A fold for each corpus: what a model is worth on recordings unlike those it was trained on.
 
-    Args:
-        corpora, speakers, emotions: of each utterance; no speaker is in two corpora.
-        validation_share: of the other corpora, whole speakers.
-        seed: of the choice of validation speakers.
-
     Raises:
-        FoldError: fewer than 2 corpora, or the others leave no validation speakers.
+        FoldError: fewer than 2 corpora, an emotion that only one of them has, or no speaker to spare for
+            validation.
+        SettingsError: a validation share that leaves nothing for training.
     """
-    names = sorted(set(corpora))
-    if len(names) < 2:
-        raise FoldError(
-            f"Leaving one corpus out needs at least two; there is {names[0] if names else 'none'}."
-        )
-    speaker_names, _, counts = _count(speakers, emotions)
-    corpus_of = dict(zip(speakers, corpora, strict=True))
-    rng = _generator(seed)
-    folds = []
-    for name in names:
-        tested = np.array([corpus_of[speaker] == name for speaker in speaker_names])
-        _, chosen = split_validation(counts, tested, validation_share, rng, None)
-        if not chosen.any():
-            raise FoldError(f"Without {name} no speaker can be spared for validation. Join more corpora.")
-        folds.append(_fold(speakers, set(speaker_names[chosen]), set(speaker_names[tested])))
-    return tuple(folds)
+    _check_settings(speakers, emotions, 2, validation_share)
+    if len(set(corpora)) < 2:
+        raise FoldError(f"Leaving one corpus out needs at least two; there is {corpora[0] or 'one'}.")
+    labels, pairs = in_order(emotions), set(zip(corpora, emotions, strict=True))
+    having = {label: [corpus for corpus, emotion in pairs if emotion == label] for label in labels}
+    alone = [f"{label} occurs in {having[label][0]} alone" for label in labels if len(having[label]) < 2]
+    if alone:
+        shared = ",".join(label for label in labels if len(having[label]) > 1)
+        helps = f"Keep those that are shared: --emotions {shared}." if shared else "They share none."
+        raise FoldError(f"{', '.join(alone)}: it would be tested without having been trained on. {helps}")
+    return _leave_one_out(corpora, speakers, emotions, validation_share, seed)
 
 
 def random_folds(
@@ -173,36 +158,27 @@ def random_folds(
 
     Raises:
         FoldError: an emotion has fewer utterances than folds (at least 3).
-        SettingsError: as in `make_folds`.
+        SettingsError: as `split_corpus`.
     """
     _check_settings(speakers, emotions, n_folds, validation_share)
-    rng = _generator(seed)
-    labels = np.asarray(emotions)
-    if n_folds > len(labels):  # before as many rows are made
-        raise FoldError(f"{len(labels)} utterances cannot be dealt to {n_folds} folds. Use fewer folds.")
+    rng, labels, needed = _generator(seed), np.asarray(emotions), max(n_folds, 3)
+    for label, n in Counter(emotions).items():
+        if n < needed:  # before as many folds are made
+            raise FoldError(
+                f"{label} has {n} utterances; {n_folds} folds need at least {needed}. Use fewer folds, or merge "
+                "or drop this emotion."
+            )
     test_fold, validates = np.zeros(len(labels), dtype=np.int64), np.zeros((n_folds, len(labels)), dtype=bool)
     dealt = 0
     for label in in_order(emotions):
         members = rng.permutation(np.flatnonzero(labels == label))
-        if len(members) < max(n_folds, 3):
-            raise FoldError(
-                f"{label} has {len(members)} utterances; {n_folds} folds need at least {max(n_folds, 3)}. "
-                "Use fewer folds, or merge or drop this emotion."
-            )
         test_fold[members] = (np.arange(len(members)) + dealt) % n_folds
         dealt += len(members)
         for fold in range(n_folds):
             rest = rng.permutation(members[test_fold[members] != fold])
             n_validation = min(max(1, round(validation_share * len(members))), len(rest) - 1)
             validates[fold, rest[:n_validation]] = True
-    folds = tuple(
-        Fold(
-            train=_indices((test_fold != fold) & ~validates[fold]),
-            validation=_indices(validates[fold]),
-            test=_indices(test_fold == fold),
-        )
-        for fold in range(n_folds)
-    )
+    folds = tuple(_fold(test_fold == fold, validates[fold]) for fold in range(n_folds))
     check_folds(folds, speakers, emotions, disjoint=False)
     return folds
 
@@ -238,50 +214,26 @@ def check_folds(
                 raise FoldError(f"The {part} part of fold {number} has no {', '.join(in_order(missing))}.")
 
 
-def fold_table(
-    folds: Sequence[Fold], speakers: Sequence[str], emotions: Sequence[str]
-) -> tuple[PartRow, ...]:
-    """Sizes and class shares of every part, fold after fold."""
-    labels = in_order(emotions)
-    overall = {label: emotions.count(label) / len(emotions) for label in labels}
-    return tuple(
-        _part_row(number, part, getattr(fold, part), speakers, emotions, overall)
-        for number, fold in enumerate(folds, start=1)
-        for part in PARTS
-    )
-
-
-def class_shares(folds: Sequence[Fold], emotions: Sequence[str]) -> dict[str, dict[str, list[float]]]:
-    """Figure 4 of the paper in numbers: part -> emotion -> its share of the part in each fold, a fraction."""
-    labels = in_order(emotions)
-    shares: dict[str, dict[str, list[float]]] = {part: {label: [] for label in labels} for part in PARTS}
-    for fold in folds:
-        for part in PARTS:
-            members = [emotions[index] for index in getattr(fold, part)]
-            for label in labels:
-                shares[part][label].append(members.count(label) / max(len(members), 1))
-    return shares
-
-
-def _part_row(
-    number: int, part: str, indices: tuple[int, ...], speakers: Sequence[str], emotions: Sequence[str],
-    overall: dict[str, float],
-) -> PartRow:  # fmt: skip
-    members = [emotions[index] for index in indices]
-    counts = {label: members.count(label) for label in overall}
-    shares = {label: count / max(len(members), 1) for label, count in counts.items()}
-    worst = max(overall, key=lambda label: abs(shares[label] - overall[label]))
-    return PartRow(
-        fold=number,
-        part=part,
-        n_utterances=len(members),
-        n_speakers=len({speakers[index] for index in indices}),
-        share=len(members) / len(emotions),
-        counts=counts,
-        class_shares=shares,
-        worst_emotion=worst,
-        worst_pp=100 * (shares[worst] - overall[worst]),
-    )
+def _leave_one_out(
+    groups: Sequence[str], speakers: Sequence[str], emotions: Sequence[str], share: float, seed: int
+) -> tuple[Fold, ...]:
+    """A fold for each group, in the order of their names; no speaker is in two groups."""
+    names, _, counts = _count(speakers, emotions)
+    group_of = dict(zip(map(str, speakers), groups, strict=True))
+    tested = sorted(set(groups))
+    tests = np.array([[group_of[name] == group for name in names] for group in tested])
+    fair = math.ceil(2 * share * len(tested))  # with many folds, exact class shares need some freedom
+    validation = split_validation(counts, tests, share, fair, _generator(seed))
+    for group, chosen in zip(tested, validation, strict=True):
+        if not chosen.any():
+            raise FoldError(
+                f"With {group} in the test part, no other speaker can be spared for validation without "
+                "training losing an emotion. Drop or merge the emotions that only two speakers have, or add "
+                "speakers."
+            )
+    folds = _folds(speakers, names, tests, validation)
+    check_folds(folds, speakers, emotions, every_emotion_in=("train",))
+    return folds
 
 
 def _check_settings(
@@ -293,6 +245,8 @@ def _check_settings(
         )
     if not speakers:
         raise FoldError("There are no utterances to split.")
+    if len(set(emotions)) < 2:
+        raise FoldError(f"All utterances are {emotions[0]}; at least two emotions are needed to tell apart.")
     if n_folds < 2:
         raise SettingsError(f"At least 2 folds are needed, got {n_folds}.")
     if not 0 < validation_share < 1 - 1 / n_folds:
@@ -308,13 +262,12 @@ def _generator(seed: int) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def _count(speakers: Sequence[str], emotions: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...], Counts]:
+def _count(speakers: Sequence[str], emotions: Sequence[str]) -> tuple[NDArray, tuple[str, ...], Counts]:
     """Names of the speakers, emotions, and counts `(speakers, emotions)`."""
     names, rows = np.unique(np.asarray(speakers, dtype=object).astype(str), return_inverse=True)
     labels = in_order(emotions)
-    columns = np.array([labels.index(emotion) for emotion in emotions])
     counts = np.zeros((len(names), len(labels)))
-    np.add.at(counts, (rows, columns), 1)
+    np.add.at(counts, (rows, np.array([labels.index(emotion) for emotion in emotions])), 1)
     return names, labels, counts
 
 
@@ -324,63 +277,34 @@ def _refuse_too_few(labels: Sequence[str], counts: Counts, n_folds: int, loso: b
     needed = 2 if loso else 4 if n_folds == 2 else n_folds  # 2 folds: 2 outside the test part, either way
     what = "leave-one-speaker-out needs" if loso else f"{n_folds} folds need"
     if n_speakers < max(needed, 3):
-        raise FoldError(
-            f"There are {n_speakers} speakers; {what} at least {max(needed, 3)}. "
-            + ("Add speakers." if loso or n_speakers < 3 else f"Use {_fewer(n_speakers)}.")
-        )
+        helps = "Add speakers." if loso or n_speakers < 3 else f"Use {_fewer(n_speakers)}."
+        raise FoldError(f"There are {n_speakers} speakers; {what} at least {max(needed, 3)}. {helps}")
     scarce = [f"{label} has {n}" for label, n in zip(labels, per_emotion, strict=True) if n < needed]
     if scarce:
-        helps = "Merge it with another emotion, drop it, or add speakers."
-        if not loso:
-            helps = (
-                f"Use {_fewer(int(per_emotion.min()))}, or merge the emotion with another one, or drop it."
-            )
+        fewer = "" if loso else f"Use {_fewer(int(per_emotion.min()))}. Or "
         raise FoldError(
-            f"Too few speakers for some emotions: {', '.join(scarce)}; {what} at least {needed}. {helps}"
+            f"Too few speakers for some emotions: {', '.join(scarce)}; {what} at least {needed}. {fewer}"
+            "merge the emotion with another one, drop it, or add speakers."
         )
 
 
 def _fewer(n_speakers: int) -> str:
     """What to do with so few speakers."""
-    loso = "leave-one-speaker-out"
-    if n_speakers >= 4:
-        return f"fewer folds (at most {n_speakers}), or {loso}"
-    return f"3 folds, or {loso}" if n_speakers == 3 else loso
+    if n_speakers < 3:
+        return "leave-one-speaker-out"
+    folds = "3 folds" if n_speakers == 3 else f"fewer folds (at most {n_speakers})"
+    return f"{folds}, or leave-one-speaker-out"
 
 
-def _advice(labels: Sequence[str], counts: Counts, n_folds: int, share: float) -> str:
-    """What would make a split possible, found by asking the solver."""
-    scarcest = int((counts > 0).sum(axis=0).argmin())
-    fewest = f"{labels[scarcest]} has the fewest speakers ({int((counts[:, scarcest] > 0).sum())})."
-    if len(counts) * n_folds > MAX_HINT_SIZE:
-        return f"{fewest} Use fewer folds, merge or drop that emotion, or use leave-one-speaker-out."
-    helps = [
-        f"drop or merge {label}"
-        for i, label in enumerate(labels)
-        if _splits(counts, n_folds, share, without=i)
-    ]
-    folds = next((n for n in range(n_folds - 1, 1, -1) if _splits(counts, n, share)), None)
-    options = ([f"use {folds} folds"] if folds else []) + helps[:3] + ["use leave-one-speaker-out"]
-    return f"{fewest} What would help: {', or '.join(options)}."
+def _folds(
+    speakers: Sequence[str], names: NDArray, tests: NDArray[np.bool_], validation: NDArray[np.bool_]
+) -> tuple[Fold, ...]:
+    """Folds of utterances from `(folds, speakers)` masks."""
+    places = np.searchsorted(names, np.asarray(speakers, dtype=object).astype(str))
+    return tuple(_fold(test[places], chosen[places]) for test, chosen in zip(tests, validation, strict=True))
 
 
-def _splits(counts: Counts, n_folds: int, share: float, without: int | None = None) -> bool:
-    kept = counts if without is None else np.delete(counts, without, axis=1)
-    kept = kept[kept.sum(axis=1) > 0]
-    if not kept.size or len(kept) < max(n_folds, 3) or (kept > 0).sum(axis=0).min() < n_folds:
-        return False
-    try:
-        return solve(kept, n_folds, share, HINT_TIME_S) is not None
-    except TimeoutError:
-        return False
-
-
-def _fold(speakers: Sequence[str], validation: set[str], test: set[str]) -> Fold:
-    part_of = np.array(
-        [2 if speaker in test else 1 if speaker in validation else 0 for speaker in map(str, speakers)]
-    )
-    return Fold(*(_indices(part_of == part) for part in range(3)))
-
-
-def _indices(mask: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(index) for index in np.flatnonzero(mask))
+def _fold(test: NDArray[np.bool_], validation: NDArray[np.bool_]) -> Fold:
+    """A fold from `(utterances,)` masks."""
+    masks = (~test & ~validation, validation, test)
+    return Fold(*(tuple(np.flatnonzero(mask).tolist()) for mask in masks))

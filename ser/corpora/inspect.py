@@ -1,10 +1,9 @@
 """What a corpus holds and what is wrong with it; every recording that is left out is named with the reason.
 
-In: a `Corpus`. Out: a `CorpusReport` as text, JSON or a page, and from it the corpus of usable recordings.
-What becomes of a recording with a problem is the rule of `RULES`, the same for every corpus.
+In: a `Corpus`. Out: a `CorpusReport`, and from it the corpus of usable recordings. `ser.reporting.corpus_report`
+turns the report into text and a page.
 
     report = inspect_corpus(corpus)
-    print(report.to_text())
     corpus = usable(corpus, report)
 """
 
@@ -12,26 +11,19 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ser.corpora.checks import (
-    KIND_OF_ERROR,
-    RULES,
-    Problem,
-    Sound,
-    contradictions,
-    duplicates,
-    listen,
-    problem_of,
-    two_genders,
-)
-from ser.corpora.corpus import Corpus, Utterance, in_order, is_file
+from ser.corpora import checks
+from ser.corpora.checks import RULES, Problem, Sound, problem_of
+from ser.corpora.corpus import Corpus, Utterance
+from ser.corpora.folder import is_file, shown
 from ser.errors import AudioError, CorpusError
+from ser.labels import in_order
 
 SILENT_TAIL_S = 0.2
 Progress = Callable[[int, int], None]  # (recordings done, in all)
@@ -70,6 +62,7 @@ class CorpusReport:
         n_found, n_usable: recordings in the folder, and those with no problem that drops them.
         speakers: name -> gender or "unknown".
         hours, sample_rates: sound in all; rate in Hz -> recordings. Empty where nothing was decoded.
+        durations_s: lengths by name of a measure such as "median".
         emotions: one row each.
         problems: by file.
         remarks: what concerns the corpus as a whole.
@@ -95,18 +88,7 @@ class CorpusReport:
         return {"kind": "corpus report", **asdict(self), "rules": rules}
 
     def to_json(self) -> str:
-        return _printable(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
-
-    def to_text(self) -> str:
-        from ser.reporting.corpus_report import report_text
-
-        return _printable(report_text(self))
-
-    def to_html(self) -> str:
-        """A self-contained page with plotly charts."""
-        from ser.reporting.corpus_report import report_page
-
-        return _printable(report_page(self))
+        return shown(json.dumps(self.to_dict(), indent=2, ensure_ascii=False) + "\n")
 
 
 def inspect_corpus(corpus: Corpus, decode: bool = True, progress: Progress | None = None) -> CorpusReport:
@@ -119,24 +101,22 @@ def inspect_corpus(corpus: Corpus, decode: bool = True, progress: Progress | Non
         progress: called after each recording.
     """
     problems = [problem_of(corpus, one.path, "not recognised", one.reason) for one in corpus.skipped]
-    problems += [*contradictions(corpus), *two_genders(corpus)]
+    problems += [*checks.contradictions(corpus), *checks.two_genders(corpus)]
     sounds: dict[Path, Sound] = {}
     for done, one in enumerate(corpus.utterances, start=1):
         try:
             if decode:
-                sounds[one.path] = listen(one.path)
+                sounds[one.path] = sound = checks.listen(one.path)
+                if sound.n_clipped:
+                    reason = f"{sound.n_clipped} samples stand at full scale"
+                    problems.append(problem_of(corpus, one.path, "clipped", reason))
             elif not is_file(one.path):
                 raise AudioError("there is no such file", "missing")
         except AudioError as error:
-            kind = KIND_OF_ERROR.get(error.kind, "unreadable")
-            problems.append(problem_of(corpus, one.path, kind, str(error)))
+            problems.append(problem_of(corpus, one.path, checks.kind_of(error), str(error)))
         if progress is not None:
             progress(done, len(corpus.utterances))
-    for path, sound in sounds.items():
-        if sound.n_clipped:
-            reason = f"{sound.n_clipped} samples stand at full scale"
-            problems.append(problem_of(corpus, path, "clipped", reason))
-    problems += duplicates(corpus, sounds)
+    problems += checks.duplicates(corpus, sounds)
     return _report(corpus, sorted(problems, key=lambda one: (one.file, one.kind)), sounds, decode)
 
 
@@ -150,78 +130,65 @@ def usable(corpus: Corpus, report: CorpusReport) -> Corpus:
         raise CorpusError(
             f"The report is not of this corpus ({report.name}, as it was); inspect {corpus.name} again."
         )
-    dropped = {problem.file for problem in report.problems if problem.dropped}
-    kept = tuple(one for one in corpus.utterances if corpus.file_of(one.path) not in dropped)
+    kept = _kept(corpus, report.problems)
     if not kept:
         raise CorpusError(f"None of the {len(corpus.utterances)} recordings of {corpus.name} can be used.")
     return replace(corpus, utterances=kept)
 
 
-def _printable(text: str) -> str:
-    """Text without what UTF-8 cannot hold: file names may be any bytes."""
-    return text.encode("utf-8", "replace").decode()
+def _kept(corpus: Corpus, problems: Sequence[Problem]) -> tuple[Utterance, ...]:
+    dropped = {problem.file for problem in problems if problem.dropped}
+    return tuple(one for one in corpus.utterances if corpus.file_of(one.path) not in dropped)
 
 
 def _report(
     corpus: Corpus, problems: Sequence[Problem], sounds: Mapping[Path, Sound], decoded: bool
 ) -> CorpusReport:
-    dropped = {problem.file for problem in problems if problem.dropped}
-    kept = [one for one in corpus.utterances if corpus.file_of(one.path) not in dropped]
+    kept = _kept(corpus, problems)
     heard = [sounds[one.path] for one in kept] if decoded else []
-    emotions = in_order(one.emotion for one in kept)
-    rows = tuple(
-        _emotion_row(emotion, [one for one in kept if one.emotion == emotion], len(kept), sounds)
-        for emotion in emotions
-    )
+    rows = tuple(_emotion_row(name, kept, sounds) for name in in_order(one.emotion for one in kept))
     speakers = {one.speaker: one.gender or "unknown" for one in reversed(kept)}
-    durations = np.array([sound.duration_s for sound in heard])
+    durations_s = np.array([sound.duration_s for sound in heard])
+    lengths = {"shortest": 0, "median": 0.5, "95 % under": 0.95, "longest": 1}
     return CorpusReport(
         name=corpus.name,
-        root=str(corpus.root),
+        root=shown(corpus.root),
         fingerprint=corpus.fingerprint,
         decoded=decoded,
         n_found=len(corpus.utterances) + len(corpus.skipped),
         n_usable=len(kept),
         speakers=dict(sorted(speakers.items())),
-        hours=float(durations.sum()) / 3600 if decoded else None,
+        hours=float(durations_s.sum()) / 3600 if decoded else None,
         sample_rates=dict(sorted(Counter(sound.rate_hz for sound in heard).items())),
-        durations_s=_spread(durations) if len(durations) else {},
+        durations_s={name: float(np.quantile(durations_s, q)) for name, q in lengths.items() if heard},
         emotions=rows,
         problems=tuple(problems),
-        remarks=(*_remarks(rows, speakers), *_remarks_on_sound(heard)),
+        remarks=(*corpus.notes, *_remarks(rows, speakers), *_remarks_on_sound(heard)),
     )
 
 
-def _emotion_row(
-    emotion: str, members: Sequence[Utterance], n_all: int, sounds: Mapping[Path, Sound]
-) -> EmotionRow:
+def _emotion_row(emotion: str, kept: Sequence[Utterance], sounds: Mapping[Path, Sound]) -> EmotionRow:
+    members = [one for one in kept if one.emotion == emotion]
     heard = [sounds[one.path] for one in members if one.path in sounds]
     seconds = [sound.duration_s for sound in heard]
+    by_speaker = dict(sorted(Counter(one.speaker for one in members).items()))
     return EmotionRow(
         emotion=emotion,
         n=len(members),
-        share=len(members) / n_all,
-        n_speakers=len({one.speaker for one in members}),
+        share=len(members) / len(kept),
+        n_speakers=len(by_speaker),
         by_gender=dict(sorted(Counter(one.gender or "unknown" for one in members).items())),
-        by_speaker=dict(sorted(Counter(one.speaker for one in members).items())),
+        by_speaker=by_speaker,
         hours=sum(seconds) / 3600 if heard else None,
         mean_s=float(np.mean(seconds)) if heard else None,
         level_db=float(np.mean([sound.level_db for sound in heard])) if heard else None,
     )
 
 
-def _spread(durations_s: np.ndarray) -> dict[str, float]:
-    return {
-        "shortest": float(durations_s.min()),
-        "median": float(np.median(durations_s)),
-        "mean": float(durations_s.mean()),
-        "95 % under": float(np.quantile(durations_s, 0.95)),
-        "longest": float(durations_s.max()),
-    }
-
-
-def _remarks(rows: Sequence[EmotionRow], speakers: Mapping[str, str]) -> Iterable[str]:
+def _remarks(rows: Sequence[EmotionRow], speakers: Mapping[str, str]) -> Iterator[str]:
     """What to know before trusting a score on this corpus."""
+    if len(rows) == 1:
+        yield f"All recordings are {rows[0].emotion}: nothing can be trained, two emotions are needed."
     single = [name for name in speakers if sum(name in row.by_speaker for row in rows) == 1]
     if len(rows) > 1 and 2 * len(single) >= len(speakers):
         yield (
@@ -240,7 +207,7 @@ def _remarks(rows: Sequence[EmotionRow], speakers: Mapping[str, str]) -> Iterabl
         )
 
 
-def _remarks_on_sound(sounds: Sequence[Sound]) -> Iterable[str]:
+def _remarks_on_sound(sounds: Sequence[Sound]) -> Iterator[str]:
     """Habits of many recordings that are no fault of one."""
     durations_s = {sound.duration_s for sound in sounds}
     if len(sounds) > 2 and len(durations_s) == 1:

@@ -8,48 +8,21 @@ groups mean.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from ser.corpora.words import GENDERS, common_label
 from ser.labels import EMOTIONS
 
 Match = re.Match[str]
 
-GENDERS: dict[str, str] = {"f": "female", "female": "female", "m": "male", "male": "male", "w": "female"}
-# Other words for the labels, as they occur in tables and folder names.
-SYNONYMS: dict[str, str] = {
-    "angry": "anger",
-    "fearful": "fear",
-    "happy": "happiness",
-    "sad": "sadness",
-    "surprised": "surprise",
-    "bored": "boredom",
-    "disgusted": "disgust",
-}
-WORDS: Mapping[str, str] = {**SYNONYMS, **{name: name for name in (*EMOTIONS, *SYNONYMS.values(), "calm")}}
-
 SHEMO_LETTERS = dict(zip("AFHNSW", EMOTIONS, strict=True))
-EMODB_LETTERS = {
-    "W": "anger",
-    "L": "boredom",
-    "E": "disgust",
-    "A": "fear",
-    "F": "happiness",
-    "T": "sadness",
-    "N": "neutral",
-}
+EMODB_LETTERS = dict(
+    zip("WLEAFTN", ["anger", "boredom", "disgust", "fear", "happiness", "sadness", "neutral"], strict=True)
+)
 EMODB_MEN = ("03", "10", "11", "12", "15")
 URDU_LETTERS = {"A": "anger", "H": "happiness", "N": "neutral", "S": "sadness"}
-RAVDESS_NUMBERS = {
-    "01": "neutral",
-    "02": "calm",
-    "03": "happiness",
-    "04": "sadness",
-    "05": "anger",
-    "06": "fear",
-    "07": "disgust",
-    "08": "surprise",
-}
+RAVDESS_EMOTIONS = ("neutral", "calm", "happiness", "sadness", "anger", "fear", "disgust", "surprise")
 
 
 @dataclass(frozen=True)
@@ -94,21 +67,16 @@ READERS: tuple[Reader, ...] = (
         "URDU",
         "Angry/SM1_F1_A01.wav",  # anger, male speaker 1
         re.compile(r"(?:.*/)?(Angry|Happy|Neutral|Sad)/S([MF])(\d+)_F\d+_([A-Z])\d+"),
-        lambda m: (f"S{m[2]}{m[3]}", WORDS[m[1].lower()], GENDERS[m[2].lower()]),
+        lambda m: (f"S{m[2]}{m[3]}", common_label(m[1]), GENDERS[m[2].lower()]),
         named=lambda m: URDU_LETTERS.get(m[4]),
     ),
     Reader(
         "RAVDESS",
         "Actor_01/03-01-05-02-01-01-01.wav",  # third number emotion, last number actor, odd ones men
         re.compile(r"(?:.*/)?03-01-(0[1-8])-\d\d-\d\d-\d\d-(\d\d)"),
-        lambda m: (m[2], RAVDESS_NUMBERS[m[1]], "male" if int(m[2]) % 2 else "female"),
+        lambda m: (m[2], RAVDESS_EMOTIONS[int(m[1]) - 1], "male" if int(m[2]) % 2 else "female"),
     ),
 )
-
-
-def common_label(label: str) -> str:
-    """A label under its common name: the six by name, whatever the case; others as they are."""
-    return WORDS.get(label.strip().casefold(), label.strip())
 
 
 def named_emotion(reader: Reader, path: str) -> str | None:
@@ -117,12 +85,3 @@ def named_emotion(reader: Reader, path: str) -> str | None:
     if match is None:
         return None
     return reader.named(match) if reader.named else reader.fields(match)[1]
-
-
-def spelled_emotion(path: str) -> str | None:
-    """The one emotion whose word stands in the file's name, else in its folder's: `S1_angry_03` is anger."""
-    for part in reversed(path.split("/")[-2:]):
-        found = {WORDS[word] for word in re.split(r"[\W\d_]+", part.casefold()) if word in WORDS}
-        if found:
-            return found.pop() if len(found) == 1 else None
-    return None

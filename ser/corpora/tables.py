@@ -1,8 +1,8 @@
 """Tables of labels: a CSV that lists recordings, ShEMO's label files in JSON.
 
-In: a CSV with the columns path, speaker, emotion (or a name that is as good), any further ones, separated by
-commas, semicolons or tabs; or a JSON as ShEMO and Modified ShEMO ship it. Out: rows, every cell of which is
-filled, or a `CorpusError` with the line.
+In: a CSV with the columns path, speaker, emotion (or a name that is as good) and any others, separated by
+commas, semicolons or tabs; or a JSON as ShEMO and Modified ShEMO ship it. Out: rows whose cells are all
+filled, with one spelling for each speaker and emotion, or a `CorpusError` with the line.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from ser.corpora.readers import GENDERS, common_label
+from ser.corpora.words import EMPTY, GENDERS, cleaned, common_label, first_spellings
 from ser.errors import CorpusError
 
 TABLES = ("metadata.csv", "manifest.csv", "labels.csv", "data.tsv")
@@ -26,7 +26,6 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "corrected": ("emotion_modified", "emotion_corrected"),
     "gender": ("gender", "sex"),
 }
-Cell = TypeVar("Cell")
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,8 @@ class Row:
     Attributes:
         line: in the file, counted from 1.
         path: as written.
-        speaker, emotion: never empty; the emotion under its common name.
+        speaker: in the first of its spellings.
+        emotion: under its common name.
         corrected: the corrected label, or None where the table has no such column.
         gender: "female", "male", what else is written, or None.
     """
@@ -55,19 +55,21 @@ def read_table(path: Path) -> list[Row]:
     Raises:
         CorpusError: not a CSV in UTF-8, a column or a cell is missing, or a recording is listed twice.
     """
-    rows = []
-    for line, cells in _cells(path, ("path", "speaker", "emotion")):
-        gender = cells.get("gender") or None
-        rows.append(
-            Row(
-                line=line,
-                path=cells["path"],
-                speaker=cells["speaker"],
-                emotion=common_label(cells["emotion"]),
-                corrected=common_label(cells["corrected"]) if "corrected" in cells else None,
-                gender=GENDERS.get(gender.casefold(), gender) if gender else None,
-            )
+    table = _cells(path, ("path", "speaker", "emotion"))
+    speakers = first_spellings(cells["speaker"] for _, cells in table)
+    emotions = first_spellings(common_label(cells["emotion"]) for _, cells in table)
+    corrected = first_spellings(common_label(cells.get("corrected", "")) for _, cells in table)
+    rows = [
+        Row(
+            line=line,
+            path=cells["path"],
+            speaker=speaker,
+            emotion=emotion,
+            corrected=label or None,
+            gender=_gender(cells.get("gender", "")),
         )
+        for (line, cells), speaker, emotion, label in zip(table, speakers, emotions, corrected, strict=True)
+    ]
     lines: dict[str, int] = {}
     for row in rows:
         if row.path in lines:
@@ -77,6 +79,11 @@ def read_table(path: Path) -> list[Row]:
             )
         lines[row.path] = row.line
     return rows
+
+
+def _gender(cell: str) -> str | None:
+    word = cleaned(cell).casefold()
+    return None if word in EMPTY else GENDERS.get(word, word)
 
 
 def read_labels(path: Path, corrected: bool, is_json: bool = False) -> dict[str, str]:
@@ -96,15 +103,19 @@ def read_labels(path: Path, corrected: bool, is_json: bool = False) -> dict[str,
     else:
         column = "corrected" if corrected else "emotion"
         pairs = [(cells["path"], cells[column]) for _, cells in _cells(path, ("path", column))]
-    return {Path(name).stem: common_label(label) for name, label in pairs}
+    empty = next((name for name, label in pairs if label.strip().casefold() in EMPTY), None)
+    if empty is not None:
+        raise CorpusError(f"{path}: the emotion of {empty} is empty. Fill it in or delete the entry.")
+    labels = first_spellings(common_label(label) for _, label in pairs)
+    return {Path(name).stem: label for (name, _), label in zip(pairs, labels, strict=True)}
 
 
 def _json_labels(path: Path) -> list[tuple[str, str]]:
     try:
-        content: Any = json.loads(path.read_text(encoding="utf-8"))
+        content: Any = json.loads(path.read_text(encoding="utf-8-sig"))
         if isinstance(content, dict):
-            return [(str(name), str(entry["emotion"])) for name, entry in content.items()]
-        return [(str(entry["id"]), str(entry["emotion"])) for entry in content]
+            return [(str(name), str(entry["emotion"] or "")) for name, entry in content.items()]
+        return [(str(entry["id"]), str(entry["emotion"] or "")) for entry in content]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorpusError(
             f"{path} is not a label file of ShEMO ({type(error).__name__}: {error}). Expected a list of "
@@ -116,7 +127,7 @@ def _cells(path: Path, required: Sequence[str]) -> list[tuple[int, dict[str, str
     """`(line, column -> cell)` of every line that is not blank."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=_delimiter(file.readline()))
+            reader = csv.reader(file, delimiter=_delimiter(file.readline()), skipinitialspace=True)
             file.seek(0)
             table = [(reader.line_num, cells) for cells in reader if any(cell.strip() for cell in cells)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -140,9 +151,12 @@ def _row(
     path: Path, line: int, cells: Sequence[str], places: dict[str, int], required: Sequence[str]
 ) -> dict[str, str]:
     row = {column: cells[place].strip() if place < len(cells) else "" for column, place in places.items()}
-    empty = [column for column in ("corrected", *required) if column in row and not row[column]]
+    empty = [name for name in ("corrected", *required) if cleaned(row.get(name, "-")).casefold() in EMPTY]
     if empty:
-        raise CorpusError(f"{path}, line {line}: {', '.join(empty)} is empty. Fill it in or delete the line.")
+        how = f" ({row[empty[0]]}: so programs write an empty cell)" if row[empty[0]] else ""
+        raise CorpusError(
+            f"{path}, line {line}: {', '.join(empty)} is empty{how}. Fill it in or delete the line."
+        )
     return row
 
 

@@ -1,7 +1,7 @@
 """Baselines beside the Bi-GRU on the same folds: figure 6 of the paper from the user's own data.
 
 In: a corpus, encoders, names of `MODELS`. Out, in a folder: a sub-folder a model and encoder with `result.json` and
-`predictions.csv`, and `compare.json` with `report.html` over all. What is finished is taken as it is, so a comparison
+`predictions.csv`, and `compare.json` over all. What is finished is taken as it is, so a comparison
 that was stopped or killed goes on with the next model.
 """
 
@@ -11,7 +11,7 @@ import importlib.util
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,30 +37,11 @@ from ser.experiments.baselines import (
     network,
 )
 from ser.files import write_atomically, write_json
-from ser.reporting.charts import ComparisonRow
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
 from ser.training.crossval import Crossval, CrossvalSettings, Stopped, identity, predictions_table
 from ser.training.trainer import FrameSource, told
 
-# What figure 6 and the literature state, never measured here; protocols as the authors give them.
-NOT_STATED, SHARED = "ShEMO, split not stated", "ShEMO, test speakers also in training"
-PUBLISHED = tuple(
-    ComparisonRow(name, value, published=True, protocol=protocol)
-    for name, value, protocol in (
-        (
-            "the paper (2026): DistilHuBERT, Bi-GRU, Optuna",
-            0.7877,
-            "ShEMO, speakers apart, mean of five folds",
-        ),
-        ("emotion2vec, frozen, linear", 0.7997, NOT_STATED),
-        ("CNN on fine-tuned wav2vec 2.0", 0.7968, NOT_STATED),
-        ("Yazdani et al. 2021", 0.7829, NOT_STATED),
-        ("SVM on eGeMAPS (Yazdani, Shekofteh 2022)", 0.7295, NOT_STATED),
-        ("HuBERT-base (EmoBox)", 0.8117, SHARED),
-        ("HuBERT-large (EmoBox)", 0.8335, SHARED),
-    )
-)
 Listener = Callable[[str, int, int], None]
 
 
@@ -166,19 +147,7 @@ def compare(
         row = {"model": name, "title": _title(name, encoder), "encoder": encoder, "run": run, **scores}
         rows.append(row | {"seconds": result.get("seconds")})  # folders may be older than this figure
         write_json(folder / "compare.json", content)
-        _write_report(content, folder / "report.html")
     return content
-
-
-def comparison_rows(content: dict[str, Any]) -> list[ComparisonRow]:
-    """What was measured, best first."""
-    protocol = content["protocol"]
-    return [
-        ComparisonRow(
-            row["title"], row["wa"]["value"], row["wa"]["low"], row["wa"]["high"], protocol=protocol
-        )
-        for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"])
-    ]
 
 
 def slug(source: str) -> str:
@@ -330,20 +299,3 @@ def _read(path: Path) -> dict[str, Any]:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError, RecursionError) as error:
         raise SettingsError(f"{path} is damaged ({error}). Delete its folder and run it again.") from error
-
-
-def _write_report(content: dict[str, Any], path: Path) -> None:
-    """The page with figure 6: measured bars with intervals, published ones apart."""
-    from ser.reporting.crossval_report import comparison_section
-    from ser.reporting.page import page, paragraph
-
-    corpus = content["corpus"]
-    body = [
-        paragraph(f"Protocol of what was measured: {content['protocol']}.", note=True),
-        paragraph(
-            f"{corpus['n_utterances']} recordings of {corpus['n_speakers']} speakers, the same folds for every model; "
-            f"intervals {content['intervals']}. Published figures are of other data and protocols."
-        ),
-        comparison_section([asdict(row) for row in (*comparison_rows(content), *PUBLISHED)]),
-    ]
-    write_atomically(path, page(f"Methods compared on {corpus['name']}", body).encode())

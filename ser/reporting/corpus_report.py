@@ -1,19 +1,20 @@
-"""The report of a corpus for people: plain text for a terminal, a self-contained page with plotly charts.
+"""The report of a corpus for people: plain text for a terminal, a self-contained page with charts.
 
 In: a `CorpusReport`. Out: text or HTML. Nothing is computed here that the report's JSON does not hold.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from ser.corpora.checks import RULES, Problem
+from ser.corpora.folder import shown
+from ser.corpora.inspect import CorpusReport
+from ser.reporting.render import aligned, render
 
-    from ser.corpora.checks import Problem
-    from ser.corpora.inspect import CorpusReport
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
 
 MAX_TEXT_PROBLEMS = 20  # of a kind in the text; the JSON and the page hold all
 MAX_TEXT_SPEAKERS = 100
@@ -21,58 +22,40 @@ MAX_TEXT_SPEAKERS = 100
 
 def report_text(report: CorpusReport) -> str:
     """The report for a terminal."""
-    genders = _genders(report)
-    head = ["emotion", "clips", "share", "speakers", *genders, "hours", "mean s", "level dB"]
-    parts = [_headline(report), "", *_aligned([head, *_emotion_rows(report, genders)])]
+    parts = [*_headline(report), "", *aligned(_emotion_rows(report))]
     if len(report.speakers) <= MAX_TEXT_SPEAKERS:
-        emotions = [row.emotion for row in report.emotions]
-        parts += ["", *_aligned([["speaker", "gender", *emotions, "all"], *_speaker_rows(report)])]
+        parts += ["", *aligned(_speaker_rows(report))]
     else:
         parts += ["", f"{len(report.speakers)} speakers: the page and the JSON list them."]
     if report.remarks:
         parts += ["", *(f"Note: {remark}" for remark in report.remarks)]
-    return "\n".join([*parts, "", *_problem_lines(report.problems)]) + "\n"
+    return shown("\n".join([*parts, "", *_problem_lines(report.problems)]) + "\n")
 
 
 def report_page(report: CorpusReport) -> str:
     """The report as one HTML page that needs no network."""
-    from ser.corpora.checks import RULES
-    from ser.reporting.page import chart, folded, page, paragraph, section, table
+    from ser.reporting.style import BLUE, GREY, ORANGE, emotion_colours
 
-    genders = _genders(report)
-    emotions = [row.emotion for row in report.emotions]
-    head = ["emotion", "clips", "share", "speakers", *genders, "hours", "mean seconds", "mean level dB"]
-    counts = Counter(problem.kind for problem in report.problems)
-    rules = [[kind, counts[kind], _fate(dropped), text] for kind, (dropped, text) in RULES.items()]
-    files = [[one.file, one.kind, one.reason, _fate(one.dropped)] for one in report.problems]
-    speakers = table("Clips by speaker", ["speaker", "gender", *emotions, "all"], _speaker_rows(report))
-    return page(
-        f"Corpus {report.name}",
-        [
-            *(paragraph(line) for line in _headline(report).splitlines()),
-            *(paragraph(remark, note=True) for remark in report.remarks),
-            section(
-                "Emotions",
-                table("Usable clips by emotion", head, _emotion_rows(report, genders)),
-                chart("emotions", _emotion_figure(report, genders), "Usable clips by emotion and gender"),
-            ),
-            section(
-                "Speakers",
-                chart("speakers", _speaker_figure(report), "Usable clips by speaker and emotion"),
-                folded("The same in numbers", speakers),
-            ),
-            section(
-                "Problems",
-                table("What is looked for", ["problem", "clips", "clip is", "meaning"], rules, words=True),
-                table("Clip by clip", ["file", "problem", "reason", "clip is"], files, words=True)
-                if files
-                else paragraph("None was found."),
-            ),
-        ],
+    names, emotions = _genders(report), [row.emotion for row in report.emotions]
+    colours = {"female": ORANGE, "male": BLUE}
+    genders = {name: [row.by_gender.get(name, 0) for row in report.emotions] for name in names}
+    spoken = {
+        row.emotion: [row.by_speaker.get(name, 0) for name in report.speakers] for row in report.emotions
+    }
+    by_speaker = _bars(spoken, list(report.speakers), emotion_colours(emotions), horizontal=True)
+    return render(
+        "corpus.html",
+        report=report,
+        rules=RULES,
+        headline=_headline(report),
+        emotions=_emotion_rows(report),
+        speakers=_speaker_rows(report),
+        by_gender=_bars(genders, emotions, {name: colours.get(name, GREY) for name in names}),
+        by_speaker=by_speaker,
     )
 
 
-def _headline(report: CorpusReport) -> str:
+def _headline(report: CorpusReport) -> list[str]:
     lines = [
         f"{report.name} in {report.root}",
         f"{report.n_found} recordings, {report.n_usable} usable, of {len(report.speakers)} speakers and "
@@ -81,21 +64,24 @@ def _headline(report: CorpusReport) -> str:
     if report.hours is not None and report.sample_rates:
         rates = ", ".join(f"{rate} Hz ({n})" for rate, n in report.sample_rates.items())
         spread = ", ".join(f"{name} {value:.2f}" for name, value in report.durations_s.items())
-        lines += [f"{report.hours:.2f} hours at {rates}", f"seconds a clip: {spread}"]
+        lines += [f"{report.hours:.2f} hours at {rates}", f"seconds a recording: {spread}"]
     elif not report.decoded:
         lines.append("The sound was not looked at.")
-    return "\n".join(lines)
+    return lines
 
 
 def _genders(report: CorpusReport) -> list[str]:
     return sorted({gender for row in report.emotions for gender in row.by_gender})
 
 
-def _emotion_rows(report: CorpusReport, genders: Sequence[str]) -> list[list[str]]:
+def _emotion_rows(report: CorpusReport) -> list[list[str]]:
+    """The table of emotions, its head first."""
+
     def number(value: float | None, form: str) -> str:
         return "" if value is None else format(value, form)
 
-    return [
+    genders = _genders(report)
+    return [["emotion", "recordings", "share", "speakers", *genders, "hours", "mean s", "level dB"]] + [
         [row.emotion, str(row.n), f"{100 * row.share:.1f} %", str(row.n_speakers)]
         + [str(row.by_gender.get(gender, 0)) for gender in genders]
         + [number(row.hours, ".2f"), number(row.mean_s, ".2f"), number(row.level_db, ".1f")]
@@ -104,79 +90,48 @@ def _emotion_rows(report: CorpusReport, genders: Sequence[str]) -> list[list[str
 
 
 def _speaker_rows(report: CorpusReport) -> list[list[str]]:
-    rows = []
+    """The table of speakers, its head first."""
+    rows = [["speaker", "gender", *(row.emotion for row in report.emotions), "all"]]
     for name, gender in report.speakers.items():
         counts = [row.by_speaker.get(name, 0) for row in report.emotions]
         rows.append([name, gender, *(str(n) if n else "·" for n in counts), str(sum(counts))])
     return rows
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Columns side by side, the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
-        )
-        for row in rows
-    ]
-
-
-def _problem_lines(problems: Sequence[Problem]) -> Iterable[str]:
-    from ser.corpora.checks import RULES
-
+def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
     if not problems:
         yield "No problem was found."
     for kind, (dropped, meaning) in RULES.items():
         those = [problem for problem in problems if problem.kind == kind]
         if those:
-            yield f"{kind}: {len(those)}, {_fate(dropped)} ({meaning})"
+            yield f"{kind}: {len(those)}, {'left out' if dropped else 'kept'} ({meaning})"
             yield from (f"  {one.file}: {one.reason}" for one in those[:MAX_TEXT_PROBLEMS])
         if len(those) > MAX_TEXT_PROBLEMS:
             yield f"  and {len(those) - MAX_TEXT_PROBLEMS} more, all listed by --json and --html"
 
 
-def _fate(dropped: bool) -> str:
-    return "left out" if dropped else "kept"
-
-
-def _emotion_figure(report: CorpusReport, genders: Sequence[str]) -> go.Figure:
+def _bars(
+    counts: Mapping[str, Sequence[int]],
+    names: Sequence[str],
+    colours: Mapping[str, str],
+    horizontal: bool = False,
+) -> Figure:
+    """Stacked bars, one a name; `counts` has the recordings of each name for every layer of the stack."""
     import plotly.graph_objects as go
 
-    from ser.reporting.style import BLUE, GREY, ORANGE, plain, styled
+    from ser.reporting.style import plain, styled
 
-    colours = {"female": ORANGE, "male": BLUE}
-    figure = styled(go.Figure(), height=380)
-    for gender in genders:
-        figure.add_bar(
-            name=plain(gender),
-            x=[plain(row.emotion) for row in report.emotions],
-            y=[row.by_gender.get(gender, 0) for row in report.emotions],
-            marker_color=colours.get(gender, GREY),
-            hovertemplate="%{x}, " + plain(gender) + ": %{y} clips<extra></extra>",
-        )
+    figure = styled(go.Figure(), height=160 + 16 * len(names) if horizontal else 380)
+    shown = [plain(name) for name in names]
+    for layer, values in counts.items():
+        x, y = (values, shown) if horizontal else (shown, values)
+        name, value = ("%{y}", "%{x}") if horizontal else ("%{x}", "%{y}")
+        hover = f"{name}, {plain(layer)}: {value} recordings<extra></extra>"
+        look = {"marker_color": colours[layer], "orientation": "h" if horizontal else "v"}
+        figure.add_bar(x=x, y=y, name=plain(layer), hovertemplate=hover, **look)
     figure.update_layout(barmode="stack", legend_traceorder="normal")
-    figure.update_yaxes(title_text="clips")
-    return figure
-
-
-def _speaker_figure(report: CorpusReport) -> go.Figure:
-    import plotly.graph_objects as go
-
-    from ser.reporting.style import emotion_colours, plain, styled
-
-    colours = emotion_colours([row.emotion for row in report.emotions])
-    figure = styled(go.Figure(), height=160 + 16 * len(report.speakers))
-    for row in report.emotions:
-        figure.add_bar(
-            name=plain(row.emotion),
-            y=[plain(name) for name in report.speakers],
-            x=[row.by_speaker.get(name, 0) for name in report.speakers],
-            orientation="h",
-            marker_color=colours[row.emotion],
-            hovertemplate="%{y}: %{x} clips of " + plain(row.emotion) + "<extra></extra>",
-        )
-    figure.update_layout(barmode="stack", legend_traceorder="normal")
-    figure.update_yaxes(type="category", autorange="reversed", dtick=1)
-    figure.update_xaxes(title_text="clips")
+    if horizontal:
+        figure.update_yaxes(type="category", autorange="reversed", dtick=1)
+    axis = figure.update_xaxes if horizontal else figure.update_yaxes
+    axis(title_text="recordings")
     return figure

@@ -37,28 +37,6 @@ def waveform_envelope(waveform: ArrayLike, rate_hz: int, stretches: int = 600) -
     return Envelope(starts / rate_hz, low, high, len(samples) / rate_hz)
 
 
-def probability_bars_figure(
-    probabilities: Mapping[str, float], words: Mapping[str, str] | None = None
-) -> go.Figure:
-    """The probability of each emotion as a bar, in the order given."""
-    said = words or {}
-    names = [plain(said.get(label, label)) for label in probabilities]
-    bars = go.Bar(
-        x=list(probabilities.values()),
-        y=names,
-        orientation="h",
-        marker_color=list(emotion_colours(list(probabilities)).values()),
-        text=[f"{value:.0%}" for value in probabilities.values()],
-        textposition="outside",
-        cliponaxis=False,
-        hovertemplate="%{y}: %{x:.1%}<extra></extra>",
-    )
-    figure = styled(go.Figure(bars), height=60 + 40 * len(names))
-    figure.update_xaxes(title_text=said.get("probability", "probability"), range=[0, 1.08], tickformat=".0%")
-    figure.update_yaxes(autorange="reversed", showgrid=False)
-    return figure
-
-
 def timeline_figure(
     envelope: Envelope,
     window_times_s: Sequence[float],
