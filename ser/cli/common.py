@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
     from ser.encoders.encoder import Encoder
     from ser.features.extract import FeatureSet
+    from ser.training.crossval import CrossvalSettings
 
 Settings = TypeVar("Settings")
 DEFAULT_ENCODER = "ntu-spml/distilhubert"
@@ -89,6 +90,16 @@ def add_split_arguments(
         "--validation-share", type=float, default=0.10,
         help="share of the utterances to validate on, from the training speakers (default %(default)s)",
     )  # fmt: skip
+
+
+def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
+    """Folds, classifier and training as the arguments describe them."""
+    from ser.classifier.settings import ClassifierSettings
+    from ser.training.crossval import CrossvalSettings
+    from ser.training.trainer import TrainingSettings
+
+    classifier, training = settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args)
+    return CrossvalSettings(classifier, training, args.split, args.folds, args.validation_share, args.seed)
 
 
 def positive(text: str) -> int:
