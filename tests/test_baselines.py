@@ -15,7 +15,7 @@ from test_crossval import DIM, ENCODER, SETTINGS, Toy
 from tuning_support import write_tiny_corpus
 
 from ser.cli import main
-from ser.errors import SettingsError
+from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import BaselineSettings, Task, linear_svm, logits, mfccs
 from ser.experiments.comparison import (
     MODELS,
@@ -29,7 +29,6 @@ from ser.experiments.comparison import (
 from ser.labels import EMOTIONS
 from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions
-from ser.training.crossval import Stopped
 
 N_LAYERS = 3
 SMALL = BaselineSettings(width=8, learning_rate=0.01, max_epochs=6, patience=2)

@@ -24,14 +24,14 @@ from ser.classifier.ensemble import Ensemble
 from ser.cli import main
 from ser.corpora.corpus import Corpus, Utterance
 from ser.encoders.encoder import Encoder
-from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError
+from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError, Stopped
 from ser.experiments.ablation import OPTIONS, Ablation, changed
 from ser.experiments.ensemble_gain import inner_folds
 from ser.features.extract import FeatureCache, extract, with_copies
 from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS
 from ser.scoring.predictions import read_predictions
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.crossval import Crossval, CrossvalSettings
 from ser.training.trainer import Training, TrainingSettings, told
 
 BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=2))

@@ -18,9 +18,8 @@ import ser.training.lockstep
 import ser.tuning.search
 from ser.classifier.bigru import ClassifierSettings
 from ser.classifier.checkpoint import load_checkpoint
-from ser.errors import JobError, SettingsError
+from ser.errors import JobError, SettingsError, Stopped
 from ser.scoring.predictions import read_predictions, recompute
-from ser.training.crossval import Stopped
 from ser.training.trainer import Training
 from ser.tuning.search import NOT_NESTED, Search, sampler
 from ser.tuning.space import SPACE, TuningSettings, suggest, trial_settings

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION",
         help=f"options to measure (default: {' '.join(OPTIONS)})",
     )
-    common.add_folds_arguments(parser, "speakers", "loso", "corpora")
+    common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
     common.add_settings(parser, ClassifierSettings, TrainingSettings)
 
 

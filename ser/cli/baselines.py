@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for baselines.json, report.html and a run folder for each model (default %(default)s); "
         "finished ones are kept",
     )
-    common.add_folds_arguments(parser, "speakers", "loso", "corpora")
+    common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
     others = ("weighted_layers", "augmented_copies")
     common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=others)
     for name, default in vars(BaselineSettings()).items():
@@ -63,10 +63,6 @@ def run(args: argparse.Namespace) -> int:
     given = {name[len(prefix) :]: value for name, value in vars(args).items() if name.startswith(prefix)}
     baseline = BaselineSettings(**given, max_frames=args.max_frames, seed=args.seed)
     settings = ComparisonSettings(common.crossval_settings(args), baseline)
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
     corpus = common.read_corpus_arguments(args)
     if args.check:
         corpus = common.leave_out_unusable(corpus)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
-from ser.errors import SettingsError
+from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import (
     BaselineSettings,
     ConformerHead,
@@ -39,7 +39,7 @@ from ser.files import write_atomically, write_json
 from ser.labels import EMOTIONS
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped, identity, predictions_table
+from ser.training.crossval import Crossval, CrossvalSettings, identity, predictions_table
 from ser.training.trainer import EpochReport, FrameSource, told
 
 Listener = Callable[[str, int, int], None]

@@ -10,6 +10,7 @@ on one study. A trial that was interrupted is queued again and starts anew.
 from __future__ import annotations
 
 import fcntl
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -28,9 +29,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
-from ser.errors import JobError, SettingsError
+from ser.errors import JobError, SettingsError, Stopped
 from ser.files import write_json
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.crossval import Crossval, CrossvalSettings
 from ser.training.lockstep import Lockstep
 from ser.training.trainer import EpochReport, FrameSource
 from ser.tuning import storage as studies
@@ -96,7 +97,7 @@ class Search:
         # No trial gets to know who is in a test part.
         self.folds = [replace(fold, test=()) for fold in self.base.folds(self.corpus)]
         self.about = studies.study_identity(self.corpus, self.encoder, self.base, self.folds, self.space)
-        self._joins = self._has_heartbeats = False
+        self._joins = self._has_heartbeats = False  # another worker makes the study right now; see `storage`
 
     def open(self, storage: BaseStorage, name: str) -> Study:
         """The study of this search, made where it is missing.
@@ -111,7 +112,7 @@ class Search:
             study = optuna.create_study(**which, direction="maximize")
         except DuplicatedStudyError:
             study = optuna.load_study(**which)
-            self._joins = not study.get_trials(deepcopy=False)  # another worker makes it right now
+            self._joins = not any(trial.params for trial in study.get_trials(deepcopy=False))
         if studies.IDENTITY not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_metric_names([studies.METRIC])
             study.set_user_attr(studies.IDENTITY, self.about)
@@ -131,7 +132,7 @@ class Search:
         study: Study,
         listener: Listener = lambda event: None,
         should_stop: Callable[[], bool] = lambda: False,
-        worker: int | None = None,
+        seed: int | None = None,
     ) -> None:
         """Run trials until all workers together have finished as many as requested, or time is up.
 
@@ -139,14 +140,13 @@ class Search:
             study: as `open` returned it.
             listener: called with each event.
             should_stop: asked after each epoch of each fold.
-            worker: its number among several that begin together; None for one that begins alone or joins others.
+            seed: of the sampler; by default `first_seed`.
 
         Raises:
             Stopped: `should_stop` said so; the current trial is queued again.
         """
-        joins = worker is None and (self._others_run(study, should_stop) or self._joins)
-        # Without a seed, a worker that joins others does not draw what one of them has drawn.
-        study.sampler = self._sampler(study, None if joins else self.settings.seed + (worker or 0))
+        seed = self.first_seed(study, should_stop) if seed is None else seed
+        study.sampler = self._sampler(study, seed)
         wanted, objective = self.settings.trials, _Objective(self, listener, should_stop)
         enough = MaxTrialsCallback(wanted, states=(*FINISHED, TrialState.RUNNING))
         while count_finished(study) < wanted and not should_stop():
@@ -162,24 +162,27 @@ class Search:
         if should_stop():
             raise Stopped(STOPPED)
 
-    def _others_run(self, study: Study, should_stop: Callable[[], bool]) -> bool:
-        """Whether other workers run trials; trials of workers that have died are queued again meanwhile."""
+    def first_seed(self, study: Study, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """Seed of a worker that begins now: that of the settings, or a random one where it joins other workers.
+
+        Whether others run trials shows within `GRACE_S`; trials of workers that have died are queued again meanwhile.
+        """
         end = time.monotonic() + studies.GRACE_S + 1
         while (n_running := self._count_running(study)) and time.monotonic() < end and not should_stop():
             time.sleep(POLL_S)
             fail_stale_trials(study)
-        return n_running > 0
+        return secrets.randbelow(1 << 31) if n_running or self._joins else self.settings.seed
 
     def _count_running(self, study: Study) -> int:
         """Number of trials that run; heartbeats, which begin before the first parameter, tell whether they do."""
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return sum(bool(trial.params) for trial in running) * self._has_heartbeats
 
-    def _sampler(self, study: Study, seed: int | None) -> BaseSampler:
+    def _sampler(self, study: Study, seed: int) -> BaseSampler:
         """A sampler that draws next what one that was never stopped would draw next."""
         trials = study.get_trials(deepcopy=False)
         if self.settings.sampler == "cmaes":
-            return sampler(self.settings, None if seed is None else seed + len(trials))
+            return sampler(self.settings, seed + len(trials))
         resumed, past = sampler(self.settings, seed), sampler(self.settings, seed)
         replay = optuna.create_study(sampler=past, direction="maximize")
         outcomes = {trial.system_attrs.get(studies.RETRY_OF, trial.number): trial for trial in trials}
@@ -303,7 +306,7 @@ class _Objective:
             study.stop()
 
 
-def sampler(settings: TuningSettings, seed: int | None) -> Any:
+def sampler(settings: TuningSettings, seed: int) -> Any:
     """TPE as in the paper, or CMA-ES (which draws the optimizer at random, for it knows numbers only)."""
     n = settings.startup_trials
     if settings.sampler == "cmaes":
