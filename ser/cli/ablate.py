@@ -75,7 +75,7 @@ def print_epoch(option: str, fold: int, report: EpochReport) -> None:
 
 def print_contributions(content: dict[str, Any]) -> None:
     """Print the scores of the base, then what each option adds to them, in points."""
-    from ser.cli.crossval import interval_text
+    from ser.cli.output import interval_text
 
     base = content["base"]
     print(f"\n{content['protocol']}")

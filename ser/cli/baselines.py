@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.errors import SettingsError
+    from ser.errors import SettingsError, Stopped
     from ser.experiments.baselines import BaselineSettings
-    from ser.experiments.comparison import MODELS, Comparison, ComparisonSettings, runnable
+    from ser.experiments.comparison import FILE, MODELS, Comparison, ComparisonSettings, runnable
     from ser.reporting.comparison import write_comparison_report
 
     requested = [name for word in args.models for name in word.split(",") if name]
@@ -71,7 +72,12 @@ def run(args: argparse.Namespace) -> int:
         f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}"
     )
     comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, common.stop_on_signals())
-    content = comparison.run(names)
+    try:
+        content = comparison.run(names)
+    except Stopped:  # what is finished is reported all the same
+        if (args.out / FILE).exists():
+            write_comparison_report(json.loads((args.out / FILE).read_text()), args.out / "report.html")
+        raise
     write_comparison_report(content, args.out / "report.html")
     print_comparison(content)
     print(f"Report: {args.out / 'report.html'}")
@@ -117,8 +123,8 @@ def print_epoch(run: str, fold: int, epoch: int) -> None:
 
 def print_comparison(content: dict[str, Any]) -> None:
     """Print what was measured, best first, then figures published on the same corpus."""
-    from ser.cli.crossval import interval_text
-    from ser.experiments.comparison import comparison_rows
+    from ser.cli.output import interval_text
+    from ser.experiments.published import published_on
 
     print(f"\n{content['protocol']}; {content['intervals']}\n")
     width = max(len(row["title"]) for row in content["rows"]) + 2
@@ -126,7 +132,8 @@ def print_comparison(content: dict[str, Any]) -> None:
     for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"]):
         cells = "".join(f"{interval_text(row[key]):26s}" for key in ("wa", "uar", "macro_f1"))
         print(f"{row['title']:{width}s}{cells}{row['seconds']}")
-    published = [row for row in comparison_rows(content) if row.published]
-    print("\npublished, under other protocols, not measured here" if published else "", flush=True)
+    published = published_on(content["corpus"]["name"])
+    print("\npublished, under other protocols, not measured here" if published else "")
     for one in published:
-        print(f"  {one.name}: {100 * one.value:.2f} % ({one.protocol})", flush=True)
+        value = "value not stated in the text" if one.value is None else f"{100 * one.value:.2f} %"
+        print(f"  {one.name}: {value} ({one.protocol})", flush=True)

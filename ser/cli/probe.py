@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.cli.crossval import interval_text
+    from ser.cli.output import interval_text
     from ser.errors import SettingsError
     from ser.experiments.probe import probe
     from ser.features.opensmile import SETS

@@ -36,11 +36,12 @@ from ser.experiments.baselines import (
     network,
 )
 from ser.files import write_atomically, write_json
-from ser.labels import EMOTIONS
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
 from ser.training.crossval import Crossval, CrossvalSettings, identity, predictions_table
 from ser.training.trainer import EpochReport, FrameSource, told
+
+FILE = "baselines.json"
 
 Listener = Callable[[str, int, int], None]
 
@@ -75,39 +76,6 @@ MODELS: dict[str, Model] = {
     "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps", linear_svm),
     "compare_svm": Model("ComParE, linear SVM", "compare", linear_svm),
 }
-
-
-@dataclass(frozen=True)
-class ComparisonRow:
-    """One bar of figure 6: an accuracy measured here with its interval, or a published one, and its protocol."""
-
-    name: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    published: bool = False
-    protocol: str = ""
-
-
-# What figure 6 and the literature state for ShEMO's six emotions, never measured here; protocols as the authors give
-# them.
-NOT_STATED, SHARED = "ShEMO, split not stated", "ShEMO, test speakers also in training"
-PUBLISHED_ON_SHEMO = tuple(
-    ComparisonRow(name, value, published=True, protocol=protocol)
-    for name, value, protocol in (
-        (
-            "the paper (2026): DistilHuBERT, Bi-GRU, Optuna",
-            0.7877,
-            "ShEMO, speakers apart, mean of five folds",
-        ),
-        ("emotion2vec, frozen, linear", 0.7997, NOT_STATED),
-        ("CNN on fine-tuned wav2vec 2.0", 0.7968, NOT_STATED),
-        ("Yazdani et al. 2021", 0.7829, NOT_STATED),
-        ("SVM on eGeMAPS (Yazdani, Shekofteh 2022)", 0.7295, NOT_STATED),
-        ("HuBERT-base (EmoBox)", 0.8117, SHARED),
-        ("HuBERT-large (EmoBox)", 0.8335, SHARED),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -203,7 +171,7 @@ class Comparison:
         for name in self._with_paper(runnable(names)[0]):
             for one in self.encoded if MODELS[name].uses_encoder else self.encoded[:1]:
                 rows.append(self._row(name, one))
-                write_json(self.folder / "baselines.json", content)
+                write_json(self.folder / FILE, content)
         return content
 
     def _with_paper(self, names: Sequence[str]) -> list[str]:
@@ -295,19 +263,6 @@ class Comparison:
         about = identity(self.corpus, one.reference, self.settings.crossval)
         of_folds = {key: about["settings"][key] for key in ("split", "n_folds", "validation_share", "seed")}
         return about | {"settings": of_folds}
-
-
-def comparison_rows(content: dict[str, Any]) -> list[ComparisonRow]:
-    """The bars of figure 6: what was measured, best first, then what was published on the same corpus."""
-    protocol = content["protocol"]
-    measured = [
-        ComparisonRow(
-            row["title"], **{key: row["wa"][key] for key in ("value", "low", "high")}, protocol=protocol
-        )
-        for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"])
-    ]
-    same_corpus = content["corpus"]["name"] == "ShEMO" and set(content["labels"]) == set(EMOTIONS)
-    return [*measured, *(PUBLISHED_ON_SHEMO if same_corpus else ())]
 
 
 def slug(source: str) -> str:

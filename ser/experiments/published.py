@@ -1,0 +1,73 @@
+"""Rows of figure 6: what was measured here, and what others published on ShEMO and nobody measured here.
+
+Protocols are as the authors give them. A value that the texts do not state is None, not a reading off a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NOT_STATED, SHARED = "ShEMO, split not stated", "ShEMO, test speakers also in training"
+FIGURE_6, ELSEWHERE = "the paper's figure 6", "not in the paper's figure"
+
+
+@dataclass(frozen=True)
+class ComparisonRow:
+    """One bar of figure 6: a measured accuracy with its interval, or a published one with its protocol.
+
+    Attributes:
+        value: accuracy, a fraction; None where it is not stated.
+        low, high: the interval of a measured one.
+        source: where a published one stands.
+    """
+
+    name: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    published: bool = False
+    protocol: str = ""
+    source: str = ""
+
+
+PUBLISHED: tuple[ComparisonRow, ...] = tuple(
+    ComparisonRow(name, value, published=True, protocol=protocol, source=source)
+    for name, value, protocol, source in (
+        (
+            "DistilHuBERT, Bi-GRU, Optuna (2026)",
+            0.7877,
+            "ShEMO, speakers apart, mean of five folds",
+            FIGURE_6,
+        ),
+        ("1D-CNN [22]", 0.74, f"{NOT_STATED}; about 74 % by the text", FIGURE_6),
+        ("HuBERT-CNN + Conformer [33]", None, NOT_STATED, FIGURE_6),
+        ("DistilHuBERT [33]", None, NOT_STATED, FIGURE_6),
+        ("HuBERT-base [33]", None, NOT_STATED, FIGURE_6),
+        ("HuBERT-large [33]", None, NOT_STATED, FIGURE_6),
+        ("DRM, wav2vec 2.0 [26]", None, f"{NOT_STATED}; the text states a UAR of 80.60 %", FIGURE_6),
+        ("emotion2vec, frozen, linear", 0.7997, NOT_STATED, ELSEWHERE),
+        ("CNN on fine-tuned wav2vec 2.0", 0.7968, NOT_STATED, ELSEWHERE),
+        ("Yazdani et al. 2021", 0.7829, NOT_STATED, ELSEWHERE),
+        ("SVM on eGeMAPS (Yazdani, Shekofteh 2022)", 0.7295, NOT_STATED, ELSEWHERE),
+        ("HuBERT-base (EmoBox)", 0.8117, SHARED, ELSEWHERE),
+        ("HuBERT-large (EmoBox)", 0.8335, SHARED, ELSEWHERE),
+    )
+)
+
+
+def published_on(corpus: str) -> tuple[ComparisonRow, ...]:
+    """What may stand beside a measurement on a corpus: published figures are of ShEMO, so nothing elsewhere."""
+    return PUBLISHED if corpus.casefold() == "shemo" else ()
+
+
+def comparison_rows(content: Mapping[str, Any]) -> list[ComparisonRow]:
+    """What was measured, best first: the rows of `baselines.json`."""
+    best_first = sorted(content["rows"], key=lambda row: -row["wa"]["value"])
+    protocol = content["protocol"]
+    return [
+        ComparisonRow(row["title"], wa["value"], wa["low"], wa["high"], protocol=protocol)
+        for row in best_first
+        for wa in [row["wa"]]
+    ]
