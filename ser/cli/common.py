@@ -78,13 +78,15 @@ def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGr
 def add_split_arguments(
     parser: argparse.ArgumentParser, splits: Sequence[str] = ("speakers", "loso", "corpora", "random")
 ) -> None:
-    """Add `--split`, `--folds`, `--validation-share`."""
+    """Add `--split`, where there is a choice, `--folds`, `--validation-share`."""
     group = parser.add_argument_group("folds")
-    group.add_argument(
-        "--split", choices=splits, default="speakers",
-        help="speakers: speaker-disjoint folds; loso: one speaker left out at a time; corpora: one corpus left out "
-        "at a time; random: ignores speakers, to show the leak (default %(default)s)",
-    )  # fmt: skip
+    parser.set_defaults(split=splits[0])
+    if len(splits) > 1:
+        group.add_argument(
+            "--split", choices=splits,
+            help="speakers: speaker-disjoint folds; loso: one speaker left out at a time; corpora: one corpus left out "
+            f"at a time; random: ignores speakers, to show the leak (default {splits[0]})",
+        )  # fmt: skip
     group.add_argument("--folds", type=int, default=5, help="number of folds (default %(default)s)")
     group.add_argument(
         "--validation-share", type=float, default=0.10,
