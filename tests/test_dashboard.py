@@ -28,7 +28,7 @@ def client(study, tmp_path) -> TestClient:
 
 
 def test_every_page_that_the_dashboard_has_is_shown(client):
-    for path in ("/dashboard", "/dashboard/studies/0", "/dashboard/studies/0/trials"):
+    for path in ("/dashboard", "/dashboard/studies/1", "/dashboard/studies/1/trials"):
         answer = client.get(path)
         assert answer.status_code == 200
         assert "Optuna Dashboard" in answer.text
@@ -36,8 +36,8 @@ def test_every_page_that_the_dashboard_has_is_shown(client):
         assert "x-frame-options" not in answer.headers  # it is shown in a frame
     assert client.get("/api/meta").json()["allow_unsafe"] is False
     assert [one["study_name"] for one in client.get("/api/studies").json()["study_summaries"]] == ["mine"]
-    assert client.get("/api/studies/0").json()["trials"][0]["values"] == [0.75]
-    assert client.get("/csv/0").text.splitlines()[1].startswith("0,COMPLETE,0.75")
+    assert client.get("/api/studies/1").json()["trials"][0]["values"] == [0.75]
+    assert client.get("/csv/1").text.splitlines()[1].startswith("0,COMPLETE,0.75")
     with open(f"{STATIC_DIR}/bundle.js", "rb") as script:  # noqa: PTH123
         assert client.get("/static/bundle.js").content == script.read()
     assert client.get("/static/bundle.js", headers={"accept-encoding": ""}).status_code == 200
@@ -51,7 +51,7 @@ def test_other_routes_of_the_dashboard_are_not_served(client, path):
 
 @pytest.mark.parametrize("method", ["DELETE", "POST", "PUT", "PATCH", "OPTIONS"])
 @pytest.mark.parametrize(
-    "path", ["/api/studies/0", "/api/studies", "/api/studies/0/rename", "/api/trials/0/tell", "/dashboard"]
+    "path", ["/api/studies/1", "/api/studies", "/api/studies/1/rename", "/api/trials/0/tell", "/dashboard"]
 )
 def test_what_would_change_something_is_refused_and_the_study_lives(client, study, method, path):
     answer = client.request(method, path, json={"study_name": "theirs", "directions": ["minimize"]})
@@ -64,14 +64,14 @@ def test_what_would_change_something_is_refused_and_the_study_lives(client, stud
 
 @pytest.mark.parametrize("header", ["x-http-method-override", "x-http-method", "x-method-override"])
 def test_a_method_in_a_header_changes_nothing(client, header):
-    assert client.get("/api/studies/0", headers={header: "DELETE"}).status_code == 200
-    assert client.get("/api/studies/0").status_code == 200
+    assert client.get("/api/studies/1", headers={header: "DELETE"}).status_code == 200
+    assert client.get("/api/studies/1").status_code == 200
 
 
 def test_an_operator_can_let_everything_through(study, tmp_path):
     client = TestClient(Starlette(routes=Dashboard(default_storage(tmp_path), writable=True).routes()))
     assert "delete study" not in client.get("/dashboard").text
-    assert client.delete("/api/studies/0").status_code == 204
+    assert client.delete("/api/studies/1").status_code == 204
     assert client.get("/api/studies").json()["study_summaries"] == []
 
 
@@ -88,7 +88,7 @@ def test_a_storage_that_cannot_be_read_is_said_without_its_address(tmp_path):
 
 def test_making_the_routes_does_not_import_optuna():
     code = (
-        "import sys; from ser.ui.dashboard import Dashboard; Dashboard('journal:none').routes();"
+        "import sys; from ser.ui.dashboard import Dashboard; Dashboard('sqlite:///none').routes();"
         "print([name for name in ('optuna', 'optuna_dashboard', 'torch') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

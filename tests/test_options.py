@@ -24,14 +24,14 @@ from ser.classifier.ensemble import Ensemble
 from ser.cli import main
 from ser.corpora.corpus import Corpus, Utterance
 from ser.encoders.encoder import Encoder
-from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError
-from ser.experiments.ablation import OPTIONS, changed, measure
+from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError, Stopped
+from ser.experiments.ablation import OPTIONS, Ablation, changed
 from ser.experiments.ensemble_gain import inner_folds
 from ser.features.extract import FeatureCache, extract, with_copies
 from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS
 from ser.scoring.predictions import read_predictions
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.crossval import Crossval, CrossvalSettings
 from ser.training.trainer import Training, TrainingSettings, told
 
 BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=2))
@@ -42,8 +42,8 @@ def toy(tmp_path) -> Toy:
     return Toy(tmp_path / "corpus")
 
 
-def effects(toy: Toy, folder: Path, options=("class_weights", "frame_masking"), **more):
-    return measure(toy.corpus, BRIEF, options, lambda settings: (toy, ENCODER), folder, **more)
+def ablate(toy: Toy, folder: Path, options=("class-weights", "frame-masking"), base=BRIEF, **more):
+    return Ablation(toy.corpus, base, lambda settings: (toy, ENCODER), folder, **more).run(options)
 
 
 def test_every_option_is_off_by_default_and_changes_the_settings_but_not_the_folds(toy):
@@ -54,53 +54,60 @@ def test_every_option_is_off_by_default_and_changes_the_settings_but_not_the_fol
         assert settings.folds(toy.corpus) == base.folds(toy.corpus)
 
 
+def test_options_are_named_as_the_flags_that_turn_them_on(capsys):
+    with pytest.raises(SystemExit):
+        main(["crossval", "--help"])
+    flags = capsys.readouterr().out
+    assert all(
+        f"--{option} " in flags or f"--{option}," in flags or f"--{option}]" in flags for option in OPTIONS
+    )
+
+
 def test_an_option_that_is_on_in_the_base_or_unknown_is_refused():
     base = replace(BRIEF, training=replace(BRIEF.training, class_weights=True))
     with pytest.raises(SettingsError, match="already"):
-        changed(base, "class_weights", 3)
+        changed(base, "class-weights", 3)
     with pytest.raises(SettingsError, match="warp"):
         changed(base, "warp", 3)
 
 
-def test_differences_follow_from_the_written_predictions_of_both_runs(toy, tmp_path):
-    content = effects(toy, tmp_path / "out")
+def test_contributions_follow_from_the_written_predictions_of_both_runs(toy, tmp_path):
+    content = ablate(toy, tmp_path / "out")
     rows = {name: read_predictions(tmp_path / "out" / name / "predictions.csv")
-            for name in ("base", "class_weights")}  # fmt: skip
-    assert [row["fold"] for row in rows["base"]] == [row["fold"] for row in rows["class_weights"]]
+            for name in ("base", "class-weights")}  # fmt: skip
+    assert [row["fold"] for row in rows["base"]] == [row["fold"] for row in rows["class-weights"]]
     true = [row["emotion"] for row in rows["base"]]
-    answers = [[row["predicted"] for row in rows[name]] for name in ("class_weights", "base")]
-    found = content["options"]["class_weights"]["difference"]
+    answers = [[row["predicted"] for row in rows[name]] for name in ("class-weights", "base")]
+    found = content["options"]["class-weights"]["contribution"]
     gains = [accuracy_score(true, one) for one in answers]
     assert found["wa"]["value"] == pytest.approx(gains[0] - gains[1])
     gains = [recall_score(true, one, average="macro") for one in answers]
     assert found["uar"]["value"] == pytest.approx(gains[0] - gains[1])
     assert found["uar"]["low"] <= found["uar"]["value"] <= found["uar"]["high"]
-    assert json.loads((tmp_path / "out" / "effects.json").read_text()) == content
+    assert json.loads((tmp_path / "out" / "ablation.json").read_text()) == content
 
 
 @pytest.mark.slow
-def test_a_measurement_goes_on_where_it_stopped_and_keeps_what_is_finished(toy, tmp_path):
-    whole = effects(toy, tmp_path / "whole")
+def test_an_ablation_resumes_where_it_stopped_and_keeps_what_is_finished(toy, tmp_path):
+    whole = ablate(toy, tmp_path / "whole")
     heard = []
 
     def should_stop() -> bool:
         return len(heard) > 7  # within the first option
 
     with pytest.raises(Stopped):
-        effects(toy, tmp_path / "cut", listener=lambda *one: heard.append(one), should_stop=should_stop)
-    assert heard[-1][0] == "class_weights"
+        ablate(toy, tmp_path / "cut", listener=lambda *one: heard.append(one), should_stop=should_stop)
+    assert heard[-1][0] == "class-weights"
     finished = (tmp_path / "cut" / "base" / "result.json").read_bytes()
-    again = effects(toy, tmp_path / "cut")
+    again = ablate(toy, tmp_path / "cut")
     assert again["options"] == whole["options"]
     assert (tmp_path / "cut" / "base" / "result.json").read_bytes() == finished
 
 
 def test_a_folder_of_another_measurement_is_refused(toy, tmp_path):
-    effects(toy, tmp_path / "out", ["class_weights"])
+    ablate(toy, tmp_path / "out", ["class-weights"])
     with pytest.raises(SettingsError, match="other settings"):
-        measure(
-            toy.corpus, SETTINGS, ["class_weights"], lambda settings: (toy, ENCODER), tmp_path / "out"
-        )  # fmt: skip
+        ablate(toy, tmp_path / "out", ["class-weights"], SETTINGS)
 
 
 # ---- the sum of several layers ----------------------------------------------------------------------------
@@ -255,8 +262,8 @@ def test_an_ensemble_answers_through_the_predictor_and_a_wrong_number_of_members
 
 def test_the_effect_of_an_ensemble_is_measured_on_speakers_new_to_all_members(toy, tmp_path):
     base = replace(BRIEF, n_folds=2, training=replace(BRIEF.training, max_epochs=1))
-    content = measure(toy.corpus, base, ["ensemble"], lambda settings: (toy, ENCODER), tmp_path)
-    assert "wa" in content["options"]["ensemble"]["difference"]
+    content = ablate(toy, tmp_path, ["ensemble"], base)
+    assert "wa" in content["options"]["ensemble"]["contribution"]
     outer = Crossval(toy.corpus, toy, ENCODER, base, tmp_path / "base")
     for fold in outer.folds:
         heard = {index for inner in inner_folds(outer, fold) for part in (inner.train, inner.validation)
@@ -264,19 +271,22 @@ def test_the_effect_of_an_ensemble_is_measured_on_speakers_new_to_all_members(to
         speakers = {toy.corpus.utterances[index].speaker for index in heard}
         assert not speakers & {toy.corpus.utterances[index].speaker for index in fold.test}
     toy.gathered.clear()
-    again = measure(toy.corpus, base, ["ensemble"], lambda settings: (toy, ENCODER), tmp_path)
+    again = ablate(toy, tmp_path, ["ensemble"], base)
     assert again["options"] == content["options"]
     assert not toy.gathered  # nothing was trained or tested again
 
 
-def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_go_on(toy, tmp_path, monkeypatch):
+def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_are_measured(
+    toy, tmp_path, monkeypatch
+):
     def too_few(outer, fold):
         raise FoldError("Too few speakers.")
 
     monkeypatch.setattr("ser.experiments.ensemble_gain.inner_folds", too_few)
-    content = effects(toy, tmp_path, ["ensemble", "class_weights"])
+    content = ablate(toy, tmp_path, ["class-weights", "ensemble"])  # the refused one last, as by default
+    assert json.loads((tmp_path / "ablation.json").read_text()) == content
     assert content["options"]["ensemble"]["refused"] == "Too few speakers."
-    assert "difference" in content["options"]["class_weights"]
+    assert "contribution" in content["options"]["class-weights"]
 
 
 # ---- what is left out -------------------------------------------------------------------------------------
@@ -331,11 +341,11 @@ def test_the_command_measures_options_that_need_other_features(tiny_encoder, tmp
         "--out",
         str(tmp_path / "out"),
     ]
-    assert main(["ablate", *words, "--options", "layer_weights", "augmentation"]) == 0
-    options = json.loads((tmp_path / "out" / "effects.json").read_text())["options"]
-    assert list(options) == ["layer_weights", "augmentation"]
-    settings = json.loads((tmp_path / "out" / "layer_weights" / "run.json").read_text())["settings"]
+    assert main(["ablate", *words, "--options", "weighted-layers", "augmented-copies"]) == 0
+    options = json.loads((tmp_path / "out" / "ablation.json").read_text())["options"]
+    assert list(options) == ["weighted-layers", "augmented-copies"]
+    settings = json.loads((tmp_path / "out" / "weighted-layers" / "run.json").read_text())["settings"]
     assert settings["classifier"]["weighted_layers"] == 3
     printed = capsys.readouterr().out
-    assert "layer_weights" in printed
-    assert "an interval that holds 0" in printed.lower()
+    assert "weighted-layers" in printed
+    assert "an interval that includes 0" in printed.lower()

@@ -55,6 +55,26 @@ def test_one_speaker_cannot_be_left_out():
         probe(features, emotions, ["one"] * 60)
 
 
+def test_an_emotion_of_one_speaker_alone_is_never_predicted_for_that_speaker():
+    features, emotions, speakers = utterances(1.0)
+    emotions = ["surprise" if speaker == "s2" else emotion
+                for speaker, emotion in zip(speakers, emotions, strict=True)]  # fmt: skip
+    result = probe(features, emotions, speakers)
+    test = np.array(speakers) == "s2"
+    assert (result.probabilities[test, result.labels.index("surprise")] == 0).all()
+    np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
+
+
+def test_a_file_that_cannot_be_written_and_a_strength_that_makes_no_sense_are_refused_first(
+    tmp_path: Path, capsys
+):
+    words = ["probe", "--corpus", str(tmp_path / "no corpus")]
+    assert main([*words, "--json", str(tmp_path / "no" / "folder.json")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+    assert main([*words, "--c", "-1"]) == 2
+    assert "--c must be positive" in capsys.readouterr().err
+
+
 def test_the_command_writes_the_figures_of_an_encoder(tmp_path: Path, tiny_encoder: Path, capsys):
     write_corpus(tmp_path / "corpus", 3)
     words = ["probe", "--corpus", str(tmp_path / "corpus"), "--encoder", str(tiny_encoder)]

@@ -1,4 +1,4 @@
-"""One study on a real PostgreSQL, four workers of `ser tune`, one killed: every trial is run exactly once."""
+"""One study on a real PostgreSQL, three workers of `ser tune`, one killed: every trial is finished exactly once."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from optuna.trial import TrialState
 from test_tuning_command import EPOCH, finish, start, until
 from tuning_support import tune_command, write_tiny_corpus
 
-from ser.tuning.liveness import RETRY_OF, WORKER
-from ser.tuning.storage import open_storage
+from ser.tuning.storage import RETRY_OF, open_storage
 
 pytestmark = pytest.mark.slow
-TRIALS, WORKERS = 10, 4
+TRIALS, WORKERS = 6, 3
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +59,13 @@ def free_port() -> int:
         return int(free.getsockname()[1])
 
 
-def test_four_workers_and_one_killed_run_every_trial_once(database, tiny_encoder, tmp_path):
+def test_three_workers_and_one_killed_finish_every_trial_once(database, tiny_encoder, tmp_path):
     corpus = write_tiny_corpus(tmp_path / "corpus")
     extract = tune_command(corpus, tiny_encoder, tmp_path, "warm", "--trials", 1, "--no-final")
-    finish(start(extract))  # so that the four read the same kept features
+    finish(start(extract))  # so that the three read the same cached features
+    long = ("--max-epochs", 80, "--patience", 0)  # who joins first waits whether the others live
     command = tune_command(
-        corpus, tiny_encoder, tmp_path, "many", "--trials", TRIALS, "--storage", database, "--no-final"
+        corpus, tiny_encoder, tmp_path, "many", *long, "--trials", TRIALS, "--storage", database, "--no-final"
     )
     workers = [start(command) for _ in range(WORKERS)]
     victim = workers.pop()
@@ -78,13 +78,12 @@ def test_four_workers_and_one_killed_run_every_trial_once(database, tiny_encoder
     done = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     assert len(done) == TRIALS
     assert not [trial for trial in study.trials if not trial.state.is_finished()]
-    assert sum(output.count("  complete ") + output.count("  pruned ") for output in outputs) <= TRIALS
-    lost = [trial for trial in study.trials if trial.user_attrs.get(WORKER, {}).get("pid") == victim.pid]
-    (killed,) = [trial for trial in lost if trial.state == TrialState.FAIL]
-    (retry,) = [trial for trial in study.trials if trial.user_attrs.get(RETRY_OF) == killed.number]
+    assert sum(output.count("  complete ") + output.count("  pruned ") for output in outputs) == TRIALS
+    assert sum("  complete " in output or "  pruned " in output for output in outputs) > 1
+    (killed,) = [trial for trial in study.trials if trial.state == TrialState.FAIL]
+    (retry,) = [trial for trial in study.trials if RETRY_OF in trial.system_attrs]
+    assert retry.system_attrs[RETRY_OF] == killed.number
     assert retry.params == killed.params
-    assert retry.state in (TrialState.COMPLETE, TrialState.PRUNED)
-    assert len({trial.user_attrs[WORKER]["pid"] for trial in done}) > 1
     fresh = [tuple(sorted(trial.params.items())) for trial in done]
     assert len(fresh) == len(set(fresh))  # no two workers tried the same
     scored = finish(start(command[:-1]))

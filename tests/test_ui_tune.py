@@ -68,24 +68,22 @@ def test_the_papers_values_are_offered_for_a_real_corpus():
 
 
 def test_values_become_the_words_of_the_command():
-    words = search_words([10, 540, 150, 3, "cmaes", True])
+    words = search_words([10, 540, 150, 3, "cmaes"])
     assert words == [
         "--trials", "10", "--timeout", "32400", "--max-epochs", "150", "--patience", "3", "--sampler", "cmaes",
-        "--enqueue-paper",
     ]  # fmt: skip
-    assert "--enqueue-paper" not in search_words([1, 1, 1, 0, "tpe", False])
 
 
 @pytest.mark.parametrize(
     "values",
     [
-        [0, 1, 1, 0, "tpe", False],
-        [1, 1, 1, 0.5, "tpe", False],
-        [1, float("nan"), 1, 0, "tpe", False],
-        [1, None, 1, 0, "tpe", False],
-        ["10", 1, 1, 0, "tpe", False],
-        [1, 1, 1, 0, "--storage", False],
-        [1, 1, 1, 0, "tpe"],
+        [0, 1, 1, 0, "tpe"],
+        [1, 1, 1, 0.5, "tpe"],
+        [1, float("nan"), 1, 0, "tpe"],
+        [1, None, 1, 0, "tpe"],
+        ["10", 1, 1, 0, "tpe"],
+        [1, 1, 1, 0, "--storage"],
+        [1, 1, 1, "tpe"],
     ],
 )
 def test_values_that_make_no_sense_are_refused(values):
@@ -95,21 +93,19 @@ def test_values_that_make_no_sense_are_refused(values):
 
 def test_start_makes_a_study_of_its_own_name(desk, started, monkeypatch):
     monkeypatch.setattr(desk.corpora, "folder", lambda name: Path("/corpora") / name)
-    assert desk.start("demonstration", desk.encoders.names[0], 10, 20, 8, 3, "tpe", False) == Outcome(
-        "started"
-    )
+    assert desk.start("demonstration", desk.encoders.names[0], 10, 20, 8, 3, "tpe") == Outcome("started")
     (words,) = started
     assert words[0] == "tune"
     assert words[words.index("--study") + 1].endswith("-demonstration")
     assert words[words.index("--out") + 1] == str(desk.runs.folder)
     with pytest.raises(SettingsError):
-        desk.start("../etc", "nothing", 10, 20, 8, 3, "tpe", False)
+        desk.start("../etc", "nothing", 10, 20, 8, 3, "tpe")
 
 
 def test_nothing_is_started_beside_another_training(desk, started, monkeypatch):
     monkeypatch.setattr(jobs, "is_running", lambda folder: folder == desk.data)
     with pytest.raises(JobError, match="one at a time"):
-        desk.start("demonstration", desk.encoders.names[0], 10, 20, 8, 3, "tpe", False)
+        desk.start("demonstration", desk.encoders.names[0], 10, 20, 8, 3, "tpe")
     assert started == []
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from support import write_voice
 
 from ser.classifier.bigru import ClassifierSettings
@@ -16,7 +17,7 @@ from ser.corpora.corpus import Corpus, Utterance
 from ser.training.crossval import CrossvalSettings
 from ser.training.trainer import TrainingSettings
 from ser.tuning.search import Search
-from ser.tuning.space import Choice, Range, Space, TuningSettings
+from ser.tuning.space import Space, TuningSettings
 
 EMOTIONS = ("anger", "neutral", "sadness")
 DIM = 4
@@ -28,9 +29,9 @@ BASE = CrossvalSettings(
     validation_share=0.2,
 )
 SMALL_SPACE: Space = {
-    "base_units": Range(2, 6, 2),
-    "learning_rate": Range(0.001, 0.05, 0.001),
-    "optimizer": Choice(("adam", "sgd")),
+    "base_units": IntDistribution(2, 6, step=2),
+    "learning_rate": FloatDistribution(0.001, 0.05, step=0.001),
+    "optimizer": CategoricalDistribution(("adam", "sgd")),
 }
 
 

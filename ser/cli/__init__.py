@@ -61,6 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     parser = _parser(words)
     args = parser.parse_args(words)
+    args.words = words  # for commands that start themselves again
     if args.command is None:
         parser.print_help(sys.stderr)
         return 2

@@ -1,23 +1,14 @@
-"""`ser compare`: baselines beside the Bi-GRU on the same folds, as a table and as figure 6."""
+"""`ser baselines`: the Bi-GRU and other models on the same folds, as a table and as figure 6."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import (
-    DEFAULT_ENCODER,
-    add_check,
-    add_corpus_arguments,
-    add_settings,
-    encode,
-    leave_out_unusable,
-    read_corpus_arguments,
-    settings_of,
-    stop_on_signals,
-)
+from ser.cli import common
 
 if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
@@ -25,86 +16,69 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.classifier.bigru import ClassifierSettings
+    from ser.classifier.settings import ClassifierSettings
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import MODELS
     from ser.training.trainer import TrainingSettings
 
-    add_corpus_arguments(parser)
-    add_check(parser)
+    common.add_corpus_arguments(parser)
+    common.add_check(parser)
+    common.add_encoder_arguments(parser, several=True)
     parser.add_argument(
-        "--encoder", nargs="+", default=[DEFAULT_ENCODER], metavar="SRC",
-        help="hub ids, folders or 'shipped': the models on frames run with each (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--layer", type=int, help="hidden layer (default: the last)")
-    parser.add_argument("--cache", type=Path, help="folder of kept features (default: SER_CACHE or ~/.cache)")
-    parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument(
-        "--models", nargs="+", default=list(MODELS), metavar="MODEL",
-        help=f"which ones, apart by blanks or commas (default: all that can run: {', '.join(MODELS)})",
-    )  # fmt: skip
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs") / "compare",
-        help="folder for compare.json, report.html and a sub-folder a model (default %(default)s); "
-        "what is finished there is kept",
-    )  # fmt: skip
-    parser.add_argument("--split", choices=("speakers", "loso", "corpora"), default="speakers")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--validation-share", type=float, default=0.10)
-    add_settings(
-        parser, ClassifierSettings, TrainingSettings, leave_out=("weighted_layers", "augmented_copies")
+        "--models",
+        nargs="+",
+        default=list(MODELS),
+        metavar="MODEL",
+        help=f"models, separated by spaces or commas (default: all that can run: {', '.join(MODELS)}); "
+        "with bigru, the settings as given, paper always runs too",
     )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs") / "baselines",
+        help="folder for baselines.json, report.html and a run folder for each model (default %(default)s); "
+        "finished ones are kept",
+    )
+    common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
+    others = ("weighted_layers", "augmented_copies")
+    common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=others)
     for name, default in vars(BaselineSettings()).items():
         if name not in ("max_frames", "seed"):
-            parser.add_argument(
-                f"--baseline-{name.replace('_', '-')}", type=type(default), default=default,
-                help=f"of the other networks (default {default})",
-            )  # fmt: skip
+            flag, words = f"--baseline-{name.replace('_', '-')}", f"of the other networks (default {default})"
+            parser.add_argument(flag, type=type(default), default=default, help=words)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.classifier.bigru import ClassifierSettings
     from ser.errors import SettingsError, Stopped
     from ser.experiments.baselines import BaselineSettings
-    from ser.experiments.comparison import MODELS, CompareSettings, compare, runnable
-    from ser.training.crossval import CrossvalSettings
-    from ser.training.trainer import TrainingSettings
+    from ser.experiments.comparison import FILE, MODELS, Comparison, ComparisonSettings, runnable
+    from ser.reporting.comparison import write_comparison_report
 
-    asked = [name for word in args.models for name in word.split(",") if name]
-    names, reasons = runnable(list(dict.fromkeys(asked)))
+    requested = [name for word in args.models for name in word.split(",") if name]
+    names, reasons = runnable(list(dict.fromkeys(requested)))
     for reason in reasons:
         print(reason, flush=True)
     if not names:
         raise SettingsError(f"None of these models can run here; there are {', '.join(MODELS)}.")
-    args.encoder = list(dict.fromkeys(args.encoder))
-    crossval = CrossvalSettings(
-        settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), args.split, args.folds,
-        args.validation_share, args.seed,
-    )  # fmt: skip
-    given = {
-        name.removeprefix("baseline_"): value
-        for name, value in vars(args).items()
-        if name.startswith("baseline_")
-    }
+    prefix = "baseline_"
+    given = {name[len(prefix) :]: value for name, value in vars(args).items() if name.startswith(prefix)}
     baseline = BaselineSettings(**given, max_frames=args.max_frames, seed=args.seed)
-    if args.threads:
-        import torch
-
-        torch.set_num_threads(args.threads)
-    corpus = read_corpus_arguments(args)
+    settings = ComparisonSettings(common.crossval_settings(args), baseline)
+    corpus = common.read_corpus_arguments(args)
     if args.check:
-        corpus = leave_out_unusable(corpus)
+        corpus = common.leave_out_unusable(corpus)
     corpus, encoded = _encoded(corpus, args, any(MODELS[name].uses_encoder for name in names))
     print(
         f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}"
     )
-    settings = CompareSettings(crossval, baseline)
+    comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, common.stop_on_signals())
     try:
-        content = compare(corpus, encoded, names, settings, args.out, print_epoch, stop_on_signals())
+        content = comparison.run(names)
     except Stopped:  # what is finished is reported all the same
-        write_report(args.out)
+        if (args.out / FILE).exists():
+            write_comparison_report(json.loads((args.out / FILE).read_text()), args.out / "report.html")
         raise
-    write_report(args.out)
+    write_comparison_report(content, args.out / "report.html")
     print_comparison(content)
     print(f"Report: {args.out / 'report.html'}")
     return 0
@@ -117,46 +91,29 @@ def _encoded(corpus: Corpus, args: argparse.Namespace, needed: bool) -> tuple[Co
     """
     from ser.classifier.checkpoint import EncoderReference
     from ser.errors import CorpusError
+    from ser.experiments.baselines import ListedFrames
     from ser.experiments.comparison import Encoded
 
-    def through(source: str, whole: Corpus, n_layers: int = 0) -> tuple[Corpus, Any, EncoderReference]:
-        return encode(whole, argparse.Namespace(**(vars(args) | {"encoder": source})), n_layers, 0)
+    def through(source: str, n_layers: int = 0) -> tuple[Corpus, Any, EncoderReference]:
+        return common.encode(corpus, argparse.Namespace(**(vars(args) | {"encoder": source})), n_layers, 0)
 
+    def with_layers(source: str, n_layers: int) -> Any:
+        usable, stacked, _ = through(source, n_layers)
+        if len(usable.utterances) < len(corpus.utterances):
+            raise CorpusError("Some recordings cannot be used with all layers; leave them out of the corpus.")
+        return stacked
+
+    nothing = ListedFrames([])
     if not needed:
-        unused = EncoderReference(args.encoder[0], 0, "0" * 16, 0)
-        return corpus, [Encoded(_none(), _none, unused)]
-    for source in args.encoder:  # what one of them leaves out, none gets
-        corpus, *_ = through(source, corpus)
+        return corpus, [Encoded(nothing, lambda: nothing, EncoderReference(args.encoder[0], 0, "0" * 16, 0))]
+    sources = list(dict.fromkeys(args.encoder))
+    for source in sources:  # what one of them leaves out, none gets
+        corpus, *_ = through(source)
     encoded = []
-    for source in args.encoder:
-        same, frames, reference = through(source, corpus)
-
-        def layers(source: str = source, n_layers: int = reference.layer + 1) -> Any:
-            usable, stacked, _ = through(source, corpus, n_layers)
-            if len(usable.utterances) < len(corpus.utterances):
-                raise CorpusError(
-                    "Some recordings cannot be used with all layers; leave them out of the corpus."
-                )
-            return stacked
-
-        assert len(same.utterances) == len(corpus.utterances)
-        encoded.append(Encoded(frames, layers, reference))
+    for source in sources:
+        _, frames, reference = through(source)
+        encoded.append(Encoded(frames, partial(with_layers, source, reference.layer + 1), reference))
     return corpus, encoded
-
-
-def _none() -> Any:
-    from ser.experiments.baselines import ListedFrames
-
-    return ListedFrames([])
-
-
-def write_report(folder: Path) -> None:
-    """Draw `report.html` from `compare.json`, where there is one."""
-    from ser.reporting.comparison import write_comparison_report
-
-    if (folder / "compare.json").exists():
-        content = json.loads((folder / "compare.json").read_text(encoding="utf-8"))
-        write_comparison_report(content, folder / "report.html")
 
 
 def print_epoch(run: str, fold: int, epoch: int) -> None:
@@ -165,8 +122,8 @@ def print_epoch(run: str, fold: int, epoch: int) -> None:
 
 
 def print_comparison(content: dict[str, Any]) -> None:
-    """The table, best first; published figures apart."""
-    from ser.cli.crossval import interval_text
+    """Print what was measured, best first, then figures published on the same corpus."""
+    from ser.cli.output import interval_text
     from ser.experiments.published import published_on
 
     print(f"\n{content['protocol']}; {content['intervals']}\n")
@@ -174,10 +131,9 @@ def print_comparison(content: dict[str, Any]) -> None:
     print(f"{'measured here':{width}s}{'WA':26s}{'UAR':26s}{'macro F1':26s}seconds")
     for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"]):
         cells = "".join(f"{interval_text(row[key]):26s}" for key in ("wa", "uar", "macro_f1"))
-        print(f"{row['title']:{width}s}{cells}{row['seconds'] or '-'}")
+        print(f"{row['title']:{width}s}{cells}{row['seconds']}")
     published = published_on(content["corpus"]["name"])
-    if published:
-        print("\npublished, on ShEMO, under other protocols: not measured here")
+    print("\npublished, under other protocols, not measured here" if published else "")
     for one in published:
         value = "value not stated in the text" if one.value is None else f"{100 * one.value:.2f} %"
         print(f"  {one.name}: {value} ({one.protocol})", flush=True)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
     from ser.encoders.encoder import Encoder
     from ser.features.extract import FeatureSet
+    from ser.training.crossval import CrossvalSettings
 
 Settings = TypeVar("Settings")
 DEFAULT_ENCODER = "ntu-spml/distilhubert"
@@ -77,18 +78,30 @@ def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGr
 def add_split_arguments(
     parser: argparse.ArgumentParser, splits: Sequence[str] = ("speakers", "loso", "corpora", "random")
 ) -> None:
-    """Add `--split`, `--folds`, `--validation-share`."""
+    """Add `--split`, where there is a choice, `--folds`, `--validation-share`."""
     group = parser.add_argument_group("folds")
-    group.add_argument(
-        "--split", choices=splits, default="speakers",
-        help="speakers: speaker-disjoint folds; loso: one speaker left out at a time; corpora: one corpus left out "
-        "at a time; random: ignores speakers, to show the leak (default %(default)s)",
-    )  # fmt: skip
+    parser.set_defaults(split=splits[0])
+    if len(splits) > 1:
+        group.add_argument(
+            "--split", choices=splits,
+            help="speakers: speaker-disjoint folds; loso: one speaker left out at a time; corpora: one corpus left out "
+            f"at a time; random: ignores speakers, to show the leak (default {splits[0]})",
+        )  # fmt: skip
     group.add_argument("--folds", type=int, default=5, help="number of folds (default %(default)s)")
     group.add_argument(
         "--validation-share", type=float, default=0.10,
         help="share of the utterances to validate on, from the training speakers (default %(default)s)",
     )  # fmt: skip
+
+
+def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
+    """Folds, classifier and training as the arguments describe them."""
+    from ser.classifier.settings import ClassifierSettings
+    from ser.training.crossval import CrossvalSettings
+    from ser.training.trainer import TrainingSettings
+
+    classifier, training = settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args)
+    return CrossvalSettings(classifier, training, args.split, args.folds, args.validation_share, args.seed)
 
 
 def positive(text: str) -> int:

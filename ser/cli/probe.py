@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import (
-    add_corpus_arguments,
-    add_encoder_arguments,
-    prepare_features,
-    read_corpus_arguments,
-)
+from ser.cli import common
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -25,73 +18,68 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.experiments.probe import C
 
-    add_corpus_arguments(parser)
-    add_encoder_arguments(parser)
+    common.add_corpus_arguments(parser)
+    common.add_encoder_arguments(parser)
     parser.set_defaults(encoder="shipped")
     parser.description = (
-        "The yardstick for an encoder. --encoder also takes 'random', DistilHuBERT's shape with fresh weights, and "
+        "The yardstick for an encoder. --encoder also takes 'random', DistilHuBERT's shape with untrained weights, and "
         "'egemaps' or 'compare', the functionals of openSMILE."
     )
-    parser.add_argument(
-        "--c", type=float, default=C, help="inverse regularisation, fixed before looking (%(default)s)"
-    )
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the figures here")
+    parser.add_argument("--c", type=float, default=C, help=f"inverse regularisation strength C (default {C})")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the scores to this file")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.cli.crossval import interval_text
+    from ser.cli.output import interval_text
+    from ser.errors import SettingsError
     from ser.experiments.probe import probe
     from ser.features.opensmile import SETS
+    from ser.files import write_json
     from ser.scoring.metrics import score, scores_by
 
-    corpus, pooled, encoder = _functionals(args) if args.encoder in SETS else _pooled(args)
+    if args.json and not args.json.parent.is_dir():
+        raise SettingsError(f"--json {args.json}: there is no folder {args.json.parent}. Make it first.")
+    if not 0 < args.c < float("inf"):
+        raise SettingsError(f"--c must be positive, got {args.c}.")
+    corpus, vectors, encoder = _functionals(args) if args.encoder in SETS else _averaged_frames(args)
     speakers = [utterance.speaker for utterance in corpus.utterances]
-    result = probe(pooled, [utterance.emotion for utterance in corpus.utterances], speakers, args.c)
-    scores = score(result.true, result.probabilities, speakers, result.labels).to_dict()
-    by_speaker = {
-        name: one.to_dict()
-        for name, one in scores_by(
-            speakers, result.true, result.probabilities, speakers, result.labels, 0
-        ).items()
+    result = probe(vectors, [utterance.emotion for utterance in corpus.utterances], speakers, args.c)
+    predicted = result.true, result.probabilities, speakers, result.labels
+    scores: dict[str, Any] = score(*predicted).to_dict()
+    by_speaker: dict[str, Any] = {
+        name: one.to_dict() for name, one in scores_by(speakers, *predicted, 0).items()
     }
     print(
-        f"{corpus.name}: {len(speakers)} utterances, {len(corpus.speakers)} speakers, {len(result.labels)} emotions"
+        f"{corpus.name}: {len(speakers)} utterances, {len(corpus.speakers)} speakers, {len(result.labels)} emotions\n"
+        + ", ".join(f"{name} {value}" for name, value in encoder.items())
+        + f"\nleave-one-speaker-out logistic regression on one vector an utterance, C = {args.c}\n"
+        f"  accuracy  {interval_text(scores['wa'])}\n  UAR       {interval_text(scores['uar'])}"
     )
-    print(", ".join(f"{name} {value}" for name, value in encoder.items()))
-    print(f"leave-one-speaker-out logistic regression on one vector an utterance, C = {args.c}")
-    for name, key in (("accuracy", "wa"), ("UAR", "uar")):
-        print(f"  {name:9s} {interval_text(scores[key])}")  # type: ignore[arg-type]
     for name, one in by_speaker.items():
-        print(f"  speaker {name:12s} {interval_text(one['wa'])}  of {one['n_utterances']}")  # type: ignore[arg-type]
+        print(f"  speaker {name:12s} {interval_text(one['wa'])}  of {one['n_utterances']}")
     if args.json:
-        content = {
-            "encoder": encoder,
-            "corpus": corpus.name,
-            "c": args.c,
-            "scores": scores,
-            "speakers": by_speaker,
-        }
-        args.json.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        about = {"encoder": encoder, "corpus": corpus.name, "c": args.c}
+        write_json(args.json, {**about, "scores": scores, "speakers": by_speaker})
     return 0
 
 
-def _pooled(args: argparse.Namespace) -> tuple[Corpus, NDArray[Any], dict[str, Any]]:
-    """Frames averaged over time, `(utterances, dim)`."""
+def _averaged_frames(args: argparse.Namespace) -> tuple[Corpus, NDArray[Any], dict[str, Any]]:
+    """Frames averaged over time, `(utterances, dim)`, and what the encoder is."""
     import numpy as np
 
     with tempfile.TemporaryDirectory() as folder:
         if args.encoder == "random":
-            args.encoder, args.cache = _fresh_encoder(Path(folder) / "random"), Path(folder) / "cache"
-        corpus, features, reference = prepare_features(args)
-        pooled = [np.asarray(features[i], np.float32).mean(axis=0) for i in range(len(corpus.utterances))]
+            args.encoder, args.cache = _untrained_encoder(Path(folder) / "random"), Path(folder) / "cache"
+        corpus, features, reference = common.prepare_features(args)
+        vectors = [np.asarray(features[i], np.float32).mean(axis=0) for i in range(len(corpus.utterances))]
         del features  # its files are mapped from the folder
     source = "random" if Path(reference.source).name == "random" else reference.source
     encoder = {"encoder": source, "layer": reference.layer, "dim": reference.dim}
-    return corpus, np.stack(pooled), encoder | {"fingerprint": reference.fingerprint}
+    return corpus, np.stack(vectors), encoder | {"fingerprint": reference.fingerprint}
 
 
-def _fresh_encoder(folder: Path) -> str:
-    """DistilHuBERT's shape with weights that learned nothing, always the same ones."""
+def _untrained_encoder(folder: Path) -> str:
+    """DistilHuBERT's shape with random weights, always the same ones."""
     import torch
 
     from ser.runtime import import_torchaudio
@@ -106,16 +94,13 @@ def _fresh_encoder(folder: Path) -> str:
 
 
 def _functionals(args: argparse.Namespace) -> tuple[Corpus, NDArray[Any], dict[str, Any]]:
-    """openSMILE's functionals, `(utterances, features)`."""
+    """openSMILE's functionals, `(utterances, features)`, and which they are."""
     from ser.audio.load import load_audio
+    from ser.features.extract import progress_bar
     from ser.features.opensmile import functionals
 
-    corpus = read_corpus_arguments(args)
-    total = len(corpus.utterances)
-
-    def report(done: int) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
-
-    vectors = functionals((load_audio(one.path) for one in corpus.utterances), args.encoder, report)
+    corpus = common.read_corpus_arguments(args)
+    total, report = len(corpus.utterances), progress_bar("functionals")
+    recordings = (load_audio(one.path) for one in corpus.utterances)
+    vectors = functionals(recordings, args.encoder, lambda done: report(done, total))
     return corpus, vectors, {"functionals": args.encoder, "dim": vectors.shape[1]}

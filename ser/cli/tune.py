@@ -1,7 +1,7 @@
 """`ser tune`: search the classifier's settings with Optuna, then test the best trial once.
 
 Any number of these commands, on any number of machines, work on one study; each prints its own trials and
-rewrites `RUNS/STUDY/tune.json`, which tells how the whole study stands. Run it again to go on with a study.
+rewrites `RUNS/STUDY/tune.json`, which tells how the whole study stands. The same command resumes a study.
 """
 
 from __future__ import annotations
@@ -13,110 +13,93 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import (
-    add_check,
-    add_corpus_arguments,
-    add_encoder_arguments,
-    add_settings,
-    prepare_features,
-    settings_of,
-    stop_on_signals,
-)
+from ser.cli import common
 
 if TYPE_CHECKING:
-    import optuna
-
-    from ser.training.crossval import CrossvalSettings
-    from ser.tuning.search import Event, Search
+    from ser.tuning.search import Event, Search, Study
 
 POLL_S = 0.2
 STATUS = "tune.json"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.classifier.bigru import ClassifierSettings
+    from ser.classifier.settings import ClassifierSettings
     from ser.training.trainer import TrainingSettings
     from ser.tuning.space import SPACE, TuningSettings
 
-    add_corpus_arguments(parser)
-    add_check(parser)
-    add_encoder_arguments(parser)
-    parser.add_argument("--study", required=True, metavar="NAME", help="a study of this name goes on")
-    parser.add_argument(
-        "--storage", metavar="ADDRESS",
-        help="journal:PATH, sqlite:///PATH, postgresql://..., mysql://... or grpc://HOST:PORT "
-        "(default: studies.journal in the folder of --out); SER_STORAGE where it is not given",
-    )  # fmt: skip
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder for the study's runs")
-    parser.add_argument(
-        "--timeout", dest="timeout_s", type=float, default=TuningSettings.timeout_s, metavar="SECONDS",
-        help="no trial starts after so long (default %(default)s)",
-    )  # fmt: skip
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="worker processes on this machine")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--validation-share", type=float, default=0.10)
-    parser.add_argument(
+    common.add_corpus_arguments(parser)
+    common.add_check(parser)
+    common.add_encoder_arguments(parser)
+    add, addresses = parser.add_argument, "sqlite:///PATH, postgresql://..., mysql://... or grpc://HOST:PORT"
+    default, default_s = "SER_STORAGE, else studies.db in the folder of --out", TuningSettings.timeout_s
+    wait = (
+        f"start no new trial after this many seconds, earlier runs of the study counted (default {default_s})"
+    )
+    add("--study", required=True, metavar="NAME", help="study name; an existing study is resumed")
+    add("--storage", metavar="ADDRESS", help=f"{addresses} (default: {default})")
+    add("--out", type=Path, default=Path("runs"), help="folder for the study's runs (default %(default)s)")
+    add("--timeout", dest="timeout_s", type=float, default=default_s, metavar="SECONDS", help=wait)
+    add("--jobs", type=int, default=1, metavar="N", help="worker processes on this machine (default 1)")
+    add(
         "--no-final", action="store_true", help="only search: leave testing the best trial to another command"
     )
-    parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
-    add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
-    add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
+    add("--worker-seed", type=int, help=argparse.SUPPRESS)
+    common.add_split_arguments(parser, splits=("speakers",))
+    common.add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
+    common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.errors import SettingsError
-    from ser.training.crossval import Stopped
-    from ser.tuning.search import Search, score_best
+    from ser.errors import SettingsError, Stopped
+    from ser.tuning.search import Search
     from ser.tuning.space import TuningSettings, check_study_name
     from ser.tuning.storage import default_storage, open_storage
 
     if args.jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, got {args.jobs}.")
     folder = args.out / check_study_name(args.study)
-    settings, base = settings_of(TuningSettings, args), _base(args)
-    should_stop = _stop_with_parent(stop_on_signals(), args.parent)
-    corpus, features, encoder = prepare_features(args)
-    search = Search(corpus, features, encoder, base, settings)
+    settings, base = common.settings_of(TuningSettings, args), common.crossval_settings(args)
+    should_stop = _or_without_parent(args, common.stop_on_signals())
+    search = Search(*common.prepare_features(args), base, settings)
+    folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(args.storage or os.environ.get("SER_STORAGE") or default_storage(args.out))
     study = search.open(storage, args.study)
     status = Status(study, search, folder)
-    if args.parent is None:
+    if args.worker_seed is None:
         status.print_start()
     try:
         if args.jobs > 1:
-            _work_in_processes(args, should_stop, status)
+            _work_in_processes(args, search.first_seed(study, should_stop), should_stop)
         else:
-            search.run(study, status.tell, should_stop)
+            search.run(study, status.tell, should_stop, args.worker_seed)
+        status.write("searched" if args.no_final else "testing")
         if args.no_final:
-            status.write("searched")
             return 0
-        status.write("testing")
-        run_folder, result = score_best(
-            study, corpus, features, encoder, base, folder, status.after_fold, should_stop
-        )
+        run_folder, result = search.score_best(study, folder, status.after_fold, should_stop)
     except (Stopped, KeyboardInterrupt):
         status.write("stopped")
         raise
     status.write("done")
     _print_result(result, run_folder)
+    print(f"Study:  {status.finished()}")
     return 0
 
 
 class Status:
     """Prints what happens, and keeps `tune.json` up to date."""
 
-    def __init__(self, study: optuna.Study, search: Search, folder: Path) -> None:
+    def __init__(self, study: Study, search: Search, folder: Path) -> None:
+        from ser.tuning.storage import seconds_used
+
         self.study, self.search, self.path = study, search, folder / STATUS
-        self.started = time.time()
-        folder.mkdir(parents=True, exist_ok=True)
+        self.started = time.time() - seconds_used(study)  # the time limit counts from here
         self.write("searching")
 
     def tell(self, event: Event) -> None:
-        """Something happened to a trial."""
+        """Print what happened to a trial."""
         from ser.tuning.storage import best_of
 
         best = best_of(self.study)
@@ -127,100 +110,81 @@ class Status:
         self.write("searching")
 
     def after_fold(self, number: int, report: Any) -> None:
-        """An epoch of a fold of the best trial, which is trained again to be tested."""
+        """Print the epochs of the best trial, which is trained again to be tested."""
         if number == 0:
             print(f"  testing the best trial: epoch {report.epoch}", flush=True)
 
     def write(self, state: str) -> None:
         """Rewrite `tune.json`; each worker writes the same truth, that of the study."""
         from ser.files import write_json
+        from ser.tuning.search import NOT_NESTED
         from ser.tuning.storage import summary
 
-        settings = self.search.settings
+        about, settings = self.search.about, self.search.settings
         content = {
             "state": state,
-            "corpus": self.search.about["corpus"]["name"],
-            "protocol": self.search.about["folds"]["protocol"],
+            "corpus": about["corpus"]["name"],
+            "protocol": f"{about['folds']['protocol']}; {NOT_NESTED}",
             "sampler": settings.sampler,
             "n_trials": settings.trials,
             "timeout_s": settings.timeout_s,
             "started": self.started,
             "updated": time.time(),
-            **summary(self.study),
         }
-        write_json(self.path, content)
+        write_json(self.path, content | summary(self.study))
 
     def print_start(self) -> None:
-        """What is searched, and the head of the live table."""
-        from ser.tuning.storage import count_finished
-
-        about, wanted = self.search.about, self.search.settings.trials
-        corpus = about["corpus"]
+        """Print what is searched, and the head of the live table."""
+        corpus = self.search.about["corpus"]
         print(
-            f"{corpus['name']}: {corpus['n_utterances']} utterances, {corpus['n_speakers']} speakers; study "
-            f"{self.study.study_name}: {count_finished(self.study)} of {wanted} trials are finished\n"
-            "trial  what          epoch  validation  best so far (accuracy on validation speakers)",
+            f"{corpus['name']}: {corpus['n_utterances']} utterances, {corpus['n_speakers']} speakers; "
+            f"study {self.study.study_name}: {self.finished()}\n"
+            "trial  event         epoch  validation  best so far (accuracy on validation speakers)",
             flush=True,
         )
 
+    def finished(self) -> str:
+        from ser.tuning.storage import count_finished, seconds_used
 
-def _base(args: argparse.Namespace) -> CrossvalSettings:
-    from ser.classifier.bigru import ClassifierSettings
-    from ser.training.crossval import CrossvalSettings
-    from ser.training.trainer import TrainingSettings
-
-    return CrossvalSettings(
-        settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), "speakers", args.folds,
-        args.validation_share, args.seed,
-    )  # fmt: skip
+        settings = self.search.settings
+        is_over = seconds_used(self.study) >= settings.timeout_s
+        hint = "; the time limit is reached, a larger --timeout allows more" if is_over else ""
+        return f"{count_finished(self.study)} of {settings.trials} trials are finished{hint}"
 
 
-def _stop_with_parent(asked: Callable[[], bool], parent: int | None) -> Callable[[], bool]:
-    """Also stop where the command that started this worker has gone."""
-    return asked if parent is None else lambda: asked() or os.getppid() != parent
+def _or_without_parent(args: argparse.Namespace, should_stop: Callable[[], bool]) -> Callable[[], bool]:
+    """Also stop a worker when the command that started it has gone."""
+    parent = os.getppid()
+    return lambda: should_stop() or (args.worker_seed is not None and os.getppid() != parent)
 
 
-def _work_in_processes(args: argparse.Namespace, should_stop: Callable[[], bool], status: Status) -> None:
+def _work_in_processes(args: argparse.Namespace, seed: int, should_stop: Callable[[], bool]) -> None:
     """Run the same command `--jobs` times, each as one worker on the study, and wait for them."""
-    from ser.errors import JobError
-    from ser.training.crossval import Stopped
+    from ser.errors import JobError, Stopped
     from ser.tuning.search import STOPPED
 
-    threads = args.threads or max(1, (os.cpu_count() or 1) // args.jobs)
-    words = [
-        *sys.argv[1:],
-        "--jobs",
-        "1",
-        "--no-final",
-        "--parent",
-        str(os.getpid()),
-        "--threads",
-        str(threads),
+    threads = str(args.threads or max(1, (os.cpu_count() or 1) // args.jobs))
+    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--worker-seed"]
+    command, environment = [sys.executable, "-m", "ser", *words], os.environ | {"OMP_NUM_THREADS": threads}
+    workers = [
+        subprocess.Popen([*command, str(seed + number)], env=environment) for number in range(args.jobs)
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-m", "ser", *words]
-    workers = [subprocess.Popen(command, env=environment) for _ in range(args.jobs)]
+    asked = False
     try:
-        told = False
         while any(worker.poll() is None for worker in workers):
             time.sleep(POLL_S)
-            if should_stop() and not told:
-                told = True
-                _signal(workers, signal.SIGTERM)
+            if should_stop() and not asked:
+                asked = True
+                for worker in workers:
+                    worker.send_signal(signal.SIGTERM)
     finally:
-        _signal(workers, signal.SIGKILL)  # after a second Ctrl-C; their trials are taken up again
         for worker in workers:
+            worker.kill()  # after a second Ctrl-C; what they ran is run again
             worker.wait()
     if should_stop():
         raise Stopped(STOPPED)
     if all(worker.returncode for worker in workers):
-        raise JobError("Every worker failed; each has said why above. Run the same command again to go on.")
-
-
-def _signal(workers: list[subprocess.Popen[bytes]], number: int) -> None:
-    for worker in workers:
-        with suppress(ProcessLookupError):
-            worker.send_signal(number)
+        raise JobError("Every worker failed; see their messages above. Run the same command again to resume.")
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:

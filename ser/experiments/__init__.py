@@ -1,6 +1,6 @@
-"""What each part is worth: ablation, baselines, probe.
+"""What each part contributes: ablation, comparison with baselines, probe.
 
 In: a corpus, features, folds.
-Out: tables of scores on the same folds.
-Called by: the command line.
+Out: scores on the same folds, in run folders and as plain values.
+Called by: the command line, which prints them and asks `reporting` for the report.
 """

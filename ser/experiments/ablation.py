@@ -1,16 +1,15 @@
-"""What each option beyond the paper is worth: the same folds with and without it, the answers compared in pairs.
+"""Contribution of each option beyond the paper: the same folds with and without it, predictions compared in pairs.
 
-In: a corpus, base settings and names of `OPTIONS`. Out: one run folder an option, and `effects.json` with the
-difference of WA and UAR and its 95 % interval by bootstrap over speakers. What is finished is taken as it is, so a
-measurement that was stopped or killed goes on.
+In: a corpus, base settings and names of `OPTIONS`. Out: a run folder for each option, and `ablation.json` with the
+difference of WA and UAR and its 95 % interval by bootstrap over speakers. What is finished is taken as it is, so an
+ablation that was stopped or killed resumes.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,17 @@ from ser.scoring.predictions import arrays, read_predictions
 from ser.training.crossval import Crossval, CrossvalSettings
 from ser.training.trainer import EpochReport, FrameSource
 
-BASE = "base"
-ANOTHER_SEED = "another_seed"  # no option: the base with the next seed, to see what chance alone changes
-# Option -> what it changes in the base settings.
+BASE, FILE = "base", "ablation.json"
+# Option, named as the flag of `ser crossval` -> what it changes in the base settings. "seed" is no option beyond the
+# paper: the base with the next seed shows what chance alone changes.
 OPTIONS: dict[str, dict[str, Any]] = {
-    ANOTHER_SEED: {},
-    "class_weights": {"class_weights": True},
-    "label_smoothing": {"label_smoothing": 0.1},
-    "layer_weights": {"weighted_layers": "all"},
-    "attentive_pooling": {"pooling": "attentive"},
-    "frame_masking": {"frame_masking": True},
-    "augmentation": {"augmented_copies": 2},
+    "seed": {"seed": "next"},
+    "class-weights": {"class_weights": True},
+    "label-smoothing": {"label_smoothing": 0.1},
+    "weighted-layers": {"weighted_layers": "all"},
+    "pooling": {"pooling": "attentive"},
+    "frame-masking": {"frame_masking": True},
+    "augmented-copies": {"augmented_copies": 2},
     "ensemble": {"ensemble": True},
 }
 # Features and encoder for the settings of an option.
@@ -47,67 +46,91 @@ def changed(base: CrossvalSettings, option: str, n_layers: int) -> CrossvalSetti
     """The base settings with one option on; the folds stay the same.
 
     Args:
-        n_layers: hidden layers that the encoder has up to the one in use, the front end counted.
+        n_layers: hidden layers of the encoder up to the one in use, the front end counted.
 
     Raises:
         SettingsError: there is no such option, or it is on in the base already.
     """
     if option not in OPTIONS:
         raise SettingsError(f"There is no option {option!r}; there are {', '.join(OPTIONS)}.")
-    changes = {"seed": base.training.seed + 1} if option == ANOTHER_SEED else OPTIONS[option]
-    changes = {name: n_layers if value == "all" else value for name, value in changes.items()}
+    words = {"all": n_layers, "next": base.training.seed + 1}
+    changes = {name: words.get(value, value) for name, value in OPTIONS[option].items()}
     parts = {part: _replaced(getattr(base, part), changes) for part in ("classifier", "training")}
-    settings = replace(base, **parts, ensemble=bool(changes.get("ensemble", base.ensemble)))
+    settings = replace(base, **parts, ensemble=changes.get("ensemble", base.ensemble))
     if settings == base:
         raise SettingsError(f"{option} is on in the base settings already; leave it out there or here.")
     return settings
 
 
-def measure(
-    corpus: Corpus, base: CrossvalSettings, options: Sequence[str], source: Source, folder: Path,
-    listener: Listener = lambda option, fold, report: None, should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:  # fmt: skip
-    """Run the base settings and each option; returns the content of `effects.json`, which grows option by option.
+@dataclass(frozen=True)
+class Ablation:
+    """The base settings and options, each cross-validated on the same folds.
 
-    Args:
+    Attributes:
+        corpus, base: what to learn from, and how.
         source: gives features and encoder for some settings.
-        folder: for `effects.json` and a run folder each.
+        folder: for `ablation.json` and a run folder each.
         listener: called after each epoch of each fold with the option, the fold's number and the report.
         should_stop: asked after each epoch of each fold.
-
-    Raises:
-        SettingsError: an unknown option, or a folder that holds another measurement.
-        Stopped: `should_stop` said so; the same call goes on.
     """
-    n_layers = source(base)[1].layer + 1
-    wanted = {option: changed(base, option, n_layers) for option in options}
-    reference = _run(BASE, corpus, base, source, folder, listener, should_stop)
-    content: dict[str, Any] = {
-        "kind": "effects",
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "intervals": "95 %, bootstrap over speakers; differences paired: the same draws for both",
-        **{key: reference[key] for key in ("protocol", "settings", "corpus", "encoder", "labels")},
-        "versions": library_versions(),
-        "base": _summary(reference),
-        "options": {},
-    }
-    write_json(folder / "effects.json", content)
-    for option, settings in wanted.items():
-        try:
-            result = _run(option, corpus, settings, source, folder, listener, should_stop)
-        except FoldError as error:  # too few speakers to split the rest once more: the others go on
-            content["options"][option] = {"changes": OPTIONS[option], "refused": str(error)}
-            continue
-        content["options"][option] = {
-            "changes": OPTIONS[option],
-            **_summary(result),
-            "difference": difference(folder / option, folder / BASE, result["labels"]),
+
+    corpus: Corpus
+    base: CrossvalSettings
+    source: Source
+    folder: Path
+    listener: Listener = lambda option, fold, report: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def run(self, options: Sequence[str]) -> dict[str, Any]:
+        """Run the base settings and each option; returns the content of `ablation.json`, written after each.
+
+        Raises:
+            SettingsError: an unknown option, or a folder that holds another ablation.
+            Stopped: `should_stop` said so; the same call resumes.
+        """
+        n_layers = self.source(self.base)[1].layer + 1
+        settings = {option: changed(self.base, option, n_layers) for option in options}
+        reference = self._result(BASE, self.base)
+        content: dict[str, Any] = {
+            "kind": "ablation",
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "intervals": "95 %, bootstrap over speakers; differences paired: the same draws for both",
+            **{key: reference[key] for key in ("protocol", "settings", "corpus", "encoder", "labels")},
+            "versions": library_versions(),
+            "base": _summary(reference),
+            "options": {},
         }
-        write_json(folder / "effects.json", content)
-    return content
+        write_json(self.folder / FILE, content)
+        for option in options:
+            row: dict[str, Any] = {"changes": OPTIONS[option]}
+            content["options"][option] = row
+            try:
+                result = self._result(option, settings[option])
+                gain = contribution(self.folder / option, self.folder / BASE, result["labels"])
+                row |= {**_summary(result), "contribution": gain}
+            except (
+                FoldError
+            ) as error:  # too few speakers to split the rest once more: the others are measured
+                row["refused"] = str(error)
+            write_json(self.folder / FILE, content)
+        return content
+
+    def _result(self, option: str, settings: CrossvalSettings) -> dict[str, Any]:
+        """The result of one cross-validation, from its folder where that is finished."""
+
+        def listener(fold: int, report: EpochReport) -> None:
+            self.listener(option, fold, report)
+
+        features, encoder = self.source(settings)
+        if settings.ensemble:  # no speaker is new to all fold models, so further speakers are held out
+            plain = replace(settings, ensemble=False)
+            outer = Crossval(self.corpus, features, encoder, plain, self.folder / BASE)
+            return cross_validate_ensemble(outer, self.folder / option, listener, self.should_stop)
+        crossval = Crossval(self.corpus, features, encoder, settings, self.folder / option)
+        return crossval.run_once(listener, self.should_stop, final=False)
 
 
-def difference(candidate: Path, reference: Path, labels: Sequence[str]) -> dict[str, Any]:
+def contribution(candidate: Path, reference: Path, labels: Sequence[str]) -> dict[str, Any]:
     """Candidate minus reference in WA and UAR, from the `predictions.csv` of two run folders.
 
     Raises:
@@ -125,33 +148,9 @@ def difference(candidate: Path, reference: Path, labels: Sequence[str]) -> dict[
     return paired_difference(true, first, second, speakers, len(labels)).to_dict()
 
 
-def _run(
-    option: str, corpus: Corpus, settings: CrossvalSettings, source: Source, folder: Path,
-    listener: Listener, should_stop: Callable[[], bool],
-) -> dict[str, Any]:  # fmt: skip
-    """The result of one cross-validation: what the folder holds, if that is finished, else computed."""
-
-    def heard(fold: int, report: EpochReport) -> None:
-        listener(option, fold, report)
-
-    features, encoder = source(settings)
-    if (
-        settings.ensemble
-    ):  # every speaker of the corpus trains some fold model: speakers new to all are held out
-        outer = Crossval(corpus, features, encoder, replace(settings, ensemble=False), folder / BASE)
-        return cross_validate_ensemble(outer, folder / option, heard, should_stop)
-    crossval = Crossval(corpus, features, encoder, settings, folder / option)
-    finished = folder / option / "result.json"
-    if crossval.lockstep.done and finished.exists():
-        result: dict[str, Any] = json.loads(finished.read_text(encoding="utf-8"))
-        return result
-    return crossval.run(heard, should_stop, final=False)
-
-
 def _summary(result: dict[str, Any]) -> dict[str, Any]:
-    pooled = result["pooled"]
-    epochs = [fold["best_epoch"] for fold in result["folds"]]
-    return {"wa": pooled["wa"], "uar": pooled["uar"], "ece": pooled["ece"], "best_epochs": epochs}
+    scores = {name: result["pooled"][name] for name in ("wa", "uar", "ece")}
+    return scores | {"best_epochs": [fold["best_epoch"] for fold in result["folds"]]}
 
 
 def _replaced(settings: Any, changes: dict[str, Any]) -> Any:

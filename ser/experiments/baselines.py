@@ -1,8 +1,8 @@
-"""Other ways from a recording to an emotion, to measure the Bi-GRU against: each is fitted on one fold.
+"""Other ways from a recording to an emotion, to compare the Bi-GRU with: each is fitted on one fold.
 
 In: what a fold may see (`Task`). Out: calibrated probabilities of its test utterances. Every choice, be it an epoch, a
 regularisation or a temperature, is made on the validation speakers. The networks take batches of utterances of like
-length, cut to the shortest, so there is no padding that could matter; in use, only equal lengths share a batch.
+length, cut to the shortest, so there is no padding that could matter; at test time, only equal lengths share a batch.
 """
 
 from __future__ import annotations
@@ -21,18 +21,12 @@ from torch.nn import functional
 from ser.audio.load import SAMPLE_RATE_HZ, Samples
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError
-from ser.runtime import import_torchaudio
+from ser.runtime import chosen_device, import_torchaudio
 from ser.scoring.calibration import fit_temperature, softmax
 from ser.training.trainer import FrameSource
 
-CEPSTRA, HOP_SAMPLES, WINDOW_SAMPLES = 40, 320, 512  # 50 frames a second, as the encoders have
-STRENGTHS_LR = (
-    0.0001,
-    0.001,
-    0.01,
-    0.1,
-    1.0,
-)  # inverse regularisation of the logistic regression, to choose from
+MFCC_DIM, HOP_SAMPLES, WINDOW_SAMPLES = 40, 320, 512  # 50 frames a second, as the encoders have
+STRENGTHS_LR = (0.0001, 0.001, 0.01, 0.1, 1.0)  # inverse regularisation, to choose from
 STRENGTHS_SVM = (0.00001, 0.0001, 0.001, 0.01, 0.1)
 MAX_ITERATIONS = 2_000
 
@@ -42,10 +36,10 @@ class BaselineSettings:
     """How the networks among the baselines are trained: Adam on the cross entropy.
 
     Attributes:
-        width: numbers a frame inside the Conformer and the reduction modules.
+        width: feature dimension inside the Conformer and the reduction modules.
         learning_rate: of Adam.
         batch_size: utterances a step.
-        max_epochs: at most so many.
+        max_epochs: maximum number of epochs.
         patience: epochs without a better validation loss before training stops.
         max_frames: utterances are cut to this many frames; 300 are 6 s.
         seed: of weights and order.
@@ -72,7 +66,7 @@ class Task:
     """One fold, for one baseline.
 
     Attributes:
-        source: frames `(total frames, ...)`, or for the linear models one row an utterance.
+        source: frames `(total frames, dim)`, or `(total frames, layers, dim)` for `ReducedLayers`.
         targets: `(utterances,)` indices of emotions.
         n_labels: number of emotions.
         fold: which utterances are for what.
@@ -93,7 +87,7 @@ class Task:
 
 
 class ListedFrames:
-    """Frames that are kept in memory, such as cepstra: 40 numbers a frame are 30 MB an hour."""
+    """Frames in memory, such as MFCCs: 40 numbers a frame are 30 MB an hour."""
 
     def __init__(self, frames: Sequence[NDArray[np.float32]]) -> None:
         self.frames = frames
@@ -105,54 +99,52 @@ class ListedFrames:
         return np.concatenate(chosen), np.array([len(one) for one in chosen])
 
 
-def cepstra(samples: Samples) -> NDArray[np.float32]:
+def mfccs(samples: Samples) -> NDArray[np.float32]:
     """`(samples,)` at 16 kHz to `(frames, 40)` mel-frequency cepstral coefficients, 50 a second."""
-    transform = import_torchaudio().transforms.MFCC(
-        SAMPLE_RATE_HZ, CEPSTRA,
-        melkwargs={"n_fft": WINDOW_SAMPLES, "hop_length": HOP_SAMPLES, "n_mels": 2 * CEPSTRA, "center": True},
-    )  # fmt: skip
+    mels = {"n_fft": WINDOW_SAMPLES, "hop_length": HOP_SAMPLES, "n_mels": 2 * MFCC_DIM, "center": True}
+    transform = import_torchaudio().transforms.MFCC(SAMPLE_RATE_HZ, MFCC_DIM, melkwargs=mels)
     return np.ascontiguousarray(transform(torch.from_numpy(samples)).T.numpy(), dtype=np.float32)
-
-
-def averages(source: FrameSource, n: int, max_frames: int) -> NDArray[np.float32]:
-    """Frames averaged over time, `(n, dim)`."""
-    return np.stack([source.gather([index], max_frames)[0].mean(axis=0) for index in range(n)])
 
 
 # ---- linear models ----------------------------------------------------------------------------------------
 
 
-def logistic_regression(vectors: NDArray[np.float32], task: Task) -> NDArray[np.float64]:
-    """Standardised multinomial logistic regression; its strength by the accuracy on validation speakers."""
+def logistic_regression(task: Task, listener: Callable[[int], None]) -> NDArray[np.float64]:
+    """Multinomial logistic regression on averaged frames; its strength by the accuracy on validation speakers."""
     from sklearn.linear_model import LogisticRegression
 
-    return _linear(vectors, task, [LogisticRegression(C=c, max_iter=MAX_ITERATIONS) for c in STRENGTHS_LR])
+    return _linear(task, [LogisticRegression(C=c, max_iter=MAX_ITERATIONS) for c in STRENGTHS_LR])
 
 
-def linear_svm(vectors: NDArray[np.float32], task: Task) -> NDArray[np.float64]:
-    """Standardised linear support vector machine, one against the rest; its strength likewise."""
+def linear_svm(task: Task, listener: Callable[[int], None]) -> NDArray[np.float64]:
+    """Linear support vector machine on averaged frames, one against the rest; its strength likewise."""
     from sklearn.svm import LinearSVC
 
-    machines = [
-        LinearSVC(C=c, max_iter=MAX_ITERATIONS, random_state=task.settings.seed) for c in STRENGTHS_SVM
-    ]
-    return _linear(vectors, task, machines)
+    seed = task.settings.seed
+    return _linear(task, [LinearSVC(C=c, max_iter=MAX_ITERATIONS, random_state=seed) for c in STRENGTHS_SVM])
 
 
-def _linear(vectors: NDArray[np.float32], task: Task, candidates: Sequence[Any]) -> NDArray[np.float64]:
+def _linear(task: Task, candidates: Sequence[Any]) -> NDArray[np.float64]:
+    from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, validation, test = (list(part) for part in (task.fold.train, task.fold.validation, task.fold.test))
-    scaler = StandardScaler().fit(vectors[train])
+    fold = task.fold
+    train, validation, test = (_averages(task, part) for part in (fold.train, fold.validation, fold.test))
+    true = task.true(fold.validation)
     best: tuple[float, NDArray[np.float32], NDArray[np.float32]] | None = None
-    for model in candidates:
-        model.fit(scaler.transform(vectors[train]), task.targets[train])
-        held_out = _decisions(model, scaler.transform(vectors[validation]), task.n_labels)
-        right = float(np.mean(held_out.argmax(axis=1) == task.targets[validation]))
+    for candidate in candidates:
+        model = make_pipeline(StandardScaler(), candidate).fit(train, task.true(fold.train))
+        held_out = _decisions(model, validation, task.n_labels)
+        right = float(np.mean(held_out.argmax(axis=1) == true))
         if best is None or right > best[0]:
-            best = right, held_out, _decisions(model, scaler.transform(vectors[test]), task.n_labels)
+            best = right, held_out, _decisions(model, test, task.n_labels)
     assert best is not None
-    return softmax(best[2], fit_temperature(best[1], task.true(task.fold.validation)))
+    return softmax(best[2], fit_temperature(best[1], true))
+
+
+def _averages(task: Task, part: Sequence[int]) -> NDArray[np.float32]:
+    """Frames averaged over time, `(len(part), dim)`."""
+    return np.stack([task.source.gather([index], task.settings.max_frames)[0].mean(axis=0) for index in part])
 
 
 def _decisions(model: Any, vectors: NDArray[np.float32], n_labels: int) -> NDArray[np.float32]:
@@ -170,19 +162,18 @@ def _decisions(model: Any, vectors: NDArray[np.float32], n_labels: int) -> NDArr
 HEADS, LAYERS, KERNEL = 4, 2, 15  # of the Conformer
 
 
-class CepstralCNN(nn.Module):
-    """One-dimensional convolutions over cepstra, their average over time, dense."""
+class MfccCNN(nn.Module):
+    """One-dimensional convolutions over MFCCs, their average over time, dense."""
 
-    def __init__(self, dim: int, n_labels: int, settings: BaselineSettings) -> None:
+    def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.BatchNorm1d(dim),
-            nn.Conv1d(dim, 128, 5, padding=2), nn.BatchNorm1d(128), nn.ReLU(), nn.MaxPool1d(2, ceil_mode=True),
-            nn.Dropout(0.2),
-            nn.Conv1d(128, 128, 5, padding=2), nn.BatchNorm1d(128), nn.ReLU(), nn.MaxPool1d(2, ceil_mode=True),
-            nn.Dropout(0.2),
-            nn.Conv1d(128, 256, 5, padding=2), nn.ReLU(),
-        )  # fmt: skip
+            nn.BatchNorm1d(shape[-1]),
+            *_convolution(shape[-1]),
+            *_convolution(128),
+            nn.Conv1d(128, 256, 5, padding=2),
+            nn.ReLU(),
+        )
         self.dense = nn.Linear(256, n_labels)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
@@ -190,19 +181,29 @@ class CepstralCNN(nn.Module):
         return self.dense(self.layers(frames.transpose(1, 2)).mean(dim=2))
 
 
+def _convolution(dim: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv1d(dim, 128, 5, padding=2),
+        nn.BatchNorm1d(128),
+        nn.ReLU(),
+        nn.MaxPool1d(2, ceil_mode=True),
+        nn.Dropout(0.2),
+    )
+
+
 class ConformerHead(nn.Module):
     """Frames through torchaudio's Conformer (Gulati et al. 2020), mean and deviation over time, dense."""
 
-    def __init__(self, dim: int, n_labels: int, settings: BaselineSettings) -> None:
+    def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
         super().__init__()
-        conformer = import_torchaudio().models.Conformer
+        dim, conformer = shape[-1], import_torchaudio().models.Conformer
         self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, settings.width), nn.Dropout(0.2))
         self.conformer = conformer(settings.width, HEADS, 4 * settings.width, LAYERS, KERNEL, 0.1)
         self.dense = nn.Linear(2 * settings.width, n_labels)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, dim)` to `(batch, n_labels)`."""
-        lengths = torch.full((len(frames),), frames.shape[1])
+        lengths = torch.full((len(frames),), frames.shape[1], device=frames.device)
         return self.dense(_over_time(self.conformer(self.enter(frames), lengths)[0]))
 
 
@@ -212,17 +213,17 @@ class ReducedLayers(nn.Module):
     After the idea of dimension reduction modules (DRM) for the redundant features of large encoders.
     """
 
-    def __init__(self, dim: int, n_labels: int, settings: BaselineSettings, n_layers: int) -> None:
+    def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
         super().__init__()
+        (n_layers, dim), width = shape, settings.width
         self.reduce = nn.ModuleList(
             nn.Sequential(
-                nn.LayerNorm(dim), nn.Dropout(0.2), nn.Linear(dim, settings.width), nn.GELU(),
-                nn.Linear(settings.width, settings.width),
+                nn.LayerNorm(dim), nn.Dropout(0.2), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width)
             )
             for _ in range(n_layers)
-        )  # fmt: skip
-        self.attention = nn.Linear(2 * settings.width, 1)
-        self.dense = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * settings.width, n_labels))
+        )
+        self.attention = nn.Linear(2 * width, 1)
+        self.dense = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * width, n_labels))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
@@ -232,57 +233,59 @@ class ReducedLayers(nn.Module):
         return self.dense((weight * pooled).sum(dim=1))
 
 
-def network(
-    build: Callable[[int, int, BaselineSettings], nn.Module], task: Task, listener: Callable[[int], None]
-) -> NDArray[np.float64]:
-    """Train until the validation loss stops to fall, and answer with the weights that had the least.
+Build = Callable[[Sequence[int], int, BaselineSettings], nn.Module]
+
+
+def network(build: Build, task: Task, listener: Callable[[int], None]) -> NDArray[np.float64]:
+    """Train while the validation loss falls, and predict with the weights that had the lowest.
 
     Args:
-        build: makes the network of the numbers a frame, the number of emotions and the settings.
+        build: makes the network for frames of a shape, a number of emotions and the settings.
         listener: called with the number of each epoch that has ended.
     """
-    settings, fold = task.settings, task.fold
-    frame_shape = task.source.gather([fold.train[0]], 1)[0].shape[1:]
+    settings, fold, device = task.settings, task.fold, chosen_device()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed * 1_000 + task.number)
-        model = build(frame_shape[-1], task.n_labels, settings)
+        shape = task.source.gather([fold.train[0]], 1)[0].shape[1:]
+        model = build(shape, task.n_labels, settings).to(device)
         optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
-        least, best, since = np.inf, copy.deepcopy(model.state_dict()), 0
+        true = torch.from_numpy(task.true(fold.validation))
+        lowest, best, since = np.inf, copy.deepcopy(model.state_dict()), 0
         for epoch in range(1, settings.max_epochs + 1):
             model.train()
             for frames, batch in _training_batches(task, epoch):
-                loss = functional.cross_entropy(model(frames), torch.from_numpy(task.true(batch)))
+                target = torch.from_numpy(task.true(batch)).to(device)
+                loss = functional.cross_entropy(model(frames.to(device)), target)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-            true = torch.from_numpy(task.true(fold.validation))
-            held_out = float(
-                functional.cross_entropy(torch.from_numpy(logits(model, task, fold.validation)), true)
-            )
+            held_out = torch.from_numpy(logits(model, task, fold.validation))
+            validation_loss = float(functional.cross_entropy(held_out, true))
             listener(epoch)
             since += 1
-            if held_out < least:
-                least, best, since = held_out, copy.deepcopy(model.state_dict()), 0
+            if validation_loss < lowest:
+                lowest, best, since = validation_loss, copy.deepcopy(model.state_dict()), 0
             if since >= settings.patience:
                 break
     model.load_state_dict(best)
-    temperature = fit_temperature(logits(model, task, fold.validation), task.true(fold.validation))
+    temperature = fit_temperature(logits(model, task, fold.validation), true.numpy())
     return softmax(logits(model, task, fold.test), temperature)
 
 
 def logits(model: nn.Module, task: Task, indices: Sequence[int]) -> NDArray[np.float32]:
     """`(len(indices), n_labels)`; only utterances of equal length share a batch, so none is cut or padded."""
     model.eval()
-    answers = np.zeros((len(indices), task.n_labels), dtype=np.float32)
+    device = next(model.parameters()).device
+    predicted = np.zeros((len(indices), task.n_labels), dtype=np.float32)
     lengths = _lengths(task, indices)
     with torch.inference_mode():
         for length in np.unique(lengths):
             places = np.flatnonzero(lengths == length)
             for some in np.split(places, range(64, len(places), 64)):
                 frames, _ = task.source.gather([indices[i] for i in some], task.settings.max_frames)
-                batch = torch.from_numpy(frames).unflatten(0, (len(some), int(length)))
-                answers[some] = model(batch).numpy()
-    return answers
+                batch = torch.from_numpy(frames).unflatten(0, (len(some), int(length))).to(device)
+                predicted[some] = model(batch).cpu().numpy()
+    return predicted
 
 
 def _training_batches(task: Task, epoch: int) -> Iterator[tuple[torch.Tensor, NDArray[np.int64]]]:

@@ -1,8 +1,9 @@
-"""Baselines beside the Bi-GRU on the same folds: figure 6 of the paper from the user's own data.
+"""The Bi-GRU and baselines on the same folds: figure 6 of the paper from the user's own data.
 
-In: a corpus, encoders, names of `MODELS`. Out, in a folder: a sub-folder a model and encoder with `result.json` and
-`predictions.csv`, and `compare.json` over all. What is finished is taken as it is, so a comparison
-that was stopped or killed goes on with the next model.
+In: a corpus, encoders, names of `MODELS`. Out, in a folder: a sub-folder for each model and encoder with `result.json`
+and `predictions.csv`, and `baselines.json` over all. What is finished is taken as it is, so a comparison that was
+stopped or killed resumes with the next model. Wherever a Bi-GRU with other settings is compared, the one with the
+paper's is too.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,26 +22,26 @@ from numpy.typing import NDArray
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
-from ser.corpora.folds import Fold
-from ser.errors import SettingsError
+from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import (
     BaselineSettings,
-    CepstralCNN,
     ConformerHead,
     ListedFrames,
+    MfccCNN,
     ReducedLayers,
     Task,
-    averages,
-    cepstra,
     linear_svm,
     logistic_regression,
+    mfccs,
     network,
 )
 from ser.files import write_atomically, write_json
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped, identity, predictions_table
-from ser.training.trainer import FrameSource, told
+from ser.training.crossval import Crossval, CrossvalSettings, identity, predictions_table
+from ser.training.trainer import EpochReport, FrameSource, told
+
+FILE = "baselines.json"
 
 Listener = Callable[[str, int, int], None]
 
@@ -51,11 +52,14 @@ class Model:
 
     Attributes:
         title: in tables and charts.
-        needs: "frames" and "layers" of an encoder, "sound" alone, or functionals of openSMILE: "egemaps", "compare".
+        needs: "frames" or "layers" of an encoder, "mfcc", or functionals of openSMILE: "egemaps", "compare".
+        fit: fits the model on a fold, calling its second argument after each epoch, and returns the probabilities
+            `(test utterances, n_labels)`; None for the Bi-GRU, which `Crossval` trains.
     """
 
     title: str
     needs: str
+    fit: Callable[[Task, Callable[[int], None]], NDArray[np.float64]] | None = None
 
     @property
     def uses_encoder(self) -> bool:
@@ -63,19 +67,20 @@ class Model:
 
 
 MODELS: dict[str, Model] = {
-    "bigru": Model("Bi-GRU", "frames"),
-    "mean_lr": Model("frames averaged, logistic regression", "frames"),
-    "conformer": Model("Conformer", "frames"),
-    "drm": Model("reduced layers, attention over layers", "layers"),
-    "mfcc_cnn": Model("MFCC, 1D-CNN", "sound"),
-    "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps"),
-    "compare_svm": Model("ComParE, linear SVM", "compare"),
+    "paper": Model("Bi-GRU, the paper's settings", "frames"),
+    "bigru": Model("Bi-GRU, settings as given", "frames"),
+    "mean_lr": Model("frames averaged, logistic regression", "frames", logistic_regression),
+    "conformer": Model("Conformer", "frames", partial(network, ConformerHead)),
+    "drm": Model("reduced layers, attention over layers", "layers", partial(network, ReducedLayers)),
+    "mfcc_cnn": Model("MFCC, 1D-CNN", "mfcc", partial(network, MfccCNN)),
+    "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps", linear_svm),
+    "compare_svm": Model("ComParE, linear SVM", "compare", linear_svm),
 }
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A corpus through one encoder; `layers` computes the frames of all its layers when they are asked for."""
+    """A corpus through one encoder; `layers` computes the frames of all its layers when called."""
 
     frames: FrameSource
     layers: Callable[[], FrameSource]
@@ -83,11 +88,26 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class CompareSettings:
-    """What is compared: the folds and the Bi-GRU, and how the other networks are trained."""
+class ComparisonSettings:
+    """What is compared.
+
+    Attributes:
+        crossval: the folds, and the Bi-GRU "as given".
+        baseline: how the other networks are trained.
+        paper: classifier and training of the paper's Bi-GRU.
+    """
 
     crossval: CrossvalSettings = CrossvalSettings()
     baseline: BaselineSettings = BaselineSettings()
+    paper: CrossvalSettings = CrossvalSettings()
+
+    def of_bigru(self, name: str) -> CrossvalSettings:
+        """The settings of the model "bigru" or "paper", on the same folds and with the same seed."""
+        given = self.crossval
+        if name == "bigru":
+            return given
+        training = replace(self.paper.training, seed=given.training.seed)
+        return replace(given, classifier=self.paper.classifier, training=training)
 
 
 def runnable(names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -100,174 +120,154 @@ def runnable(names: Sequence[str]) -> tuple[list[str], list[str]]:
     if unknown:
         raise SettingsError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
     has_opensmile = importlib.util.find_spec("opensmile") is not None
-    without = (
-        [] if has_opensmile else [name for name in names if MODELS[name].needs in ("egemaps", "compare")]
-    )
+    without = [name for name in names if MODELS[name].needs in ("egemaps", "compare") and not has_opensmile]
     return [name for name in names if name not in without], [
         f"{name} is left out: openSMILE is not installed. It is free for research alone: pip install opensmile"
         for name in without
     ]
 
 
-def compare(
-    corpus: Corpus, encoded: Sequence[Encoded], names: Sequence[str], settings: CompareSettings, folder: Path,
-    listener: Listener = lambda run, fold, epoch: None, should_stop: Callable[[], bool] = lambda: False,
-) -> dict[str, Any]:  # fmt: skip
-    """Run every model, those on frames with each encoder; returns the content of `compare.json`.
+@dataclass(frozen=True)
+class Comparison:
+    """Models on the same folds of a corpus.
 
-    Args:
+    Attributes:
+        corpus: what to learn from and to test on.
+        encoded: the corpus through each encoder.
+        settings: folds and trainings.
+        folder: for `baselines.json` and a sub-folder for each run.
         listener: called after each epoch with the name of the run, the number of the fold and the epoch.
         should_stop: asked after each fold, and by the Bi-GRU after each epoch.
-
-    Raises:
-        SettingsError: no such model, or the folder holds a comparison on another corpus or other folds.
-        Stopped: `should_stop` said so; the same call goes on.
     """
-    names, _ = runnable(names)
-    folds = settings.crossval.folds(corpus)
-    shared = identity(corpus, encoded[0].reference, settings.crossval)
-    _claim(folder, {"settings": _of_folds(shared), "corpus": shared["corpus"]})
-    rows: list[dict[str, Any]] = []
-    content = {
-        "kind": "compare",
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "protocol": settings.crossval.protocol(len(folds)),
-        "settings": told(settings),
-        "corpus": shared["corpus"],
-        "labels": list(corpus.emotions),
-        "intervals": "95 %, bootstrap over speakers",
-        "versions": library_versions(),
-        "rows": rows,
-    }
-    for name, one in _runs(names, encoded):
-        run = f"{name}-{_folder_of(one, encoded)}" if MODELS[name].uses_encoder else name
-        result = _run(name, run, corpus, one, settings, folds, folder / run, listener, should_stop)
-        scores = {key: result["pooled"][key] for key in ("wa", "uar", "macro_f1")}
-        encoder = one.reference.source if MODELS[name].uses_encoder else None
-        row = {"model": name, "title": _title(name, encoder), "encoder": encoder, "run": run, **scores}
-        rows.append(row | {"seconds": result.get("seconds")})  # folders may be older than this figure
-        write_json(folder / "compare.json", content)
-    return content
+
+    corpus: Corpus
+    encoded: Sequence[Encoded]
+    settings: ComparisonSettings
+    folder: Path
+    listener: Listener = lambda run, fold, epoch: None
+    should_stop: Callable[[], bool] = lambda: False
+
+    def run(self, names: Sequence[str]) -> dict[str, Any]:
+        """Run every model, those on frames with each encoder; returns the content of `baselines.json`.
+
+        Raises:
+            SettingsError: no such model, or the folder holds a comparison on another corpus or other folds.
+            Stopped: `should_stop` said so; the same call resumes.
+        """
+        settings, shared = self.settings.crossval, self._identity(self.encoded[0])
+        _claim(self.folder, {"settings": shared["settings"], "corpus": shared["corpus"]})
+        rows: list[dict[str, Any]] = []
+        content = {
+            "kind": "baselines",
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "protocol": settings.protocol(len(settings.folds(self.corpus))),
+            "settings": told(self.settings),
+            "corpus": shared["corpus"],
+            "labels": list(self.corpus.emotions),
+            "intervals": "95 %, bootstrap over speakers",
+            "versions": library_versions(),
+            "rows": rows,
+        }
+        for name in self._with_paper(runnable(names)[0]):
+            for one in self.encoded if MODELS[name].uses_encoder else self.encoded[:1]:
+                rows.append(self._row(name, one))
+                write_json(self.folder / FILE, content)
+        return content
+
+    def _with_paper(self, names: Sequence[str]) -> list[str]:
+        """The names, the paper's Bi-GRU before any other; where both have the same settings, it alone."""
+        settings, among = self.settings, "bigru" in names or "paper" in names
+        others = [name for name in names if name != "paper"]
+        if settings.of_bigru("bigru") == settings.of_bigru("paper"):
+            others = [name for name in others if name != "bigru"]
+        return ["paper", *others] if among else others
+
+    def _row(self, name: str, one: Encoded) -> dict[str, Any]:
+        model, source = MODELS[name], one.reference.source
+        run = f"{name}-{self._folder_of(one)}" if model.uses_encoder else name
+        begun, folder = time.monotonic(), self.folder / run
+        result = self._bigru(name, run, one) if model.fit is None else self._baseline(name, run, one)
+        if "seconds" not in result:
+            result["seconds"] = round(time.monotonic() - begun, 1)
+            write_json(folder / "result.json", result)
+        return {
+            "model": name,
+            "title": f"{model.title} ({source})" if model.uses_encoder else model.title,
+            "encoder": source if model.uses_encoder else None,
+            "run": run,
+            **{key: result["pooled"][key] for key in ("wa", "uar", "macro_f1")},
+            "seconds": result["seconds"],
+        }
+
+    def _folder_of(self, one: Encoded) -> str:
+        """An encoder's part of a folder's name; where two have the same, its fingerprint follows."""
+        name = slug(one.reference.source)
+        same = [other for other in self.encoded if slug(other.reference.source) == name]
+        return f"{name}-{one.reference.fingerprint}" if len(same) > 1 else name
+
+    def _bigru(self, name: str, run: str, one: Encoded) -> dict[str, Any]:
+        def listener(fold: int, report: EpochReport) -> None:
+            self.listener(run, fold, report.epoch)
+
+        settings, folder = self.settings.of_bigru(name), self.folder / run
+        crossval = Crossval(self.corpus, one.frames, one.reference, settings, folder)
+        return crossval.run_once(listener, self.should_stop, final=False)
+
+    def _baseline(self, name: str, run: str, one: Encoded) -> dict[str, Any]:
+        folder, labels = self.folder / run, self.corpus.emotions
+        about = {"model": name, "baseline": told(self.settings.baseline), **self._identity(one)}
+        if not MODELS[name].uses_encoder:
+            del about["encoder"]
+        _claim(folder, about)
+        if (folder / "result.json").exists():
+            return _read(folder / "result.json")
+        probabilities, fold_of = self._predictions(name, run, one)
+        speakers = [utterance.speaker for utterance in self.corpus.utterances]
+        scores = score(targets_of(self.corpus), probabilities, speakers, labels).to_dict()
+        table = predictions_table(self.corpus, probabilities, fold_of)
+        write_atomically(folder / "predictions.csv", table.encode())
+        return {**about, "labels": list(labels), "pooled": scores}
+
+    def _predictions(
+        self, name: str, run: str, one: Encoded
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """`(utterances, labels)` probabilities of every utterance by the fold that tests it, and which that is."""
+        fit, targets, n_labels = MODELS[name].fit, targets_of(self.corpus), len(self.corpus.emotions)
+        assert fit is not None
+        source = self._source(MODELS[name].needs, one)
+        probabilities, fold_of = np.zeros((len(targets), n_labels)), np.zeros(len(targets), dtype=np.int64)
+        for number, fold in enumerate(self.settings.crossval.folds(self.corpus)):
+            if self.should_stop():
+                raise Stopped(
+                    f"Stopped before fold {number + 1} of {run}. Run the same command again to resume."
+                )
+            task = Task(source, targets, n_labels, fold, self.settings.baseline, number)
+            probabilities[list(fold.test)] = fit(task, partial(self.listener, run, number))
+            fold_of[list(fold.test)] = number
+        return probabilities, fold_of
+
+    def _source(self, needs: str, one: Encoded) -> FrameSource:
+        """What a model learns from: frames, or one row an utterance of openSMILE's functionals."""
+        from ser.audio.load import load_audio
+        from ser.features.opensmile import functionals
+
+        if needs in ("frames", "layers"):
+            return one.frames if needs == "frames" else one.layers()
+        recordings = (load_audio(utterance.path) for utterance in self.corpus.utterances)
+        if needs == "mfcc":
+            return ListedFrames([mfccs(samples) for samples in recordings])
+        return ListedFrames(list(functionals(recordings, needs)[:, None]))
+
+    def _identity(self, one: Encoded) -> dict[str, Any]:
+        """Corpus, encoder and folds, whatever the settings of the Bi-GRU."""
+        about = identity(self.corpus, one.reference, self.settings.crossval)
+        of_folds = {key: about["settings"][key] for key in ("split", "n_folds", "validation_share", "seed")}
+        return about | {"settings": of_folds}
 
 
 def slug(source: str) -> str:
     """An encoder's name as a part of a folder's."""
     return "".join(letter if letter.isalnum() else "_" for letter in source.strip("/").split("/")[-1])
-
-
-def _folder_of(one: Encoded, encoded: Sequence[Encoded]) -> str:
-    """An encoder's part of a folder's name; where two have the same, such as `encoder`, its fingerprint follows."""
-    name = slug(one.reference.source)
-    same = [other for other in encoded if slug(other.reference.source) == name]
-    return f"{name}-{one.reference.fingerprint}" if len(same) > 1 else name
-
-
-def _of_folds(shared: dict[str, Any]) -> dict[str, Any]:
-    return {key: shared["settings"][key] for key in ("split", "n_folds", "validation_share", "seed")}
-
-
-def _runs(names: Sequence[str], encoded: Sequence[Encoded]) -> Iterator[tuple[str, Encoded]]:
-    for name in names:
-        yield from ((name, one) for one in (encoded if MODELS[name].uses_encoder else encoded[:1]))
-
-
-def _title(name: str, encoder: str | None) -> str:
-    return f"{MODELS[name].title} ({encoder})" if encoder else MODELS[name].title
-
-
-def _run(
-    name: str, run: str, corpus: Corpus, encoded: Encoded, settings: CompareSettings, folds: Sequence[Fold],
-    folder: Path, listener: Listener, should_stop: Callable[[], bool],
-) -> dict[str, Any]:  # fmt: skip
-    """The result of one model: what the folder holds, if that is finished, else computed."""
-    finished = folder / "result.json"
-    if name == "bigru":
-        crossval = Crossval(corpus, encoded.frames, encoded.reference, settings.crossval, folder)
-        if crossval.lockstep.done and finished.exists():
-            return _read(finished)
-        begun = time.monotonic()
-        result = crossval.run(
-            lambda fold, report: listener(run, fold, report.epoch), should_stop, final=False
-        )
-        result["seconds"] = round(time.monotonic() - begun, 1)
-        write_json(finished, result)
-        return result
-    about = identity(corpus, encoded.reference, settings.crossval)
-    about = {"model": name, "baseline": told(settings.baseline), **about}
-    for key in () if MODELS[name].uses_encoder else ("encoder",):
-        about.pop(key)
-    about["settings"] = _of_folds(about)
-    _claim(folder, about)
-    if finished.exists():
-        return _read(finished)
-    begun = time.monotonic()
-    probabilities, fold_of = _answers(name, run, corpus, encoded, settings, folds, listener, should_stop)
-    speakers = [utterance.speaker for utterance in corpus.utterances]
-    labels = tuple(corpus.emotions)
-    result = {
-        **about,
-        "labels": list(labels),
-        "pooled": score(targets_of(corpus), probabilities, speakers, labels).to_dict(),
-        "seconds": round(time.monotonic() - begun, 1),
-    }
-    text = predictions_table(corpus, probabilities, fold_of)
-    write_atomically(folder / "predictions.csv", text.encode())
-    write_json(finished, result)
-    return result
-
-
-def _answers(
-    name: str, run: str, corpus: Corpus, encoded: Encoded, settings: CompareSettings, folds: Sequence[Fold],
-    listener: Listener, should_stop: Callable[[], bool],
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
-    """Probabilities of every utterance by the fold that tests it, `(utterances, labels)`, and which fold that is."""
-    targets, n_labels = targets_of(corpus), len(corpus.emotions)
-    answer = _fitted(name, corpus, encoded, settings)
-    probabilities, fold_of = np.zeros((len(targets), n_labels)), np.zeros(len(targets), dtype=np.int64)
-    for number, fold in enumerate(folds):
-        if should_stop():
-            raise Stopped(f"Stopped before fold {number + 1} of {run}. Run the same command again to go on.")
-        probabilities[list(fold.test)] = answer(
-            targets, n_labels, fold, number, partial(listener, run, number)
-        )
-        fold_of[list(fold.test)] = number
-    return probabilities, fold_of
-
-
-def _fitted(name: str, corpus: Corpus, encoded: Encoded, settings: CompareSettings) -> Callable[..., Any]:
-    """A function from one fold to the answers of its test part; what all folds share is computed here."""
-    baseline, needs = settings.baseline, MODELS[name].needs
-    if needs == "frames" or needs == "layers":
-        source = encoded.frames if needs == "frames" else encoded.layers()
-    else:
-        source = ListedFrames(_of_sound(corpus, needs))
-    vectors = None
-    if name == "mean_lr" or name.endswith("_svm"):
-        vectors = averages(source, len(corpus.utterances), baseline.max_frames)
-
-    def answer(
-        targets: NDArray[np.int64], n_labels: int, fold: Fold, number: int, heard: Callable[[int], None]
-    ) -> NDArray[np.float64]:
-        task = Task(source, targets, n_labels, fold, baseline, number)
-        if vectors is not None:
-            return (logistic_regression if name == "mean_lr" else linear_svm)(vectors, task)
-        if name == "drm":
-            n_layers = source.gather([0], 1)[0].shape[1]
-            return network(partial(ReducedLayers, n_layers=n_layers), task, heard)
-        return network(CepstralCNN if name == "mfcc_cnn" else ConformerHead, task, heard)
-
-    return answer
-
-
-def _of_sound(corpus: Corpus, needs: str) -> list[NDArray[np.float32]]:
-    """Cepstra `(frames, 40)` of each utterance, or openSMILE's functionals `(1, features)`."""
-    from ser.audio.load import load_audio
-    from ser.features.opensmile import functionals
-
-    sounds = (load_audio(utterance.path) for utterance in corpus.utterances)
-    if needs == "sound":
-        return [cepstra(samples) for samples in sounds]
-    return list(functionals(sounds, needs)[:, None])
 
 
 def targets_of(corpus: Corpus) -> NDArray[np.int64]:

@@ -63,7 +63,7 @@ def published_on(corpus: str) -> tuple[ComparisonRow, ...]:
 
 
 def comparison_rows(content: Mapping[str, Any]) -> list[ComparisonRow]:
-    """What was measured, best first: the rows of `compare.json`."""
+    """What was measured, best first: the rows of `baselines.json`."""
     best_first = sorted(content["rows"], key=lambda row: -row["wa"]["value"])
     protocol = content["protocol"]
     return [

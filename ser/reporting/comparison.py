@@ -1,6 +1,6 @@
 """Figure 6: methods side by side, as a chart and as `report.html` of `ser baselines`.
 
-In: the content of `compare.json`. Out: a figure, a page. Published figures are of ShEMO: they are shown where
+In: the content of `baselines.json`. Out: a figure, a page. Published figures are of ShEMO: they are shown where
 the corpus that was measured is ShEMO, apart from the measured ones and hatched.
 """
 

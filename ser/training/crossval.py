@@ -176,6 +176,18 @@ class Crossval:
         self.write_progress("done")
         return result
 
+    def run_once(
+        self,
+        listener: Callable[[int, EpochReport], None],
+        should_stop: Callable[[], bool],
+        final: bool = True,
+    ) -> dict[str, Any]:
+        """The content of `result.json`: that of an earlier process that came to the end, else by `run`."""
+        progress, result = self.folder / "progress.json", self.folder / "result.json"
+        if not result.exists() or json.loads(progress.read_text(encoding="utf-8"))["state"] != "done":
+            return self.run(listener, should_stop, final)
+        return dict(json.loads(result.read_text(encoding="utf-8")))
+
     def write_progress(self, state: str) -> None:
         """What a page needs to show the run as it stands."""
         content = {

@@ -1,54 +1,57 @@
 """The search of section 4.2: Optuna's TPE with pruning, by validation speakers only.
 
 In: a corpus, its features, the settings that stay fixed, a study. Out: trials in the study, and with
-`score_best` a run folder in which the chosen configuration is tested once. A trial trains the folds in
-lockstep and reports the mean validation accuracy after each epoch; its value is the mean over folds at each
-fold's best epoch. The folds of a trial come without their test parts. Any number of processes, on any number
-of machines, run `Search` on one study.
+`Search.score_best` a run folder in which the best configuration is tested once. A trial trains the folds in lockstep
+and reports the mean validation accuracy after each epoch; its value is the mean over folds at each fold's best epoch.
+The folds of a trial come without their test parts. Any number of processes, on any number of machines, run `Search`
+on one study. A trial that was interrupted is queued again and starts anew.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
+import secrets
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.exceptions import UpdateFinishedTrialError
+from optuna import Study
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.pruners import SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
+from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
+from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
-from ser.errors import JobError
+from ser.errors import JobError, SettingsError, Stopped
 from ser.files import write_json
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.crossval import Crossval, CrossvalSettings
 from ser.training.lockstep import Lockstep
 from ser.training.trainer import EpochReport, FrameSource
-from ser.tuning.liveness import Watch, alive, give_back
-from ser.tuning.space import PAPER_BEST, SPACE, Range, Space, TuningSettings, trial_settings
-from ser.tuning.storage import ERROR, SCORED, best_of, count_finished, open_study, quiet, study_identity
+from ser.tuning import storage as studies
+from ser.tuning.space import SPACE, Space, TuningSettings, check_study_name, suggest, trial_settings
+from ser.tuning.storage import FINISHED, best_of, count_finished
 
-POLL_S, LOOK_S = 0.2, 3.0
-EI_CANDIDATES = 24  # Optuna's default, made explicit
-STOPPED = "Stopped. Run the same command again to go on."
+POLL_S = 0.5
+STOPPED = "Stopped. Run the same command again to resume."
+NOT_NESTED = "the configuration was chosen by validation speakers who are test speakers of other folds"
 
 AfterFold = Callable[[int, EpochReport], None]
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a trial.
+    """Something that happened to a trial of this worker.
 
     Attributes:
-        kind: "epoch", "complete", "pruned", "queued again" (its worker died or was stopped) or "lost" (others
-            took this worker for dead).
+        kind: "epoch", "complete", "pruned", "queued again" (it was stopped) or "lost" (other workers took this one for
+            dead, so one of them repeats the trial).
         number: of the trial.
         epoch, value: where there are any.
     """
@@ -62,246 +65,255 @@ class Event:
 Listener = Callable[[Event], None]
 
 
-class Search:
-    """One worker on a study."""
+@dataclass(frozen=True)
+class ChosenSettings(CrossvalSettings):
+    """Settings that a search has chosen; their scores say so."""
 
-    def __init__(
-        self, corpus: Corpus, features: FrameSource, encoder: EncoderReference, base: CrossvalSettings,
-        settings: TuningSettings, space: Space = SPACE,
-    ) -> None:  # fmt: skip
-        """Args:
+    def protocol(self, n_folds: int) -> str:
+        return f"{super().protocol(n_folds)}; {NOT_NESTED}"
+
+
+@dataclass
+class Search:
+    """One worker on a study; raises FoldError where the corpus cannot be split so.
+
+    Attributes:
         corpus, features, encoder: what to learn from.
         base: what every trial shares; what `space` names is overwritten.
         settings: how to search.
         space: what to vary.
+    """
 
-        Raises:
-            FoldError: the corpus cannot be split so.
-        """
-        quiet()
-        self.features, self.encoder, self.base = features, encoder, base
-        self.settings, self.space = settings, space
-        self.labels = tuple(corpus.emotions)
-        self.targets = np.array([self.labels.index(utterance.emotion) for utterance in corpus.utterances])
+    corpus: Corpus
+    features: FrameSource
+    encoder: EncoderReference
+    base: CrossvalSettings
+    settings: TuningSettings
+    space: Space = field(default_factory=lambda: SPACE)
+
+    def __post_init__(self) -> None:
+        labels = tuple(self.corpus.emotions)
+        self.targets = np.array([labels.index(utterance.emotion) for utterance in self.corpus.utterances])
         # No trial gets to know who is in a test part.
-        self.folds = [replace(fold, test=()) for fold in base.folds(corpus)]
-        self.about = study_identity(corpus, encoder, base, self.folds, space)
+        self.folds = [replace(fold, test=()) for fold in self.base.folds(self.corpus)]
+        self.about = studies.study_identity(self.corpus, self.encoder, self.base, self.folds, self.space)
+        self._joins = self._has_heartbeats = False  # another worker makes the study right now; see `storage`
 
-    def open(self, storage: optuna.storages.BaseStorage, name: str) -> optuna.Study:
-        """The study of this search, made or taken up.
+    def open(self, storage: BaseStorage, name: str) -> Study:
+        """The study of this search, made where it is missing.
 
         Raises:
             SettingsError: it was made with something else.
         """
-        pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=self.settings.min_resource, reduction_factor=self.settings.reduction_factor,
-            min_early_stopping_rate=0, bootstrap_count=0,
-        )  # fmt: skip
-        study = open_study(storage, name, self.about, sampler=SeededByTrial(self.settings), pruner=pruner)
-        if self.settings.enqueue_paper:
-            study.enqueue_trial({key: PAPER_BEST[key] for key in self.space}, skip_if_exists=True)
+        settings = self.settings
+        pruner = SuccessiveHalvingPruner(settings.min_resource, settings.reduction_factor)
+        which: dict[str, Any] = {"storage": storage, "study_name": check_study_name(name), "pruner": pruner}
+        try:
+            study = optuna.create_study(**which, direction="maximize")
+        except DuplicatedStudyError:
+            study = optuna.load_study(**which)
+            self._joins = not any(trial.params for trial in study.get_trials(deepcopy=False))
+        if studies.IDENTITY not in study.user_attrs and not study.get_trials(deepcopy=False):
+            study.set_metric_names([studies.METRIC])
+            study.set_user_attr(studies.IDENTITY, self.about)
+        found = study.user_attrs.get(studies.IDENTITY, {})
+        other = ", ".join(key for key in self.about if found.get(key) != self.about[key])
+        if other:
+            raise SettingsError(
+                f"The study {name!r} was made with other {other}. Choose another name for this search, or give what "
+                "the study was made with. Studies of versions that had another order of optimizers cannot be resumed."
+            )
+        self._has_heartbeats = isinstance(storage, RDBStorage)
+        study.sampler = self._sampler(study, self.settings.seed)
         return study
 
     def run(
-        self, study: optuna.Study, listener: Listener = lambda event: None,
+        self,
+        study: Study,
+        listener: Listener = lambda event: None,
         should_stop: Callable[[], bool] = lambda: False,
-    ) -> None:  # fmt: skip
-        """Run trials until all workers together have finished as many as were asked for, or time is up.
+        seed: int | None = None,
+    ) -> None:
+        """Run trials until all workers together have finished as many as requested, or time is up.
 
-        A trial that another worker runs is waited for: if that worker dies, this one takes it up.
+        Args:
+            study: as `open` returned it.
+            listener: called with each event.
+            should_stop: asked after each epoch of each fold.
+            seed: of the sampler; by default `first_seed`.
 
         Raises:
-            Stopped: `should_stop` said so; the trial that ran is queued again.
+            Stopped: `should_stop` said so; the current trial is queued again.
         """
-        watch = Watch(study)
-        end = time.monotonic() + self.settings.timeout_s
-        while time.monotonic() < end and count_finished(study) < self.settings.trials:
-            for number in watch.reclaim():
-                listener(Event("queued again", number))
-            if self._has_room(study):
-                self._run_one(study, listener, should_stop)
+        seed = self.first_seed(study, should_stop) if seed is None else seed
+        study.sampler = self._sampler(study, seed)
+        wanted, objective = self.settings.trials, _Objective(self, listener, should_stop)
+        enough = MaxTrialsCallback(wanted, states=(*FINISHED, TrialState.RUNNING))
+        while count_finished(study) < wanted and not should_stop():
+            left_s = self.settings.timeout_s - studies.seconds_used(study)
+            n_running = self._count_running(study)
+            if left_s > 0 and count_finished(study) + n_running < wanted:
+                objective.optimize(study, left_s, enough)
+            elif n_running:  # others run the last trials: if one of them dies, its trial is repeated here
+                time.sleep(POLL_S)
+                fail_stale_trials(study)
             else:
-                _wait(LOOK_S, should_stop)
-            if should_stop():
-                raise Stopped(STOPPED)
+                return
+        if should_stop():
+            raise Stopped(STOPPED)
 
-    def _has_room(self, study: optuna.Study) -> bool:
+    def first_seed(self, study: Study, should_stop: Callable[[], bool] = lambda: False) -> int:
+        """Seed of a worker that begins now: that of the settings, or a random one where it joins other workers.
+
+        Whether others run trials shows within `GRACE_S`; trials of workers that have died are queued again meanwhile.
+        """
+        end = time.monotonic() + studies.GRACE_S + 1
+        while (n_running := self._count_running(study)) and time.monotonic() < end and not should_stop():
+            time.sleep(POLL_S)
+            fail_stale_trials(study)
+        return secrets.randbelow(1 << 31) if n_running or self._joins else self.settings.seed
+
+    def _count_running(self, study: Study) -> int:
+        """Number of trials that run; heartbeats, which begin before the first parameter, tell whether they do."""
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return sum(bool(trial.params) for trial in running) * self._has_heartbeats
+
+    def _sampler(self, study: Study, seed: int) -> BaseSampler:
+        """A sampler that draws next what one that was never stopped would draw next."""
         trials = study.get_trials(deepcopy=False)
-        waiting = any(trial.state == TrialState.WAITING for trial in trials)
-        return waiting or sum(trial.state != TrialState.FAIL for trial in trials) < self.settings.trials
+        if self.settings.sampler == "cmaes":
+            return sampler(self.settings, seed + len(trials))
+        resumed, past = sampler(self.settings, seed), sampler(self.settings, seed)
+        replay = optuna.create_study(sampler=past, direction="maximize")
+        outcomes = {trial.system_attrs.get(studies.RETRY_OF, trial.number): trial for trial in trials}
+        for outcome in outcomes.values():  # draw again, then learn what came of it
+            drawn = replay.ask()
+            suggest(drawn, self.space)
+            replay.tell(drawn, state=TrialState.FAIL)
+            replay.add_trials([outcome] if outcome.state in FINISHED else [])
+        resumed._rng, resumed._random_sampler = past._rng, past._random_sampler
+        return resumed
 
-    def _run_one(self, study: optuna.Study, listener: Listener, should_stop: Callable[[], bool]) -> None:
-        trial = study.ask()
-        if rank(study, trial.number) >= self.settings.trials:  # another worker asked in the same moment
-            study.tell(trial, state=TrialState.FAIL)
-            return
+    def score_best(
+        self,
+        study: Study,
+        folder: Path,
+        listener: AfterFold = lambda number, report: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[Path, dict[str, Any]]:
+        """Train the best trial's configuration again, test each fold's model once, keep the model for use.
+
+        What was scored before is not scored again; of several processes with one folder, one does it and the
+        others wait.
+
+        Returns:
+            The run folder below `folder`, and the content of its `result.json`.
+
+        Raises:
+            JobError: no trial was completed.
+            Stopped: `should_stop` said so; the same command resumes.
+        """
+        best = best_of(study)
+        if best is None:
+            raise JobError(
+                f"No trial of the study {study.study_name!r} was completed, so there is none to score."
+            )
+        run = folder / f"trial_{best.number:03d}"
+        run.mkdir(parents=True, exist_ok=True)
+        settings = ChosenSettings(**vars(trial_settings(self.base, best.params)))
+        with (run / "scoring.lock").open("ab") as lock:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
+            crossval = Crossval(self.corpus, self.features, self.encoder, settings, run)
+            result = crossval.run_once(listener, should_stop)
+            result["study"] = {
+                "name": study.study_name,
+                "trial": best.number,
+                "parameters": best.params,
+                "value": best.value,
+                "validation_accuracy": crossval.lockstep.best_validation_accuracy(),
+            }
+            write_json(run / "result.json", result)
+            crossval.write_report(result)
+        figures = {name: result["pooled"][name]["value"] for name in ("wa", "uar", "macro_f1")}
+        study.set_user_attr(studies.SCORED, {"trial": best.number, "run": run.name, **figures})
+        return run, result
+
+
+class _Objective:
+    """What Optuna calls for each trial."""
+
+    def __init__(self, search: Search, listener: Listener, should_stop: Callable[[], bool]) -> None:
+        self.search, self.listener, self.should_stop = search, listener, should_stop
+        self.is_lost = False
+
+    def optimize(self, study: Study, timeout_s: float, enough: MaxTrialsCallback) -> None:
+        """Run trials until there are enough; returns where others have taken this worker for dead."""
+        self.is_lost = False
         try:
-            with alive(trial):
-                value = self._objective(trial, listener, should_stop)
-            study.tell(trial, value)
-            listener(Event("complete", trial.number, value=value))
-        except optuna.TrialPruned:
-            study.tell(trial, state=TrialState.PRUNED)
-            listener(Event("pruned", trial.number))
-        except UpdateFinishedTrialError:
-            listener(Event("lost", trial.number))
+            study.optimize(self, timeout=timeout_s, callbacks=[enough, self._ended])
+        except ValueError:  # Optuna cannot end a trial that was ended by others
+            if not self.is_lost:
+                raise
+
+    def __call__(self, trial: optuna.Trial) -> float:
+        try:
+            return self._validation_accuracy(trial)
         except (Stopped, KeyboardInterrupt):
-            if give_back(study, study.get_trials(deepcopy=False)[trial.number]):
-                listener(Event("queued again", trial.number))
+            RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.get_trials()[trial.number])
+            self.listener(Event("queued again", trial.number))
+            raise
+        except UpdateFinishedTrialError:
+            self.is_lost = True
+            self.listener(Event("lost", trial.number))
+            raise
+        except optuna.TrialPruned:
             raise
         except Exception as error:
-            trial.set_user_attr(ERROR, type(error).__name__)  # its words may name folders
-            study.tell(trial, state=TrialState.FAIL)
+            trial.set_user_attr(studies.ERROR, type(error).__name__)  # its words may name folders
             raise
 
-    def _objective(self, trial: optuna.Trial, listener: Listener, should_stop: Callable[[], bool]) -> float:
-        settings = trial_settings(self.base, suggest(trial, self.space))
+    def _validation_accuracy(self, trial: optuna.Trial) -> float:
+        search, started = self.search, time.monotonic()
+        trial.set_user_attr(studies.SECONDS, 0.0)
+        settings = trial_settings(search.base, suggest(trial, search.space))
         lockstep = Lockstep(
-            self.features, self.targets, self.folds, len(self.labels), self.encoder.dim, settings.classifier,
+            search.features,
+            search.targets,
+            search.folds,
+            len(search.corpus.emotions),
+            search.encoder.dim,
+            settings.classifier,
             settings.training,
-        )  # fmt: skip
-
-        def after_fold(number: int, report: EpochReport) -> None:
-            if should_stop():
-                raise Stopped(STOPPED)
-
+        )
         while not lockstep.done:
-            epoch = lockstep.run_epoch(after_fold)
+            epoch = lockstep.run_epoch(self._after_fold)
             value = lockstep.validation_accuracy()
             trial.report(value, step=epoch)
-            listener(Event("epoch", trial.number, epoch, value))
+            trial.set_user_attr(studies.SECONDS, time.monotonic() - started)
+            self.listener(Event("epoch", trial.number, epoch, value))
             if trial.should_prune():
                 raise optuna.TrialPruned
         return lockstep.best_validation_accuracy()
 
+    def _after_fold(self, number: int, report: EpochReport) -> None:
+        if self.should_stop():
+            raise Stopped(STOPPED)
 
-class SeededByTrial(BaseSampler):
-    """Gives each trial a fresh sampler, seeded with the count of trials before it that were not in vain.
-
-    So workers with one seed do not draw the same numbers, and a search that was stopped and taken up again
-    draws what it would have drawn. `constant_liar` is on where other trials run at the same time.
-    """
-
-    def __init__(self, settings: TuningSettings) -> None:
-        self.settings = settings
-        self._sampler = sampler(settings, settings.seed, several=False)
-
-    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        others = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        several = any(other.number != trial.number for other in others)
-        self._sampler = sampler(self.settings, self.settings.seed + rank(study, trial.number), several)
-        self._sampler.before_trial(study, trial)
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return self._sampler.infer_relative_search_space(study, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return self._sampler.sample_relative(study, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+    def _ended(self, study: Study, trial: FrozenTrial) -> None:
+        value = trial.value if trial.state == TrialState.COMPLETE else None
+        self.listener(Event(trial.state.name.lower(), trial.number, value=value))
+        if self.should_stop():
+            study.stop()
 
 
-def sampler(settings: TuningSettings, seed: int, several: bool) -> BaseSampler:
-    """TPE as in the paper, or CMA-ES (which draws the optimiser at random, for it knows numbers only)."""
+def sampler(settings: TuningSettings, seed: int) -> Any:
+    """TPE as in the paper, or CMA-ES (which draws the optimizer at random, for it knows numbers only)."""
+    n = settings.startup_trials
     if settings.sampler == "cmaes":
         return CmaEsSampler(
-            n_startup_trials=settings.startup_trials, seed=seed, consider_pruned_trials=True,
-            warn_independent_sampling=False, independent_sampler=None, popsize=None, use_separable_cma=False,
-            with_margin=False, lr_adapt=False, source_trials=None,
-        )  # fmt: skip
-    return TPESampler(
-        multivariate=True, group=True, n_startup_trials=settings.startup_trials, seed=seed,
-        constant_liar=several, n_ei_candidates=EI_CANDIDATES,
-    )  # fmt: skip
-
-
-def distribution(part: Any) -> BaseDistribution:
-    """Optuna's word for a part of the space."""
-    if not isinstance(part, Range):
-        return CategoricalDistribution(part.words)
-    if part.is_whole:
-        return IntDistribution(int(part.low), int(part.last), step=int(part.step))
-    return FloatDistribution(part.low, part.last, step=part.step)
-
-
-def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
-    """The parameters of a trial, drawn by its sampler."""
-    chosen: dict[str, Any] = {}
-    for name, part in space.items():
-        if not isinstance(part, Range):
-            chosen[name] = trial.suggest_categorical(name, part.words)
-        elif part.is_whole:
-            chosen[name] = trial.suggest_int(name, int(part.low), int(part.last), step=int(part.step))
-        else:
-            chosen[name] = trial.suggest_float(name, part.low, part.last, step=part.step)
-    return chosen
-
-
-def rank(study: optuna.Study, number: int) -> int:
-    """How many trials before this one count, that is, did not fail."""
-    trials = study.get_trials(deepcopy=False)
-    return sum(trial.number < number and trial.state != TrialState.FAIL for trial in trials)
-
-
-def score_best(
-    study: optuna.Study, corpus: Corpus, features: FrameSource, encoder: EncoderReference,
-    base: CrossvalSettings, folder: Path, listener: AfterFold = lambda number, report: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> tuple[Path, dict[str, Any]]:  # fmt: skip
-    """Train the best trial's configuration again, test each fold's model once, keep the model for use.
-
-    The training is deterministic, so its validation accuracy is the trial's. What was scored before is not
-    scored again; of several processes with one folder, one does it and the others wait.
-
-    Returns:
-        The run folder below `folder`, and the content of its `result.json`.
-
-    Raises:
-        JobError: no trial was completed.
-        Stopped: `should_stop` said so; the same command goes on.
-    """
-    best = best_of(study)
-    if best is None or best.value is None:
-        raise JobError(
-            f"No trial of the study {study.study_name!r} was completed, so there is none to score."
+            n_startup_trials=n, seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
         )
-    run = folder / f"trial_{best.number:03d}"
-    run.mkdir(parents=True, exist_ok=True)
-    with (run / "scoring.lock").open("ab") as lock:
-        fcntl.flock(lock.fileno(), fcntl.LOCK_EX)
-        crossval = Crossval(corpus, features, encoder, trial_settings(base, best.params), run)
-        result = _finished_result(run) or crossval.run(listener, should_stop)
-        result["study"] = {
-            "name": study.study_name,
-            "trial": best.number,
-            "parameters": best.params,
-            "value": best.value,
-            "validation_accuracy": crossval.lockstep.best_validation_accuracy(),
-        }
-        write_json(run / "result.json", result)
-        crossval.write_report(result)
-    figures: Mapping[str, Any] = {name: result["pooled"][name]["value"] for name in ("wa", "uar", "macro_f1")}
-    study.set_user_attr(SCORED, {"trial": best.number, "run": run.name, **figures})
-    return run, result
-
-
-def _finished_result(run: Path) -> dict[str, Any] | None:
-    """What an earlier process wrote, if it came to the end."""
-    if not (run / "result.json").exists():
-        return None
-    progress = json.loads((run / "progress.json").read_text(encoding="utf-8"))
-    result: dict[str, Any] = json.loads((run / "result.json").read_text(encoding="utf-8"))
-    return result if progress["state"] == "done" else None
-
-
-def _wait(seconds: float, should_stop: Callable[[], bool]) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not should_stop():
-        time.sleep(POLL_S)
+    # The constant liar reckons with trials of other workers; where there are none it changes nothing.
+    return TPESampler(
+        multivariate=True, group=True, n_startup_trials=n, n_ei_candidates=24, constant_liar=True, seed=seed
+    )

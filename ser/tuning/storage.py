@@ -1,33 +1,28 @@
-"""Where studies are kept, what makes two searches the same, and how a study stands, as plain values.
+"""Where studies are stored, what makes two searches the same, and how a study stands, as plain values.
 
-In: a storage address: `journal:PATH` (a file), any database of Optuna (`sqlite:///PATH`, `postgresql://...`,
-`mysql://...`) or `grpc://HOST:PORT` (Optuna's proxy). Out: an Optuna storage or study, or a `summary`.
+In: a storage address: any database of Optuna (`sqlite:///PATH`, `postgresql://...`, `mysql://...`) or
+`grpc://HOST:PORT` (Optuna's proxy). Out: an Optuna storage; of a study, a `summary`.
 
-Without an address it is Optuna's journal in a file beside the runs, under a lock of the kernel: two
-processes that wrote 80 trials of ten reports lost nothing in either, but took 10 s where SQLite took 75 s,
-and a killed writer keeps nobody waiting (tests/test_storage.py), while after Optuna's own lock of the
-journal the next one waited for 31 s.
+Optuna's heartbeats tell which workers of a database still live: a trial whose worker is silent for `GRACE_S` fails, and
+its parameters are queued again. The proxy has no heartbeats: a trial of a killed worker stays "running" there.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import logging
-import os
+import re
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from io import BufferedRandom
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import optuna
-from optuna.storages import BaseStorage, GrpcStorageProxy, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.distributions import distribution_to_json
+from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
@@ -36,53 +31,40 @@ from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError
 from ser.training.crossval import CrossvalSettings, identity
-from ser.tuning.liveness import RETRY_OF
-from ser.tuning.space import Space, check_study_name, fixed_part
+from ser.training.trainer import told
+from ser.tuning.space import Space
 
 JOURNAL, GRPC = "journal:", "grpc://"
-JOURNAL_NAME = "studies.journal"
-IDENTITY, SCORED, ERROR = "ser", "scored", "error"
-METRIC = "validation accuracy, mean of the folds"
+DATABASE_NAME = "studies.db"
+HEARTBEAT_S, GRACE_S = 5, 30
+MAX_RETRIES = 10  # a configuration that ends its worker each time must not hold up the study for ever
 GRPC_WAIT_S, SQLITE_WAIT_S = 10.0, 60
 CREATE_TRIES, CREATE_PAUSE_S = 5, 0.5
-
-log = logging.getLogger(__name__)
-
-
-class KernelLock:
-    """A lock on a file that the kernel takes back when its holder dies; Optuna's own stays for 30 s."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file: BufferedRandom | None = None
-
-    def acquire(self) -> bool:
-        self._file = self._path.open("a+b")
-        fcntl.flock(self._file.fileno(), fcntl.LOCK_EX)
-        return True
-
-    def release(self) -> None:
-        if self._file is not None:
-            self._file.close()
+IDENTITY, SCORED, ERROR, SECONDS = "ser", "scored", "error", "seconds"  # attributes of a study, of a trial
+RETRY_OF = "failed_trial"  # the attribute by which Optuna marks the retry of a trial
+METRIC = "validation accuracy, mean of the folds"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def default_storage(runs: Path) -> str:
-    """The address of the journal beside the runs."""
-    return f"{JOURNAL}{Path(runs) / JOURNAL_NAME}"
+    """The address of the SQLite database beside the runs."""
+    return f"sqlite:///{Path(runs) / DATABASE_NAME}"
 
 
 def open_storage(address: str) -> BaseStorage:
-    """The storage of an address, made where it is missing.
+    """The storage at an address; its tables are made where they are missing.
 
     Raises:
         SettingsError: it cannot be opened; the message never shows a password.
     """
+    quiet()
+    if address.startswith(JOURNAL):
+        raise SettingsError(
+            f"{address}: studies are stored in databases now, and those of an earlier version cannot be resumed. "
+            "Start a new one with sqlite:///PATH."
+        )
     try:
-        if address.startswith(JOURNAL):
-            return _journal(Path(address.removeprefix(JOURNAL)).expanduser())
-        if address.startswith(GRPC):
-            return _grpc(address)
-        return _database(address)
+        return _grpc(address) if address.startswith(GRPC) else _database(address)
     except ImportError as error:
         raise SettingsError(
             f"The storage {without_password(address)} needs a package that is not installed ({error}): "
@@ -90,7 +72,7 @@ def open_storage(address: str) -> BaseStorage:
         ) from error
     except (ArgumentError, ValueError) as error:
         raise SettingsError(
-            f"{without_password(address)} is no storage. Give journal:PATH, sqlite:///PATH, "
+            f"{without_password(address)} is no storage. Give sqlite:///PATH, "
             "postgresql://USER:PASSWORD@HOST/NAME, mysql://USER:PASSWORD@HOST/NAME or grpc://HOST:PORT."
         ) from error
     except (SQLAlchemyError, OSError) as error:
@@ -100,67 +82,29 @@ def open_storage(address: str) -> BaseStorage:
 
 def without_password(address: str) -> str:
     """An address that may be shown."""
-    try:
-        password = urlsplit(address).password
-    except ValueError:
-        return address.split(":", 1)[0] + ":..."
-    return address.replace(f":{password}@", ":***@") if password else address
+    return re.sub(r"(://[^:@]*):.*@", r"\1:***@", address)
 
 
 def study_identity(
     corpus: Corpus, encoder: EncoderReference, base: CrossvalSettings, folds: Sequence[Fold], space: Space
 ) -> dict[str, Any]:
     """What a study is about; a search with anything else is another study."""
-    members = [[fold.train, fold.validation] for fold in folds]
+    members = json.dumps([[fold.train, fold.validation] for fold in folds])
+    shared = {**told(base.classifier), **told(base.training)}
     content = {
         "corpus": identity(corpus, encoder, base)["corpus"],
         "encoder": {"fingerprint": encoder.fingerprint, "layer": encoder.layer, "dim": encoder.dim},
-        "space": {name: asdict(part) for name, part in space.items()},
+        "space": {name: distribution_to_json(part) for name, part in space.items()},
         "folds": {
-            "protocol": base.protocol(len(folds)), "seed": base.seed,
+            "protocol": base.protocol(len(folds)),
+            "seed": base.seed,
             "validation_share": base.validation_share,
-            "members": hashlib.sha256(json.dumps(members).encode()).hexdigest()[:16],
+            "members": hashlib.sha256(members.encode()).hexdigest()[:16],
         },
-        "settings": fixed_part(base, space),
-    }  # fmt: skip
+        "settings": {name: value for name, value in shared.items() if name not in space},
+    }
     plain: dict[str, Any] = json.loads(json.dumps(content))
     return plain
-
-
-def open_study(storage: BaseStorage, name: str, about: Mapping[str, Any], **options: Any) -> optuna.Study:
-    """The study of a name, made where there is none; options go to Optuna (sampler and pruner).
-
-    Raises:
-        SettingsError: there is one, about something else.
-    """
-    study = optuna.create_study(
-        storage=storage,
-        study_name=check_study_name(name),
-        direction="maximize",
-        load_if_exists=True,
-        **options,
-    )
-    if IDENTITY not in study.user_attrs:
-        if study.get_trials(deepcopy=False):
-            raise SettingsError(f"The study {name!r} was not made by this program. Choose another name.")
-        study.set_metric_names([METRIC])
-        study.set_user_attr(IDENTITY, dict(about))
-    found = study.user_attrs[IDENTITY]
-    other = [key for key in about if found.get(key) != about[key]]
-    if other:
-        raise SettingsError(
-            f"The study {name!r} was made with other {', '.join(other)}. Choose another name for this "
-            "search, or give what the study was made with."
-        )
-    return study
-
-
-def load_study(storage: BaseStorage, name: str) -> optuna.Study | None:
-    """The study of a name; None where there is none."""
-    try:
-        return optuna.load_study(study_name=name, storage=storage)
-    except KeyError:
-        return None
 
 
 def best_of(study: optuna.Study) -> FrozenTrial | None:
@@ -170,8 +114,19 @@ def best_of(study: optuna.Study) -> FrozenTrial | None:
 
 
 def count_finished(study: optuna.Study) -> int:
-    """Trials that came to their end or were pruned."""
-    return len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
+    """Number of trials that were completed or pruned."""
+    return len(study.get_trials(deepcopy=False, states=FINISHED))
+
+
+def seconds_used(study: optuna.Study) -> float:
+    """Seconds during which at least one trial of the study ran, on whatever machine."""
+    total, until = timedelta(), datetime.min
+    started = [trial for trial in study.get_trials(deepcopy=False) if trial.datetime_start]
+    for trial in sorted(started, key=lambda trial: trial.datetime_start):
+        end = trial.datetime_start + timedelta(seconds=trial.user_attrs.get(SECONDS, 0.0))
+        total += max(timedelta(), end - max(trial.datetime_start, until))
+        until = max(until, end)
+    return total.total_seconds()
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:
@@ -182,7 +137,7 @@ def summary(study: optuna.Study) -> dict[str, Any]:
         "study": study.study_name,
         "study_id": study._study_id,  # what the dashboard's addresses call it; it has no public name
         "counts": {state.name.lower(): sum(trial.state == state for trial in trials) for state in TrialState},
-        "queued_again": sum(RETRY_OF in trial.user_attrs for trial in trials),
+        "queued_again": sum(RETRY_OF in trial.system_attrs for trial in trials),
         "best": None if best is None else _row(best),
         "trials": [_row(trial) for trial in trials],
         "scored": study.user_attrs.get(SCORED),
@@ -190,8 +145,8 @@ def summary(study: optuna.Study) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """Leave what Optuna would print to us: a line a trial, and notes on what it calls experimental."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    """Turn off what Optuna would print: a line a trial, and notes on what it calls experimental."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
@@ -208,38 +163,11 @@ def _row(trial: FrozenTrial) -> dict[str, Any]:
     }
 
 
-def _journal(path: Path) -> JournalStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = KernelLock(path.with_name(f"{path.name}.lock"))
-    _drop_torn_line(path, lock)
-    return JournalStorage(JournalFileBackend(str(path), lock_obj=lock))
-
-
-def _drop_torn_line(path: Path, lock: KernelLock) -> None:
-    """Cut off a last line without its end (a full disk, a power cut), which would spoil the next one."""
-    if not path.exists():
-        return
-    lock.acquire()
-    try:
-        with path.open("r+b") as file:
-            size = file.seek(0, os.SEEK_END)
-            start = max(0, size - (1 << 20))
-            file.seek(start)
-            kept = start + file.read().rfind(b"\n") + 1
-            if kept < size:
-                log.warning("event=journal_repaired dropped_bytes=%d", size - kept)
-                file.truncate(kept)
-    finally:
-        lock.release()
-
-
 def _grpc(address: str) -> GrpcStorageProxy:
     parts = urlsplit(address)
     if not parts.hostname or not parts.port:
         raise ValueError(address)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        proxy = GrpcStorageProxy(host=parts.hostname, port=parts.port)
+    proxy = GrpcStorageProxy(host=parts.hostname, port=parts.port)
     proxy.wait_server_ready(GRPC_WAIT_S)
     return proxy
 
@@ -250,10 +178,14 @@ def _database(address: str) -> RDBStorage:
         options["connect_args"] = {"timeout": SQLITE_WAIT_S}
     for left in reversed(range(CREATE_TRIES)):
         try:
-            return RDBStorage(address, engine_kwargs=options)
-        except (
-            SQLAlchemyError
-        ):  # several workers make the tables of a new database at once, and one of them wins
+            return RDBStorage(
+                address,
+                engine_kwargs=options,
+                heartbeat_interval=HEARTBEAT_S,
+                grace_period=GRACE_S,
+                heartbeat_stale_trial_callback=RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
+            )
+        except SQLAlchemyError:  # commands that begin together all make the tables, and one of them wins
             if not left:
                 raise
             time.sleep(CREATE_PAUSE_S)

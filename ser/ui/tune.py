@@ -33,7 +33,7 @@ from ser.ui.tune_texts import TEXTS as TEXTS
 from ser.ui.tune_texts import say
 from ser.ui.tune_view import dashboard_frame, empty_box, study_box
 
-PREFIX, STATUS, JOURNAL_NAME = "tune-", "tune.json", "studies.journal"
+PREFIX, STATUS, DATABASE_NAME = "tune-", "tune.json", "studies.db"
 TICK_S, CLOCK_S, WATCH_S = 1.0, 30.0, 0.5
 N_OUTPUTS = 8
 SAMPLERS = ("tpe", "cmaes")
@@ -131,7 +131,7 @@ class TuneDesk:
         self.runs = Runs(self.data / "studies", PREFIX)
         self.corpora, self.encoders = Corpora(settings), Encoders(settings)
         self.owner = Owner(settings)
-        self.storage = settings.storage or f"journal:{self.runs.folder / JOURNAL_NAME}"
+        self.storage = settings.storage or f"sqlite:///{self.runs.folder / DATABASE_NAME}"
         self.dashboard = Dashboard(self.storage, settings.dashboard_writable)
 
     def start(self, corpus: str, encoder: str, *values: Any) -> Outcome:
@@ -257,14 +257,14 @@ class TuneDesk:
 
 
 def search_words(values: Sequence[Any]) -> list[str]:
-    """The words of `ser tune` for values from a browser, in the order of `NUMBERS`, then sampler and paper first.
+    """The words of `ser tune` for values from a browser, in the order of `NUMBERS`, then the sampler.
 
     Raises:
         SettingsError: one is missing, is no whole number or outside its range.
     """
-    if len(values) != len(NUMBERS) + 2:
-        raise SettingsError(f"A search needs {len(NUMBERS) + 2} values, got {len(values)}.")
-    *numbers, sampler, paper_first = values
+    if len(values) != len(NUMBERS) + 1:
+        raise SettingsError(f"A search needs {len(NUMBERS) + 1} values, got {len(values)}.")
+    *numbers, sampler = values
     if sampler not in SAMPLERS:
         raise SettingsError(f"sampler must be one of {', '.join(SAMPLERS)}, got {sampler!r}.")
     for (name, least, most, *_), value in zip(NUMBERS, numbers, strict=True):
@@ -274,7 +274,7 @@ def search_words(values: Sequence[Any]) -> list[str]:
     trials, minutes, max_epochs, patience = (int(value) for value in numbers)
     words = {"trials": trials, "timeout": 60 * minutes, "max-epochs": max_epochs, "patience": patience}
     flags = [part for name, value in words.items() for part in (f"--{name}", str(value))]
-    return [*flags, "--sampler", sampler, *(["--enqueue-paper"] if paper_first is True else [])]
+    return [*flags, "--sampler", sampler]
 
 
 def preset(corpus: str) -> list[int]:
@@ -303,9 +303,8 @@ def _settings(desk: TuneDesk) -> list[Any]:
         sampler = gr.Radio(
             samplers, value=SAMPLERS[0], label=translated("ser_tune_sampler"), elem_id="tune-sampler"
         )
-        paper_first = gr.Checkbox(label=translated("ser_tune_enqueue"), elem_id="tune-enqueue")
     corpus.input(preset, corpus, numbers, queue=False, **PRIVATE)
-    return [corpus, encoder, *numbers, sampler, paper_first]
+    return [corpus, encoder, *numbers, sampler]
 
 
 def _number(row: tuple[str, int, int, int, int]) -> gr.Number:

@@ -30,7 +30,6 @@ TEXTS: dict[str, Text] = {
     "ser_tune_sampler": Text("How configurations are chosen", "روش انتخاب پیکربندی"),
     "ser_tune_tpe": Text("TPE (the paper)", "TPE (مقاله)"),
     "ser_tune_cmaes": Text("CMA-ES", "CMA-ES"),
-    "ser_tune_enqueue": Text("Try the paper's best configuration first", "نخست بهترین پیکربندی مقاله آزموده شود"),
     "ser_tune_start": Text("Start tuning", "آغاز تنظیم"),
     "ser_tune_use": Text("Train and use best", "آموزش و استفاده از بهترین"),
     "ser_tune_study": Text("Study", "جست‌وجو"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,39 +16,24 @@ from tuning_support import write_tiny_corpus
 
 from ser.cli import main
 from ser.cli.baselines import print_comparison
-from ser.errors import SettingsError
-from ser.experiments.baselines import (
-    BaselineSettings,
-    CepstralCNN,
-    ConformerHead,
-    ReducedLayers,
-    Task,
-    averages,
-    cepstra,
-    linear_svm,
-    logistic_regression,
-    logits,
-    network,
-)
+from ser.errors import SettingsError, Stopped
+from ser.experiments.baselines import BaselineSettings, Task, linear_svm, logits, mfccs
 from ser.experiments.comparison import (
     MODELS,
-    CompareSettings,
+    Comparison,
+    ComparisonSettings,
     Encoded,
-    compare,
     runnable,
 )
-from ser.experiments.published import comparison_rows
+from ser.experiments.published import PUBLISHED
 from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions
-from ser.training.crossval import Stopped
 
 N_LAYERS = 3
 SMALL = BaselineSettings(width=8, learning_rate=0.01, max_epochs=6, patience=2)
-COMPARED = CompareSettings(SETTINGS, SMALL)
-ON_FRAMES = ("bigru", "mean_lr", "conformer", "drm")
-NETWORKS = {
-    "cnn": CepstralCNN, "conformer": ConformerHead, "drm": partial(ReducedLayers, n_layers=N_LAYERS),
-}  # fmt: skip
+COMPARED = ComparisonSettings(SETTINGS, SMALL, paper=SETTINGS)
+ON_FRAMES = ("paper", "mean_lr", "conformer", "drm")
+NETWORKS = ("mfcc_cnn", "conformer", "drm")
 
 
 class Layers:
@@ -84,14 +68,16 @@ def task_of(toy: Toy, name: str = "conformer", targets: np.ndarray | None = None
 
 
 def fitted(name: str, task: Task) -> np.ndarray:
-    """Answers of a model for the test part."""
-    if name in NETWORKS:
-        return network(NETWORKS[name], task, lambda epoch: None)
-    vectors = averages(task.source, len(task.targets), 300)
-    return {"lr": logistic_regression, "svm": linear_svm}[name](vectors, task)
+    """Probabilities of a model for the test part."""
+    fit = MODELS[name].fit if name in MODELS else linear_svm
+    return fit(task, lambda epoch: None)
 
 
-@pytest.mark.parametrize("name", [*NETWORKS, "lr", "svm"])
+def compare(toy: Toy, names, folder: Path, settings: ComparisonSettings = COMPARED, **more) -> dict:
+    return Comparison(toy.corpus, encoded(toy), settings, folder, **more).run(names)
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "mean_lr", "svm"])
 def test_a_model_learns_and_no_choice_of_it_sees_the_emotions_of_test_speakers(toy, name):
     task = task_of(toy, name)
     answers = fitted(name, task)
@@ -102,11 +88,12 @@ def test_a_model_learns_and_no_choice_of_it_sees_the_emotions_of_test_speakers(t
     np.testing.assert_array_equal(fitted(name, task_of(toy, name, others)), answers)
 
 
-@pytest.mark.parametrize("name", list(NETWORKS))
+@pytest.mark.parametrize("name", NETWORKS)
 def test_an_answer_does_not_depend_on_what_else_is_asked(toy, name):
     task = task_of(toy, name)
     torch.manual_seed(0)
-    model = NETWORKS[name](DIM, 3, SMALL)
+    (build,) = MODELS[name].fit.args
+    model = build((N_LAYERS, DIM), 3, SMALL)
     every = range(len(task.targets))
     together = logits(model, task, every)
     for index in (0, 1, 50):
@@ -115,7 +102,7 @@ def test_an_answer_does_not_depend_on_what_else_is_asked(toy, name):
 
 @pytest.mark.slow
 def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_predictions(toy, tmp_path):
-    content = compare(toy.corpus, encoded(toy), ON_FRAMES, COMPARED, tmp_path)
+    content = compare(toy, ON_FRAMES, tmp_path)
     assert [row["model"] for row in content["rows"]] == list(ON_FRAMES)
     fold_of = np.zeros(len(toy.corpus.utterances), dtype=int)
     for number, fold in enumerate(SETTINGS.folds(toy.corpus)):
@@ -128,64 +115,90 @@ def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_
         assert row["uar"]["value"] == pytest.approx(recall_score(true, predicted, average="macro"))
         assert row["macro_f1"]["value"] == pytest.approx(f1_score(true, predicted, average="macro"))
         assert row["wa"]["value"] > 0.6
-    assert json.loads((tmp_path / "compare.json").read_text()) == content
-    page = write_comparison_report(content, tmp_path / "report.html").read_text()
-    assert all(one.name in page for one in comparison_rows(content))
+    assert json.loads((tmp_path / "baselines.json").read_text()) == content
+    write_comparison_report(content, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert all(row["title"] in page for row in content["rows"])
+    assert not any(one.name in page for one in PUBLISHED)  # on another corpus
+
+
+def test_figures_published_on_a_corpus_stand_beside_measurements_on_that_corpus_alone(capsys):
+    score = {"value": 0.5, "low": 0.4, "high": 0.6}
+    row = {"title": "Bi-GRU", "wa": score, "uar": score, "macro_f1": score, "seconds": 1.0}
+    content = {"protocol": "five folds", "intervals": "95 %", "rows": [row], "corpus": {"name": "ShEMO"}}
+    print_comparison(content)
+    assert "78.77 %" in capsys.readouterr().out
+    print_comparison(content | {"corpus": {"name": "EMO-DB"}})
+    assert "published" not in capsys.readouterr().out
 
 
 @pytest.mark.slow
 def test_what_is_finished_is_kept_and_a_comparison_goes_on_where_it_stopped(toy, tmp_path):
     names = ("mean_lr", "conformer", "drm")
     brief = replace(COMPARED, baseline=replace(SMALL, max_epochs=1))
-    whole = compare(toy.corpus, encoded(toy), names, brief, tmp_path / "whole")
+    whole = compare(toy, names, tmp_path / "whole", brief)
     heard: list[str] = []
 
     def note(run: str, fold: int, epoch: int) -> None:
         heard.append(run)
 
     with pytest.raises(Stopped):
-        compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note,
-                lambda: "conformer-shipped" in heard)  # fmt: skip
+        compare(toy, names, tmp_path / "cut", brief, listener=note,
+                should_stop=lambda: "conformer-shipped" in heard)  # fmt: skip
     heard.clear()
-    again = compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note)
+    again = compare(toy, names, tmp_path / "cut", brief, listener=note)
     assert set(heard) == {"conformer-shipped", "drm-shipped"}
     assert [row | {"seconds": 0} for row in again["rows"]] == [row | {"seconds": 0} for row in whole["rows"]]
     heard.clear()
-    compare(toy.corpus, encoded(toy), names, brief, tmp_path / "cut", note)
+    assert compare(toy, names, tmp_path / "cut", brief, listener=note)["rows"] == again["rows"]
     assert heard == []
 
 
-def test_a_folder_of_another_comparison_is_refused(toy, tmp_path):
-    compare(toy.corpus, encoded(toy), ["mean_lr"], COMPARED, tmp_path)
+@pytest.mark.slow
+def test_beside_a_bigru_with_other_settings_stands_the_papers_on_the_same_folds(toy, tmp_path):
+    other = replace(SETTINGS, classifier=replace(SETTINGS.classifier, pooling="attentive"))
+    rows = compare(toy, ["bigru"], tmp_path / "both", replace(COMPARED, crossval=other))["rows"]
+    assert [row["model"] for row in rows] == ["paper", "bigru"]
+    runs = [read_predictions(tmp_path / "both" / row["run"] / "predictions.csv") for row in rows]
+    assert [[one["fold"] for one in run] for run in runs] == [[one["fold"] for one in runs[0]]] * 2
+    rows = compare(toy, ["bigru"], tmp_path / "one")["rows"]
+    assert [row["model"] for row in rows] == ["paper"]  # given are the paper's
+
+
+def test_the_papers_settings_are_those_of_section_4_2():
+    paper = ComparisonSettings(replace(SETTINGS, seed=1)).of_bigru("paper")
+    assert (paper.seed, paper.n_folds) == (1, SETTINGS.n_folds)
+    assert (paper.classifier.units, paper.classifier.dropout) == ((192, 32), 0.2)
+    training = paper.training
+    assert (training.optimizer, training.learning_rate, training.l2) == ("sgd", 0.003, 0.016)
+    assert (training.batch_size, training.max_epochs, training.patience) == (16, 150, 3)
+
+
+def test_a_folder_of_another_comparison_is_refused_to_every_model(toy, tmp_path):
+    compare(toy, ["mean_lr"], tmp_path)
+    before = (tmp_path / "baselines.json").read_text()
     with pytest.raises(SettingsError, match="other baseline"):
-        compare(toy.corpus, encoded(toy), ["mean_lr"], replace(COMPARED, baseline=BaselineSettings(width=12)),
-                tmp_path)  # fmt: skip
-    with pytest.raises(SettingsError, match="other settings"):
-        compare(toy.corpus, encoded(toy), ["mean_lr"], replace(COMPARED, crossval=replace(SETTINGS, seed=3)),
-                tmp_path)  # fmt: skip
-
-
-def test_a_folder_of_another_corpus_or_other_folds_is_refused_to_every_model(toy, tmp_path):
-    compare(toy.corpus, encoded(toy), ["mean_lr"], COMPARED, tmp_path)
-    before = (tmp_path / "compare.json").read_text()
-    with pytest.raises(SettingsError, match="other settings"):
-        compare(toy.corpus, encoded(toy), ["drm"], replace(COMPARED, crossval=replace(SETTINGS, n_folds=2)),
-                tmp_path)  # fmt: skip
+        compare(toy, ["mean_lr"], tmp_path, replace(COMPARED, baseline=BaselineSettings(width=12)))
+    for change in ({"seed": 3}, {"n_folds": 2}):
+        with pytest.raises(SettingsError, match="other settings"):
+            compare(toy, ["drm"], tmp_path, replace(COMPARED, crossval=replace(SETTINGS, **change)))
+    toy.corpus = replace(toy.corpus, name="another")
     with pytest.raises(SettingsError, match="other corpus"):
-        compare(replace(toy.corpus, name="another"), encoded(toy), ["drm"], COMPARED, tmp_path)
-    assert (tmp_path / "compare.json").read_text() == before
+        compare(toy, ["drm"], tmp_path)
+    assert (tmp_path / "baselines.json").read_text() == before
 
 
 @pytest.mark.slow
 def test_encoders_of_the_same_name_are_kept_apart_and_each_model_tells_its_seconds(toy, tmp_path):
     two = [replace(encoded(toy)[0], reference=replace(ENCODER, source=f"{run}/encoder", fingerprint=run))
            for run in ("first", "second")]  # fmt: skip
-    for _ in range(2):
-        rows = compare(toy.corpus, two, ["bigru", "mean_lr"], COMPARED, tmp_path)["rows"]
-        assert {row["run"] for row in rows} == {
-            f"{name}-encoder-{run}" for name in ("bigru", "mean_lr") for run in ("first", "second")
-        }
-        assert all(row["seconds"] >= 0 for row in rows)
+    comparison = Comparison(toy.corpus, two, COMPARED, tmp_path)
+    rows = comparison.run(["paper", "mean_lr"])["rows"]
+    assert {row["run"] for row in rows} == {
+        f"{name}-encoder-{run}" for name in ("paper", "mean_lr") for run in ("first", "second")
+    }
+    assert all(row["seconds"] > 0 for row in rows)
+    assert comparison.run(["paper", "mean_lr"])["rows"] == rows
 
 
 def test_without_opensmile_its_models_are_left_out_with_the_reason(monkeypatch):
@@ -202,27 +215,22 @@ def test_settings_that_make_no_sense_are_refused(wrong):
         BaselineSettings(**wrong)
 
 
-def test_cepstra_have_fifty_frames_a_second():
-    assert cepstra(np.zeros(16_000, dtype=np.float32) + 0.01).shape == (51, 40)
+def test_mfccs_have_fifty_frames_a_second():
+    assert mfccs(np.zeros(16_000, dtype=np.float32) + 0.01).shape == (51, 40)
 
 
-def test_the_command_prints_measured_and_published_apart(tmp_path, tiny_encoder, capsys):
+def test_the_command_measures_models_and_writes_the_report(tmp_path, tiny_encoder, capsys):
     corpus = write_tiny_corpus(tmp_path / "corpus")
     words = ["baselines", "--corpus", corpus, "--encoder", tiny_encoder, "--cache", tmp_path / "cache", "--folds", 3,
              "--validation-share", 0.2, "--baseline-max-epochs", 2, "--out", tmp_path / "out"]  # fmt: skip
     assert main([str(word) for word in [*words, "--models", "mean_lr", "drm", "mfcc_cnn"]]) == 0
-    told = capsys.readouterr().out
-    assert "MFCC, 1D-CNN" in told
-    assert "published" not in told  # those figures are of ShEMO, this corpus is not
-    content = json.loads((tmp_path / "out" / "compare.json").read_text())
-    assert "MFCC, 1D-CNN" in (tmp_path / "out" / "report.html").read_text()
-    print_comparison(content | {"corpus": {"name": "ShEMO"}})
-    told = capsys.readouterr().out
-    assert told.index("MFCC, 1D-CNN") < told.index("published, on ShEMO") < told.index("78.77 %")
-    assert "HuBERT-large [33]: value not stated in the text" in told
+    printed = capsys.readouterr().out
+    assert "MFCC, 1D-CNN" in printed
+    assert "published" not in printed  # on another corpus
+    assert (tmp_path / "out" / "report.html").exists()
     assert (tmp_path / "out" / "mfcc_cnn" / "predictions.csv").exists()
     assert main([str(word) for word in [*words, "--models", "svm"]]) == 2
-    assert "there are bigru, mean_lr" in capsys.readouterr().err
+    assert "there are paper, bigru, mean_lr" in capsys.readouterr().err
 
 
 def test_models_without_an_encoder_load_none(tmp_path: Path, capsys):
