@@ -1,5 +1,5 @@
-"""The tab Cross-validate in a real browser: a run is started, watched, seen by a second browser, stopped, gone on
-with by another server, and its model put to use."""
+"""The tab Cross-validate in a real browser: a run is started, watched, seen by a second browser, stopped, resumed by
+another server, its model put to use; an older one is chosen and deleted meanwhile."""
 
 from __future__ import annotations
 
@@ -78,6 +78,11 @@ def said(page: Page, words: str) -> None:
     page.locator("#cv-message").get_by_text(words).wait_for()
 
 
+def choose(page: Page, run: str) -> None:
+    page.locator("#cv-run input").click()
+    page.get_by_role("option", name=run).click()
+
+
 def state(page: Page, words: str) -> str:
     heading = page.locator("#cv-state h2").get_by_text(re.compile(words))
     heading.wait_for()
@@ -106,11 +111,15 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
 ) -> None:
     errors: list[str] = []
     server = Server(folder, checkpoint, SER_CORPORA=str(corpus))
+    old = folder / "data" / "runs" / "crossval-20260102-030405-old"
     try:
         page = opened(browser, server.address, errors)
         show_tab(page)
         assert "Press Start" in page.inner_text("#cv-state")
-        press_start(page, epochs=300, units=128)
+        page.locator("#cv-corpus").get_by_text("217 recordings by 10 speakers").wait_for()
+        old.mkdir(parents=True)
+        (old / "job.json").write_text('{"command": ["crossval"], "exit_code": 1}')
+        press_start(page, epochs=300, units=512)
         seen = epoch_of(page)
         page.wait_for_selector("#cv-matrices .js-plotly-plot .main-svg")
         every_matrix_changes(page, 4)  # three folds and all
@@ -124,14 +133,25 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
         show_tab(other)
         assert epoch_of(other) >= seen
         other.click("#cv-start")
-        said(other, "one at a time")
+        said(other, "only one can run at a time")
+        choose(other, "old, 2026-01-02 03:04")  # stays chosen while the other run trains
+        state(other, "Failed")
+        other.wait_for_timeout(3_000)
+        assert state(other, ".").startswith("Failed")
+        assert not other.is_visible("#cv-stop")
+        other.click("#cv-delete")
+        said(other, "Delete old, 2026-01-02 03:04")
+        other.click("#cv-offer")
+        said(other, "Deleted")
+        assert not old.exists()
+        assert epoch_of(other) >= seen
         other.context.close()
 
         page.click("#cv-stop")
         state(page, "Stopped")
-        page.click("#cv-continue")
+        page.click("#cv-resume")
         assert epoch_of(page) >= seen
-        run = next((folder / "data" / "runs").iterdir())
+        run = next((folder / "data" / "runs").glob("*-tiny"))
         page.goto("about:blank")
         server.end(signal.SIGKILL)  # the run lives on
         assert jobs.is_running(run)
@@ -146,13 +166,18 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
         state(page, "Finished")
         assert "95 % intervals" in page.inner_text("#cv-state")
         links = page.locator("#cv-files a")
-        assert links.all_inner_texts() == ["result.json", "predictions.csv", "report.html", "checkpoint.zip"]
-        for number in range(links.count()):
+        names = ["result.json", "predictions.csv", "report.html", "checkpoint.zip"]
+        assert links.all_inner_texts() == [*names, "Open the report"]
+        assert "Test accuracy" in page.inner_text("#cv-table")
+        for number in range(len(names)):
             with page.expect_download() as download:
                 links.nth(number).click()
             assert download.value.path().stat().st_size > 100
+        with page.expect_popup() as report:
+            links.last.click()
+        report.value.get_by_role("heading", name="Cross-validation").first.wait_for()
         page.click("#cv-use")
-        said(page, "now answers with the model of this run")
+        said(page, "now answers with the model of tiny")
         page.get_by_role("tab", name="Recognise").click()
         page.locator("#model-note").get_by_text(re.compile(r"crossval-\d+-\d+-tiny")).wait_for()
         assert errors == []
@@ -174,13 +199,13 @@ def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_anoth
         state(page, "Finished")
         page.wait_for_selector("#cv-matrices .js-plotly-plot .main-svg")
         for password, words in (("", "Type it in"), ("sesame", "that was not it")):
-            page.fill("#cv-password input", password)
+            page.fill("#password input", password)
             page.click("#cv-start")
             page.locator("#cv-message [role=alert]").get_by_text(words).wait_for()
         assert [path.name for path in (folder / "data" / "runs").iterdir()] == [folder_of_run.name]
-        page.fill("#cv-password input", "open sesame")
+        page.fill("#password input", "open sesame")
         page.click("#cv-use")
-        said(page, "now answers with the model of this run")
+        said(page, "now answers with the model of tiny")
         for language in ("en", "fa"):
             phone = opened(
                 browser, f"{server.address}?lang={language}", errors, viewport={"width": 390, "height": 844}
@@ -192,6 +217,14 @@ def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_anoth
             assert phone.evaluate("document.documentElement.scrollWidth") <= 390
             hover = phone.evaluate(MATRICES)[0][0][0]
             assert hover.startswith("true: anger" if language == "en" else "درست: خشم"), hover
+            phone.locator("#cv-learning_rate input").fill("5")
+            phone.click("#cv-start")
+            words = "Type it in" if language == "en" else "گذرواژه"
+            phone.locator("#cv-message [role=alert]").get_by_text(words).wait_for()
+            phone.fill("#password input", "open sesame")
+            phone.click("#cv-start")
+            words = "give a number from 0.0001 to 0.1" if language == "en" else "عددی از ۰٫۰۰۰۱ تا ۰٫۱"
+            phone.locator("#cv-message [role=alert]").get_by_text(words).wait_for()
         assert errors == []
     finally:
         server.end()

@@ -1,5 +1,5 @@
 """The tab Tune in a real browser: a search is started, seen in the embedded dashboard, by a second visitor and after a
-reload, stopped, gone on with by another server, and its best model answers; also behind a proxy inside another site."""
+reload, stopped, resumed by another server, and its best model answers; also behind a proxy inside another site."""
 
 from __future__ import annotations
 
@@ -93,10 +93,10 @@ def list_of_trials(page: Page | FrameLocator) -> FrameLocator:
 def press_start(page: Page, trials: int, epochs: int) -> None:
     page.locator("#tune-corpus input").click()
     page.get_by_role("option", name="tiny").click()
-    page.wait_for_function("() => document.querySelector('#tune-minutes input').value === '540'")
+    page.wait_for_function("() => document.querySelector('#tune-timeout input').value === '540'")
     for name, value in {"trials": trials, "max_epochs": epochs, "patience": 0}.items():
-        page.locator(f"#tune-{name} input").fill(str(value))
-        page.locator(f"#tune-{name} input").press("Tab")
+        page.locator(f"#tune-{name} input[type=number]").fill(str(value))
+        page.locator(f"#tune-{name} input[type=number]").press("Tab")
     page.click("#tune-start")
     said(page, "Started")
 
@@ -138,19 +138,20 @@ def test_a_search_is_seen_in_the_dashboard_stopped_gone_on_with_and_used(
         page = opened(browser, server.address, errors)
         show_tab(page)
         state(page, "Stopped")
-        page.click("#tune-continue")
+        page.click("#tune-resume")
         finished(page, least=told["counts"]["complete"] + 1)
         page.click("#tune-stop")
         state(page, "Stopped")
 
-        page.click("#tune-use")
+        assert not page.is_visible("#tune-use")
+        page.click("#tune-train")
         said(page, "is being trained and tested")
         state(page, "Finished")
         assert "Test speakers" in page.inner_text("#tune-state")
         told = json.loads((study / "tune.json").read_text())
         assert told["scored"]["trial"] == told["best"]["number"]
         page.click("#tune-use")
-        said(page, "Recognise now answers")
+        said(page, "now answers with the model of tiny")
         page.get_by_role("tab", name="Recognise").click()
         page.locator("#model-note").get_by_text(told["scored"]["run"]).wait_for()
         page.click("#recording .source-selection button:first-of-type")
@@ -227,6 +228,8 @@ def test_the_page_works_behind_a_proxy_with_a_prefix_inside_another_site(
             )
             phone.get_by_role("tab", name="تنظیم خودکار").click()
             phone.locator("#tune-state .box").wait_for()
+            phone.locator("#tune-trials td").first.wait_for()  # in place of the dashboard
+            assert not phone.locator("#tune-dashboard iframe").is_visible()
             assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert errors == []
     finally:

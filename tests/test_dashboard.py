@@ -24,7 +24,7 @@ def study(tmp_path) -> optuna.Study:
 
 @pytest.fixture
 def client(study, tmp_path) -> TestClient:
-    return TestClient(Starlette(routes=Dashboard(default_storage(tmp_path)).routes()))
+    return TestClient(Starlette(routes=Dashboard(tmp_path).routes()))
 
 
 def test_every_page_that_the_dashboard_has_is_shown(client):
@@ -32,7 +32,8 @@ def test_every_page_that_the_dashboard_has_is_shown(client):
         answer = client.get(path)
         assert answer.status_code == 200
         assert "Optuna Dashboard" in answer.text
-        assert int(answer.headers["content-length"]) == len(answer.content)
+        assert "unsafe-inline" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-cache"
         assert "x-frame-options" not in answer.headers  # it is shown in a frame
     assert client.get("/api/meta").json()["allow_unsafe"] is False
     assert [one["study_name"] for one in client.get("/api/studies").json()["study_summaries"]] == ["mine"]
@@ -69,7 +70,7 @@ def test_a_method_in_a_header_changes_nothing(client, header):
 
 
 def test_an_operator_can_let_everything_through(study, tmp_path):
-    client = TestClient(Starlette(routes=Dashboard(default_storage(tmp_path), writable=True).routes()))
+    client = TestClient(Starlette(routes=Dashboard(tmp_path, writable=True).routes()))
     assert "delete study" not in client.get("/dashboard").text
     assert client.delete("/api/studies/1").status_code == 204
     assert client.get("/api/studies").json()["study_summaries"] == []
@@ -80,15 +81,27 @@ def test_the_buttons_for_what_is_refused_are_hidden(client):
 
 
 def test_a_storage_that_cannot_be_read_is_said_without_its_address(tmp_path):
-    client = TestClient(Starlette(routes=Dashboard("sqlite:////nowhere/secret.db").routes()))
+    client = TestClient(Starlette(routes=Dashboard(tmp_path, "sqlite:////nowhere/secret.db").routes()))
     answer = client.get("/api/studies")
     assert answer.status_code == 503
     assert "secret" not in answer.text
 
 
+def test_studies_are_shown_from_another_database(tmp_path):
+    address = f"sqlite:///{tmp_path}/others.db"
+    optuna.create_study(storage=open_storage(address), study_name="mine")
+    client = TestClient(Starlette(routes=Dashboard(tmp_path, address).routes()))
+    assert [one["study_name"] for one in client.get("/api/studies").json()["study_summaries"]] == ["mine"]
+
+
+def test_whoever_looks_before_the_first_study_sees_none(tmp_path):
+    client = TestClient(Starlette(routes=Dashboard(tmp_path / "studies").routes()))
+    assert client.get("/api/studies").json()["study_summaries"] == []
+
+
 def test_making_the_routes_does_not_import_optuna():
     code = (
-        "import sys; from ser.ui.dashboard import Dashboard; Dashboard('sqlite:///none').routes();"
+        "import sys; from pathlib import Path; from ser.ui.dashboard import Dashboard; Dashboard(Path()).routes();"
         "print([name for name in ('optuna', 'optuna_dashboard', 'torch') if name in sys.modules])"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import ser
-from ser.errors import JobError
 from ser.ui import jobs
+from ser.ui.training_texts import Problem
 
 TOY = """
 import signal, subprocess, sys, time
@@ -41,6 +41,11 @@ if task == "child":
     time.sleep(600)
 if task == "fail":
     sys.exit(print("ser: The corpus has 3 speakers, 5 folds need 5.\\n", file=sys.stderr) or 1)
+if task == "progress":
+    from ser.cli.common import Stage
+    stage = Stage("features")
+    for done in range(2, 10):
+        stage(done, 9)
 if task == "crash":
     1 / 0
 print("done", *sys.argv[2:])
@@ -96,9 +101,7 @@ def test_a_folder_without_a_job_says_so(toy: Path) -> None:
 def test_a_job_runs_to_its_end_and_keeps_its_words(toy: Path) -> None:
     pid = jobs.start(["go", "--out", "a b"], toy / "a")
     status = ended(toy / "a")
-    assert status == jobs.JobStatus(
-        "finished", 0, "done --out a b", pid, ("go", "--out", "a b"), status.started
-    )
+    assert status == jobs.JobStatus("finished", 0, "done --out a b", pid, ("go", "--out", "a b"))
 
 
 def test_a_failed_job_gives_the_reason_in_its_own_words(toy: Path) -> None:
@@ -149,9 +152,7 @@ def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy: Path) -> None:
     wait_for(says(toy / "a", "toy begins"))
     os.kill(pid, signal.SIGKILL)
     status = ended(toy / "a")
-    assert (status.state, status.exit_code) == ("failed", None)
-    assert "killed" in status.reason
-    assert "toy begins" in status.reason
+    assert (status.state, status.exit_code, status.reason) == ("failed", None, "toy begins")
 
 
 def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy: Path) -> None:
@@ -178,7 +179,7 @@ def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
     def press() -> None:
         try:
             started.append(jobs.start(["sleep"], toy / "a"))
-        except JobError as error:
+        except Problem as error:
             refused.append(str(error))
 
     threads = [threading.Thread(target=press) for _ in range(8)]
@@ -194,7 +195,9 @@ def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
 
 def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
     jobs.start(["sleep"], toy / "a")
-    again = f"from ser.ui import jobs; jobs.start(['sleep'], {str(toy / 'a')!r})"
+    again = (
+        f"from pathlib import Path; from ser.ui import jobs; jobs.start(['sleep'], Path({str(toy / 'a')!r}))"
+    )
     other = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
     assert "already running" in other.stderr
 
@@ -202,7 +205,7 @@ def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
 def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path) -> None:
     script = (
         "import os, signal; from ser.ui import jobs\n"
-        f"jobs.start(['sleep'], {str(toy / 'a')!r}, {str(toy)!r})\n"
+        f"from pathlib import Path; jobs.start(['sleep'], Path({str(toy / 'a')!r}), Path({str(toy)!r}))\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     server = subprocess.run([sys.executable, "-c", script], check=False)
@@ -210,7 +213,7 @@ def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path)
     wait_for(says(toy / "a", "toy begins"))
     status = jobs.look(toy / "a")
     assert status.state == "running"
-    with pytest.raises(JobError, match="one at a time"):
+    with pytest.raises(Problem, match="only one can run at a time"):
         jobs.start(["sleep"], toy / "b", one_at_a_time=toy)
     assert jobs.stop(toy / "a").state == "stopped"
     assert status.pid is not None
@@ -220,7 +223,7 @@ def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path)
 def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy: Path) -> None:
     jobs.start(["sleep"], toy / "a", one_at_a_time=toy)
     assert jobs.is_running(toy)
-    with pytest.raises(JobError, match="one at a time"):
+    with pytest.raises(Problem, match="only one can run at a time"):
         jobs.start(["go"], toy / "b", one_at_a_time=toy)
     assert jobs.look(toy / "b").state == "never"
     jobs.stop(toy / "a")
@@ -257,8 +260,30 @@ def test_a_damaged_job_file_is_not_a_crash(toy: Path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(JobError, match="cannot be started"):
+    with pytest.raises(Problem, match="cannot be started") as raised:
         jobs.start(["go"], tmp_path / "file" / "a")
+    assert str(tmp_path) not in str(raised.value)
+    assert raised.value.in_words("fa").startswith("آغاز نشد")
+
+
+def test_a_folder_is_deleted_unless_a_job_runs_there(toy: Path) -> None:
+    jobs.start(["sleep"], toy / "a")
+    with pytest.raises(Problem, match="still running"):
+        jobs.remove(toy / "a")
+    jobs.stop(toy / "a")
+    jobs.remove(toy / "a")
+    assert not (toy / "a").exists()
+
+
+def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy: Path) -> None:
+    jobs.start(["progress"], toy / "a")
+    assert ended(toy / "a").state == "finished"
+    stage = jobs.read_json(toy / "a" / jobs.STAGE)
+    assert stage is not None
+    assert (stage["stage"], stage["first"], stage["done"], stage["total"]) == ("features", 2, 9, 9)
+    jobs.start(["go"], toy / "a")
+    ended(toy / "a")
+    assert jobs.read_json(toy / "a" / jobs.STAGE) is None
 
 
 def test_the_last_line_of_a_log_is_readable(tmp_path: Path) -> None:

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import time
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
+import optuna
 import pytest
+from ui_tab_support import built, pressed, progress, result, write_run, write_table
 
-from ser.errors import JobError, SettingsError
+from ser.cli import _parser
+from ser.tuning.storage import default_storage, open_storage
 from ser.ui import jobs
 from ser.ui.context import Context
 from ser.ui.corpora import DEMO
 from ser.ui.jobs import JobStatus
-from ser.ui.presses import Outcome, Presses
-from ser.ui.runs import LATEST
+from ser.ui.runs import LATEST, Study
 from ser.ui.settings import AppSettings
-from ser.ui.tune import N_OUTPUTS, STATUS, TuneDesk, preset, search_words
-from ser.ui.tune_texts import TEXTS, say
-from ser.ui.tune_view import dashboard_frame, study_box
+from ser.ui.tune import TuneTab
+from ser.ui.tune_view import dashboard_frame, study_box, trials_table
 
 STUDY = "tune-20261123-101112-shemo"
-COMMAND = ("tune", "--study", STUDY, "--trials", "10", "--timeout", "60")
+COMMAND = ["tune", "--study", STUDY, "--trials", "10", "--timeout", "60"]
+JOB = {"pid": 1, "command": COMMAND, "exit_code": 1}
 ROW = {"state": "complete", "epoch": 9, "validation_accuracy": 0.61, "error": None}
 BEST = {**ROW, "number": 2, "value": 0.654321, "parameters": {"l2": 0.016000000001, "optimizer": "sgd"}}
 RUNNING = {**ROW, "number": 5, "state": "running", "value": None, "epoch": 3, "parameters": {}}
@@ -31,176 +35,254 @@ TOLD = {
     "trials": [BEST, RUNNING], "scored": None, "queued_again": 2,
     "counts": {"complete": 3, "pruned": 1, "running": 1, "waiting": 0, "fail": 2},
 }  # fmt: skip
+SCORED = {"trial": 2, "run": "trial_002", "wa": 0.5, "uar": 0.4}
+VALUES = [10, 540, 150, 3, 5, "cmaes"]
 
 
 @pytest.fixture
-def context(tmp_path: Path) -> Context:
-    return Context.of(AppSettings(data=tmp_path / "data", data_is_temporary=False))
+def tab(tmp_path: Path) -> Any:
+    return built(TuneTab, tmp_path / "data")
 
 
 @pytest.fixture
-def desk(context: Context) -> TuneDesk:
-    return TuneDesk(context)
-
-
-def write_study(desk: TuneDesk, told: dict | None = TOLD, exit_code: int | None = 1) -> Path:
-    folder = desk.runs.folder / STUDY
-    folder.mkdir(parents=True)
-    job = {"pid": 1, "command": list(COMMAND), "started": "", "exit_code": exit_code}
-    (folder / jobs.JOB).write_text(json.dumps(job))
-    if told is not None:
-        (folder / STATUS).write_text(json.dumps(told))
-    return folder
-
-
-@pytest.fixture
-def started(monkeypatch) -> list[list[str]]:
+def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """Commands of jobs, which are not run."""
     commands: list[list[str]] = []
     monkeypatch.setattr(jobs, "start", lambda words, *_, **__: commands.append(list(words)))
     return commands
 
 
-def test_the_papers_values_are_offered_for_a_real_corpus():
-    assert preset("shemo") == [10, 540, 150, 3]
-    assert 60 * preset("shemo")[1] == 32_400
-    assert preset(DEMO)[2] < 150
+def study(tab: Any, told: Any = TOLD, **more: Any) -> Study:
+    return Study(write_run(tab.runs.folder / STUDY, job=JOB, tune=told, **more).folder)
 
 
-def test_values_become_the_words_of_the_command():
-    words = search_words([10, 540, 150, 3, "cmaes"])
-    assert words == [
-        "--trials", "10", "--timeout", "32400", "--max-epochs", "150", "--patience", "3", "--sampler", "cmaes",
-    ]  # fmt: skip
+def test_the_papers_values_are_offered_for_a_real_corpus(tab: Any) -> None:
+    assert tab.preset("shemo") == [10, 540, 150, 3, 5]
+    assert tab.preset(DEMO)[2] < 150
+
+
+def test_values_become_options_that_the_command_line_understands(tab: Any) -> None:
+    words = ["tune", "--study", "x", "--corpus", "y", *tab.words(VALUES)]
+    args = _parser(words).parse_args(words)
+    assert (args.trials, args.timeout_s, args.max_epochs, args.patience, args.folds) == (
+        10,
+        32_400,
+        150,
+        3,
+        5,
+    )
+    assert args.sampler == "cmaes"
 
 
 @pytest.mark.parametrize(
-    "values",
-    [
-        [0, 1, 1, 0, "tpe"],
-        [1, 1, 1, 0.5, "tpe"],
-        [1, float("nan"), 1, 0, "tpe"],
-        [1, None, 1, 0, "tpe"],
-        ["10", 1, 1, 0, "tpe"],
-        [1, 1, 1, 0, "--storage"],
-        [1, 1, 1, "tpe"],
-    ],
+    ("place", "value"), [(0, 0), (3, 0.5), (1, float("nan")), (1, None), (0, "10"), (5, "--storage")]
 )
-def test_values_that_make_no_sense_are_refused(values):
-    with pytest.raises(SettingsError, match="got"):
-        search_words(values)
+def test_values_that_make_no_sense_are_refused(tab: Any, started: list[Any], place: int, value: Any) -> None:
+    values = [*VALUES]
+    values[place] = value
+    assert "problem" in pressed(tab, "start", DEMO, tab.context.encoders.names[0], "", *values)[tab.message]
+    assert "problem" in pressed(tab, "start", DEMO, tab.context.encoders.names[0], "")[tab.message]
+    assert started == []
 
 
-def test_start_makes_a_study_of_its_own_name(desk, started, monkeypatch):
-    monkeypatch.setattr(desk.corpora, "folder", lambda name: Path("/corpora") / name)
-    assert desk.start("demonstration", desk.encoders.names[0], 10, 20, 8, 3, "tpe") == Outcome("started")
+def test_start_makes_a_study_of_its_own_name(tab: Any, started: list[Any]) -> None:
+    pressed(tab, "start", DEMO, tab.context.encoders.names[0], "My best / صدا", *VALUES)
     (words,) = started
-    assert words[0] == "tune"
-    assert words[words.index("--study") + 1].endswith("-demonstration")
-    assert words[words.index("--out") + 1] == str(desk.runs.folder)
-    with pytest.raises(SettingsError):
-        desk.start("../etc", "nothing", 10, 20, 8, 3, "tpe")
+    assert words[words.index("--study") + 1].endswith("-My-best")
+    assert words[words.index("--out") + 1] == str(tab.runs.folder)
 
 
-def test_nothing_is_started_beside_another_training(desk, started, monkeypatch):
-    monkeypatch.setattr(jobs, "is_running", lambda folder: folder == desk.data)
-    with pytest.raises(JobError, match="one at a time"):
-        desk.start("demonstration", desk.encoders.names[0], 10, 20, 8, 3, "tpe")
+def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(
+    tmp_path: Path, started: list[Any]
+) -> None:
+    tab: Any = built(TuneTab, tmp_path / "data", corpora=(write_table(tmp_path / "tiny", n_speakers=4),))
+    values = ["tiny", tab.context.encoders.names[0], "", *VALUES]
+    told = pressed(tab, "start", *values)
     assert started == []
+    pressed(tab, "accept", told[tab.offered], *values)
+    assert started[0][started[0].index("--folds") + 1] == "4"
 
 
-def test_only_a_study_that_ended_early_goes_on_and_as_it_was_started(desk, started):
-    assert desk.go_on(LATEST).is_problem
-    folder = write_study(desk)
-    assert desk.go_on(STUDY) == Outcome("continued")
-    job = json.loads((folder / jobs.JOB).read_text())
-    (folder / jobs.JOB).write_text(json.dumps(job | {"command": [*COMMAND, "--trials", "4"]}))
-    desk.go_on(STUDY)
-    assert started == [list(COMMAND)] * 2
+def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab: Any, started: list[Any]) -> None:
+    assert "problem" in pressed(tab, "resume", LATEST)[tab.message]
+    study(tab)
+    assert "Resumed" in pressed(tab, "resume", STUDY)[tab.message]
+    write_run(tab.runs.folder / STUDY, job={**JOB, "command": [*COMMAND, "--trials", "4"]})
+    pressed(tab, "resume", STUDY)
+    assert started == [COMMAND] * 2
 
 
-def test_the_best_trial_is_trained_before_it_is_used(desk, started, monkeypatch):
+def test_the_best_trial_is_trained_then_used(
+    tab: Any, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     replaced: list[Path] = []
-    monkeypatch.setattr(desk.context.model, "replace", replaced.append)
-    assert desk.use(LATEST) == Outcome("no_model", is_problem=True)
-    folder = write_study(desk)
-    assert desk.use(LATEST) == Outcome("training_best")
+    monkeypatch.setattr(tab.context.model, "replace", replaced.append)
+    folder = study(tab).folder
+    assert "no trained model yet" in pressed(tab, "use", STUDY)[tab.message]
+    assert "being trained and tested" in pressed(tab, "train", STUDY)[tab.message]
     assert started == [[*COMMAND, "--trials", "4"]]  # as many as were completed or pruned
-    assert replaced == []
-    model = folder / "trial_002" / "checkpoint"
-    model.mkdir(parents=True)
-    (model / "model.json").write_text("{}")
-    for trial, outcome in ((1, "training_best"), (2, "in_use")):
-        scored = {"trial": trial, "run": f"trial_{trial:03d}", "wa": 0.5, "uar": 0.4}
-        (folder / STATUS).write_text(json.dumps({**TOLD, "scored": scored}))
-        assert desk.use(LATEST).key == outcome
+    model = write_run(folder / "trial_002" / "checkpoint", model={}).folder
+    study(tab, {**TOLD, "scored": {**SCORED, "trial": 1}})
+    assert "no trained model yet" in pressed(tab, "use", STUDY)[tab.message]
+    study(tab, {**TOLD, "scored": SCORED})
+    assert "now answers with the model of shemo" in pressed(tab, "use", STUDY)[tab.message]
     assert replaced == [model]
+    assert "problem" in pressed(tab, "train", STUDY)[tab.message]  # it is trained already
 
 
-def test_a_running_study_is_neither_used_nor_continued(desk, started, monkeypatch):
-    write_study(desk)
-    monkeypatch.setattr(jobs, "is_running", lambda folder: True)
-    assert desk.use(LATEST) == Outcome("still_running", is_problem=True)
-    assert desk.go_on(LATEST) == Outcome("not_continued", is_problem=True)
-    assert started == []
+def test_what_makes_sense_is_offered(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def offered(status: JobStatus) -> set[str]:
+        return set(tab.allowed(study(tab, told), status))
+
+    told: Any = {**TOLD, "best": None}
+    assert offered(JobStatus("running", command=("tune",))) == {"stop"}
+    assert offered(JobStatus("stopped", 1, command=("tune",))) == {"resume", "delete"}
+    told = TOLD
+    assert offered(JobStatus("stopped", 1, command=("tune",))) == {"resume", "train", "delete"}
+    assert offered(JobStatus("running", command=("tune",))) == {"stop"}
+    assert offered(JobStatus("never")) == {"delete"}
+
+
+def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab: Any) -> None:
+    tab.runs.folder.mkdir(parents=True)
+    storage = open_storage(default_storage(tab.runs.folder))
+    for name in (STUDY, "other"):
+        optuna.create_study(storage=storage, study_name=name)
+    for _ in range(2):  # the second time there is nothing of it in the storage
+        study(tab)
+        assert "Deleted" in pressed(tab, "accept", f"delete {STUDY}", DEMO, "", "")[tab.message]
+        assert tab.runs.names() == []
+    names = [one.study_name for one in open_storage(default_storage(tab.runs.folder)).get_all_studies()]
+    assert names == ["other"]
+
+
+@pytest.mark.parametrize("secret", ["", "wrong", None])
+def test_no_button_does_anything_for_somebody_else(
+    tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch, secret: Any
+) -> None:
+    tab: Any = built(TuneTab, tmp_path / "data", password="right")
+    removed: list[str] = []
+    monkeypatch.setattr(tab, "remove", lambda run: removed.append(run.name))
+    study(tab)
+    encoder = tab.context.encoders.names[0]
+    presses: dict[str, list[Any]] = {
+        "start": [DEMO, encoder, "", *VALUES],
+        "resume": [STUDY],
+        "train": [STUDY],
+    }
+    presses["accept"] = [f"delete {STUDY}", DEMO, encoder, "", *VALUES]
+    for given, n_started in ((secret, 0), ("right", 3)):
+        for button, values in presses.items():
+            assert ("problem" in pressed(tab, button, *values, secret=given)[tab.message]) == (
+                given == secret
+            )
+        assert len(started) == n_started
+        assert removed == ([STUDY] if given == "right" else [])
 
 
 @pytest.mark.parametrize("name", ["../..", "/etc", "tune-none", None, 3])
-def test_a_name_that_is_not_on_the_list_is_no_study(desk, name):
-    write_study(desk)
-    assert desk.find(name) is None
-    assert desk.stop(name) == Outcome("not_running", is_problem=True)
+def test_a_name_that_is_not_on_the_list_is_no_study(tab: Any, name: Any) -> None:
+    study(tab)
+    for button in ("stop", "resume", "use", "train", "delete"):
+        assert "problem" in pressed(tab, button, name)[tab.message]
 
 
-def test_news_are_told_once(desk):
-    first = desk.news("", LATEST, "en")
-    assert "No study yet" in first[2]
-    assert len(first) == N_OUTPUTS
-    assert all(one == gr.skip() for one in desk.news(first[0], LATEST, "en"))
-    folder = write_study(desk)
-    second = desk.news(first[0], LATEST, "en")
-    assert second[-1] == dashboard_frame(TOLD)
-    (folder / STATUS).write_text(json.dumps(TOLD | {"n_trials": 12}))
-    third = desk.news(second[0], LATEST, "en")
-    assert third[2] != gr.skip()
-    assert third[-1] == gr.skip()  # the dashboard is not loaded again
+def test_news_are_told_once(tab: Any) -> None:
+    first = tab.news("", LATEST, "en", 3)
+    assert "No study yet" in first[tab.box]
+    assert tab.news(first[tab.seen], LATEST, "en", 3) == gr.skip()
+    study(tab)
+    second = tab.news(first[tab.seen], LATEST, "en", 3)
+    assert second[tab.frame] == dashboard_frame(TOLD)
+    write_run(tab.runs.folder / STUDY, tune=TOLD | {"n_trials": 12})
+    assert set(tab.news(second[tab.seen], LATEST, "en", 3)) >= {tab.box, tab.trials}
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])
 @pytest.mark.parametrize("state", ["never", "running", "finished", "stopped", "failed"])
 @pytest.mark.parametrize("told", [None, TOLD, {**TOLD, "best": None, "state": "testing"}])
-def test_every_state_is_shown_in_both_languages(told, state, language):
-    status = JobStatus(state, reason="The cache /srv/secret/cache is full.")
-    shown = study_box("shemo, today", status, told, language, now_s=1300.0)
-    assert "shemo, today" in shown
+def test_every_state_is_shown_in_both_languages(tab: Any, told: Any, state: Any, language: str) -> None:
+    status = JobStatus(state, 1, reason="The cache /srv/secret/cache is full.")
+    shown = study_box(study(tab, told), status, language, now_s=1300.0)
+    assert "shemo" in shown
     assert "/srv" not in shown
     assert "{" not in shown
 
 
-def test_a_running_study_tells_best_trial_counts_and_time_left():
-    shown = study_box("shemo", JobStatus("running"), TOLD, "en", now_s=1300.0)
+def test_a_running_study_tells_best_trial_counts_and_time_left(tab: Any) -> None:
+    shown = study_box(study(tab), JobStatus("running"), "en", now_s=1300.0)
     assert "4 of 10 trials are finished" in shown
-    assert "trial 2, 65.43 %" in shown
-    assert "L2 0.016, optimizer sgd" in shown
-    assert "complete 3, pruned 1, running 1, waiting 0, failed 0" in shown  # two were queued again
+    assert "trial 2, 65.43 % of the validation clips right" in shown
+    assert "L2 penalty on input kernels: 0.016; Optimizer: sgd" in shown
+    assert "complete 3, pruned 1, failed 0" in shown  # two were queued again
     assert "Trial 5: epoch 3, 61.0 %" in shown
-    assert "after 5 more minutes" in shown
-    assert "Time is up" in study_box("shemo", JobStatus("running"), TOLD, "en", now_s=1700.0)
+    assert "New trials start for another 5 min" in shown
+    assert "Time is up" in study_box(study(tab), JobStatus("running"), "en", now_s=1700.0)
 
 
-def test_the_frame_shows_the_studys_own_page():
+def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab: Any) -> None:
+    one = study(tab, {**TOLD, "trials": [BEST], "counts": {**TOLD["counts"], "running": 0}})  # type: ignore[dict-item]
+    shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)
+    assert "The next trial is in its first epoch" in shown
+    assert "running 0" not in shown
+    os.utime(one.folder / "job.json", ns=(time.time_ns() + 1, time.time_ns() + 1))  # resumed since
+    shown = study_box(one, JobStatus("running"), "en", now_s=9999.0)
+    assert "Preparing" in shown
+    assert "Time is up" not in shown
+    assert "trial 2, 65.43 %" in shown
+
+
+def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab: Any) -> None:
+    one = study(tab, {**TOLD, "state": "testing"})
+    assert "Training the best configuration" in study_box(one, JobStatus("running"), "en", now_s=1300.0)
+    for phase, heading in (
+        ("training", "Training the best"),
+        ("testing", "Testing on"),
+        ("done", "Preparing"),
+    ):
+        write_run(one.folder / "trial_002", progress=progress(3, phase))
+        shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)
+        assert f"<h2>{heading}" in shown
+        assert "New trials start" not in shown
+        assert ('aria-valuenow="33"' in shown) == (phase == "training")
+
+
+def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab: Any) -> None:
+    one = study(tab, {**TOLD, "scored": SCORED})
+    write_run(one.folder / "trial_002", progress=progress(3, "done"), result=result())
+    write_run(one.folder / "trial_002" / "checkpoint", model={})
+    assert "accuracy 61.2\u00a0% [50.0 – 70.0]" in study_box(one, JobStatus("finished", 0), "en")
+    assert f'href="studies/{STUDY}/result.json"' in tab.about(one, "en")
+
+
+def test_a_narrow_screen_gets_a_table_of_the_trials() -> None:
+    table = trials_table(TOLD, "en")
+    assert table.index("running") < table.index("complete")
+    assert "<td>65.4 %</td>" in table
+    assert "<td>۶۵٫۴٪</td>" in trials_table(TOLD, "fa")
+    assert trials_table(None, "en") == ""
+
+
+def test_the_frame_shows_the_studys_own_page() -> None:
     assert 'src="/dashboard/studies/4"' in dashboard_frame(TOLD)
     assert 'src="/dashboard"' in dashboard_frame(None)
 
 
-def test_a_press_by_a_visitor_does_nothing(context):
-    context = replace(context, settings=replace(context.settings, password="secret"))
-    desk = TuneDesk(context)
-    with gr.Blocks():
-        presses = Presses(context, desk, None, gr.Textbox(), gr.HTML(), say)  # type: ignore[arg-type]
-    message, _ = presses.outcome(lambda: pytest.fail("it was done"), (), "wrong", "en", None)
-    assert "password" in message
+def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path: Path) -> None:
+    from ser.ui.page import build_page
+
+    context = Context.of(AppSettings(data=tmp_path))
+    page = build_page(context.settings, context)
+    timers = [timer for _, timer in context.timers]
+    assert len(timers) == 2
+    assert not any(timer.active for timer in timers)
+    [switch] = [one.fn for one in page.fns.values() if one.outputs == timers]
+    for index, expected in enumerate(([False, False], [True, False], [False, True])):
+        opened = gr.SelectData(None, {"index": index, "value": ""})
+        assert [switch(opened)[timer].active for timer in timers] == expected
 
 
-def test_every_text_is_there_in_both_languages():
-    assert all(text.en and text.fa for text in TEXTS.values())
+def test_what_the_page_is_told_of_a_study_is_plain(tab: Any) -> None:
+    one = study(tab, {**TOLD, "best": {**BEST, "parameters": {"<b>": 1}}})
+    assert "&lt;b&gt;" in study_box(one, JobStatus("finished", 0), "en")
+    assert json.loads(json.dumps(tab.news("", STUDY, "en", 3)[tab.shown])) == STUDY

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import re
 import signal
 import sys
+import time
 import types
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -23,6 +26,31 @@ if TYPE_CHECKING:
 
 Settings = TypeVar("Settings")
 DEFAULT_ENCODER = "ntu-spml/distilhubert"
+PROGRESS_VARIABLE, PROGRESS_PAUSE_S = "SER_PROGRESS", 0.5
+
+
+class Stage:
+    """How far a stage of a command is: a bar where there is a terminal, and the file that SER_PROGRESS names."""
+
+    def __init__(self, name: str, bar: Callable[[int, int], None] | None = None) -> None:
+        self.name, self.bar, self.path = name, bar, os.environ.get(PROGRESS_VARIABLE)
+        self.started, self.written, self.first = time.time(), 0.0, 0
+
+    def __call__(self, done: int, total: int) -> None:
+        """So many of so many are done."""
+        from ser.files import write_json
+
+        if self.bar is not None:
+            self.bar(done, total)
+        now = time.time()
+        if self.path is None or (now - self.written < PROGRESS_PAUSE_S and done < total):
+            return
+        if not self.written:
+            self.started, self.first = now, done
+        self.written = now
+        about = {"stage": self.name, "done": done, "total": total, "first": self.first}
+        with suppress(OSError):  # a full disk is said by what cannot do without it
+            write_json(Path(self.path), {**about, "started": self.started, "updated": now})
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -215,10 +243,11 @@ def encode(
 ) -> tuple[Corpus, FeatureSet, EncoderReference]:
     """A corpus through the encoder that the arguments name, so many layers of it, and so many augmented copies."""
     from ser.corpora.corpus import Skipped
-    from ser.features.extract import usable_features, with_copies
+    from ser.features.extract import progress_bar, usable_features, with_copies
 
     encoder, reference = load_encoder(args.encoder, args.layer, n_layers)
-    corpus, features, left_out = usable_features(corpus, encoder, args.cache)
+    progress = Stage("features", progress_bar())
+    corpus, features, left_out = usable_features(corpus, encoder, args.cache, progress)
     for path, message in left_out:
         print(f"left out {path}: {message}", file=sys.stderr)
     corpus = replace(corpus, skipped=(*corpus.skipped, *(Skipped(*one) for one in left_out)))
@@ -231,7 +260,7 @@ def leave_out_unusable(corpus: Corpus) -> Corpus:
     from ser.corpora.inspect import inspect_corpus, usable
     from ser.features.extract import progress_bar
 
-    report = inspect_corpus(corpus, progress=progress_bar("checking"))
+    report = inspect_corpus(corpus, progress=Stage("checking", progress_bar("checking")))
     kept = usable(corpus, report)
     path_of = {corpus.file_of(one.path): one.path for one in corpus.utterances}
     problems = [one for one in report.problems if one.file in path_of]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli.common import (
+    Stage,
     add_check,
     add_corpus_arguments,
     add_encoder_arguments,
@@ -62,7 +63,13 @@ def run(args: argparse.Namespace) -> int:
     should_stop = stop_on_signals()
     crossval = Crossval(corpus, features, encoder, settings, folder)
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {folder}")
-    result = crossval.run(print_epoch, should_stop, final=not args.no_final)
+    stage, n_folds = Stage("training"), len(crossval.folds)
+
+    def after_epoch(number: int, report: EpochReport) -> None:
+        print_epoch(number, report)
+        stage((report.epoch - 1) * n_folds + number + 1, settings.training.max_epochs * n_folds)
+
+    result = crossval.run(after_epoch, should_stop, final=not args.no_final)
     print_scores(result)
     if args.also_random_split:
         leaky = replace(settings, split="random")

@@ -13,12 +13,15 @@ from gradio.components import Component
 from gradio.i18n import I18nData
 from starlette.routing import BaseRoute
 
+from ser.ui.corpora import Corpora, Encoders
 from ser.ui.hub_encoder import HubEncoder
 from ser.ui.limits import RateLimit
 from ser.ui.model import ModelHolder, ModelSource
+from ser.ui.owner import Owner
 from ser.ui.recordings import Recordings, private_folder
 from ser.ui.settings import AppSettings
 
+PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 LANGUAGE_JS = "() => document.documentElement.lang"
 
 
@@ -37,6 +40,12 @@ class Context:
             Gradio's own sign-in does not guard them.
         on_close: called when the server stops.
         hub: the encoder that is fetched behind the page.
+        owner: tells the owner from visitors.
+        corpora, encoders: what the training tabs offer.
+        session: where the owner types the password; give it to `owner.check`.
+        tab: the tab that is being built.
+        timers: those that tick only while their tab is open.
+        model_changes: events after which another model may answer.
     """
 
     settings: AppSettings
@@ -48,6 +57,14 @@ class Context:
     routes: list[BaseRoute] = field(default_factory=list)
     on_close: list[Callable[[], Any]] = field(default_factory=list)
     hub: HubEncoder = field(default_factory=lambda: HubEncoder(None))
+    session: gr.Textbox | None = None
+    tab: gr.Tab | None = None
+    timers: list[tuple[gr.Tab, gr.Timer]] = field(default_factory=list)
+    model_changes: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.owner = Owner(self.settings)
+        self.corpora, self.encoders = Corpora(self.settings), Encoders(self.settings)
 
     @classmethod
     def of(cls, settings: AppSettings) -> Context:

@@ -1,8 +1,8 @@
 """Optuna's own dashboard on the page's port, so that it can be shown inside the tab Tune.
 
-In: where the studies are. Out: routes for the server. The dashboard's addresses are fixed in its script,
-therefore it has the routes that it wants and cannot be given a prefix. It is read-only: its interface can
-delete studies, so only GET and HEAD pass, and the buttons for the rest are not shown. Optuna is imported
+In: where the studies are: an address, or none and their folder. Out: routes for the server. The dashboard's addresses
+are fixed in its script, therefore it has the routes that it wants and cannot be given a prefix. It is read-only: its
+interface can delete studies, so only GET and HEAD pass, and the buttons for the rest are not shown. Optuna is imported
 when somebody first looks.
 """
 
@@ -10,18 +10,16 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from ser.errors import SettingsError
-
-if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication
 
 PATHS = ("/dashboard", "/dashboard/{path:path}", "/api/{path:path}", "/csv/{path:path}", "/static/bundle.js")
 READING = ("GET", "HEAD")
@@ -42,18 +40,31 @@ log = logging.getLogger(__name__)
 class Dashboard:
     """The dashboard as an ASGI application."""
 
-    def __init__(self, storage: str, writable: bool = False) -> None:
+    def __init__(self, folder: Path, storage: str | None = None, writable: bool = False) -> None:
         """Args:
+        folder: of the studies, where they are kept unless there is a storage.
         storage: address of the studies; opened when somebody first looks.
         writable: let everything through that the dashboard can do, from everybody.
         """
-        self.storage, self.writable = storage, writable
+        self.folder, self.storage, self.writable = folder, storage, writable
         self._opening = threading.Lock()
         self._app: Any = None
 
     def routes(self) -> list[BaseRoute]:
         """Those that the dashboard's script asks for, and no others."""
         return [Route(path, self) for path in PATHS]
+
+    def open_storage(self) -> Any:
+        """Optuna's storage of the studies, made where it is missing.
+
+        Raises:
+            SettingsError: it cannot be opened.
+        """
+        from ser.tuning.storage import default_storage, open_storage
+
+        if self.storage is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        return open_storage(self.storage or default_storage(self.folder))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] not in READING and not self.writable:
@@ -66,7 +77,7 @@ class Dashboard:
             log.warning("event=dashboard_failed reason=%r", str(error))
             await PlainTextResponse("The studies cannot be read now.", 503)(scope, receive, send)
             return
-        await app(scope, receive, send)
+        await app(scope, receive, send if self.writable else _without_buttons(send))
 
     def _open(self) -> Any:
         with self._opening:
@@ -74,36 +85,30 @@ class Dashboard:
                 from a2wsgi import WSGIMiddleware
                 from optuna_dashboard import wsgi
 
-                from ser.tuning.storage import open_storage
-
-                page: Any = wsgi(open_storage(self.storage))
-                page = page if self.writable else without_buttons(page)
-                self._app = WSGIMiddleware(page, WORKERS)
+                page: Any = wsgi(self.open_storage())
+                # The dashboard takes this header for granted.
+                self._app = WSGIMiddleware(
+                    lambda env, start: page({"HTTP_ACCEPT_ENCODING": "", **env}, start), WORKERS
+                )
             return self._app
 
 
-def without_buttons(page: WSGIApplication) -> Any:
-    """The same application with `STYLE` in its HTML pages, which then are not kept by browsers."""
+def _without_buttons(send: Send) -> Send:
+    """Put `STYLE` into HTML pages, which then are not kept by browsers."""
+    is_html = False
 
-    def styled(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # the dashboard takes it for granted
-        started: list[Any] = []
-
-        def remember(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[..., Any]:
-            started[:] = [status, headers]
-            return lambda data: None
-
-        body = page(environ, remember)
-        status, headers = started
-        if any(name.lower() == "content-type" and "text/html" in value for name, value in headers):
-            content = b"".join(body).replace(b"</head>", STYLE + b"</head>", 1)
-            getattr(body, "close", lambda: None)()
-            dropped = ("content-length", "last-modified", "etag")
-            headers = [pair for pair in headers if pair[0].lower() not in dropped]
-            length = [] if environ["REQUEST_METHOD"] == "HEAD" else [("Content-Length", str(len(content)))]
-            start_response(status, [*headers, *length, ("Cache-Control", "no-cache")])
-            return [content]
-        start_response(status, headers)
-        return body
+    async def styled(message: Message) -> None:
+        nonlocal is_html
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(raw=list(message["headers"]))
+            is_html = headers.get("content-type", "").startswith("text/html")
+            if is_html:
+                for name in ("content-length", "last-modified", "etag"):
+                    del headers[name]
+                headers["cache-control"] = "no-cache"
+            message = {**message, "headers": headers.raw}
+        elif is_html:
+            message = {**message, "body": message.get("body", b"").replace(b"</head>", STYLE + b"</head>", 1)}
+        await send(message)
 
     return styled

@@ -64,6 +64,11 @@ class Owner:
         """True where the owner signs in with a password: show a box for it."""
         return self._password is not None
 
+    @property
+    def is_possible(self) -> bool:
+        """False where nobody can be the owner: a page that other machines reach, without a password."""
+        return self._password is not None or self._local
+
     def check(self, password: str | None, language: str, client: str, request: gr.Request | None) -> None:
         """Return where the request is the owner's.
 

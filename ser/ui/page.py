@@ -60,10 +60,22 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
         gr.HTML(LANGUAGE_LINKS, elem_id="languages")
         gr.HTML(f"<h1>{translated('ser_heading')}</h1>", elem_id="heading")
         gr.HTML(f"<p>{translated('ser_intro')}</p>", elem_id="intro")
-        with gr.Tabs(overflow_behavior="wrap"):  # a phone shows every tab, too
+        context.session = gr.Textbox(
+            label=translated("ser_job_password"),
+            type="password",
+            visible=context.owner.has_password,
+            elem_id="password",
+        )
+        with gr.Tabs(overflow_behavior="wrap") as tabs:  # a phone shows every tab, too
             for title, module in TABS:
-                with gr.Tab(translated(title)):
+                with gr.Tab(translated(title)) as context.tab:
                     importlib.import_module(module).build(context)
+        _switch_timers(tabs, context)
+        for changed in context.model_changes:
+            for function, output in context.loads:
+                changed = changed.then(
+                    function, context.language, output, api_visibility="private", show_progress="hidden"
+                )
         opened = page.load(None, None, context.language, js=LANGUAGE_JS)
         for function, output in context.loads:
             opened.then(function, context.language, output, api_visibility="private", show_progress="hidden")
@@ -115,6 +127,17 @@ def serve(settings: AppSettings) -> None:
             close()
         page.close(verbose=False)
         shutil.rmtree(context.uploads, ignore_errors=True)
+
+
+def _switch_timers(tabs: gr.Tabs, context: Context) -> None:
+    """Let each timer tick only while its tab is open."""
+    timers = [timer for _, timer in context.timers]
+
+    def switch(opened: gr.SelectData) -> dict[gr.Timer, gr.Timer]:
+        open_tab = tabs.children[opened.index]
+        return {timer: gr.Timer(active=tab is open_tab) for tab, timer in context.timers}
+
+    tabs.select(switch, None, timers, api_visibility="private", queue=False, show_progress="hidden")
 
 
 def _share_heaps() -> None:

@@ -1,24 +1,22 @@
-"""The settings that the tab Cross-validate offers: ranges, presets, and the command they make.
+"""The numbers that the training tabs offer, with their ranges and presets, and the options they make.
 
-In: values from a browser, in the order of `NUMBERS`, then the optimiser. Out: the words of `ser crossval`. A
-value outside its range raises `SettingsError`.
+In: values from a browser, in the order of a table of `Number`s. Out: options of `ser crossval` or `ser tune`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from ser.errors import SettingsError
+from ser.ui.training_texts import Problem
 
 OPTIMIZERS = ("sgd", "adam", "rmsprop")
-PAPER, QUICK = "paper", "quick"
+SAMPLERS = ("tpe", "cmaes")
 
 
 class Number(NamedTuple):
-    """One number: its option of `ser crossval`, its range, and its value in each preset."""
+    """One option: its range, its value for a real corpus (the paper's) and for the demonstration, its unit."""
 
     name: str
     least: float
@@ -26,13 +24,10 @@ class Number(NamedTuple):
     step: float
     paper: float
     quick: float
-
-    @property
-    def is_whole(self) -> bool:
-        return float(self.step).is_integer()
+    unit: int = 1  # 60 where minutes are offered and the option takes seconds
 
 
-NUMBERS: tuple[Number, ...] = (
+CROSSVAL_NUMBERS: tuple[Number, ...] = (
     Number("max_epochs", 1, 300, 1, 150, 20),
     Number("patience", 0, 50, 1, 3, 4),
     Number("learning_rate", 0.0001, 0.1, 0.0001, 0.003, 0.003),
@@ -44,46 +39,38 @@ NUMBERS: tuple[Number, ...] = (
     Number("folds", 2, 10, 1, 5, 5),
     Number("seed", 0, 9999, 1, 40, 40),
 )
+TUNE_NUMBERS: tuple[Number, ...] = (
+    Number("trials", 1, 1000, 1, 10, 10),
+    Number("timeout", 1, 10_080, 1, 540, 20, unit=60),
+    Number("max_epochs", 1, 300, 1, 150, 8),
+    Number("patience", 0, 50, 1, 3, 3),
+    Number("folds", 2, 10, 1, 5, 5),
+)
 
 
-def preset(name: str) -> list[float | str]:
-    """The values of a preset: the paper's best configuration, or one that learns the demonstration soon."""
-    if name == QUICK:
-        return [*(number.quick for number in NUMBERS), "adam"]
-    return [*(number.paper for number in NUMBERS), "sgd"]
-
-
-def command(corpus: Path, encoder: str, values: Sequence[object], out: Path, cache: Path) -> list[str]:
-    """The words after `python -m ser` for a cross-validation with these values.
+def options(numbers: Sequence[Number], values: Sequence[object]) -> list[str]:
+    """The options for the values of numbers.
 
     Raises:
-        SettingsError: a value is missing, is no number or outside its range.
+        Problem: a value is missing, is no number or outside its range.
     """
-    if len(values) != len(NUMBERS) + 1:
-        raise SettingsError(f"A run needs {len(NUMBERS) + 1} values, got {len(values)}.")
-    words = [
-        "crossval",
-        "--corpus",
-        str(corpus),
-        "--encoder",
-        encoder,
-        "--out",
-        str(out),
-        "--cache",
-        str(cache),
-    ]
-    for number, value in zip(NUMBERS, values, strict=False):
-        words += [f"--{number.name.replace('_', '-')}", _checked(number, value)]
-    if values[-1] not in OPTIMIZERS:
-        raise SettingsError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {values[-1]!r}.")
-    return [*words, "--optimizer", str(values[-1])]
+    given = [*values, *([None] * len(numbers))]
+    flags = [f"--{number.name.replace('_', '-')}" for number in numbers]
+    words = [_checked(number, value) for number, value in zip(numbers, given, strict=False)]
+    return [part for pair in zip(flags, words, strict=True) for part in pair]
+
+
+def choice(name: str, value: object, choices: Sequence[str]) -> list[str]:
+    """The option for one of several words; raises `Problem` where it is none of them."""
+    if value not in choices:
+        raise Problem("bad_choice", setting=f"ser_job_{name}", choices=", ".join(choices))
+    return [f"--{name}", str(value)]
 
 
 def _checked(number: Number, value: object) -> str:
-    kind = "whole number" if number.is_whole else "number"
+    is_whole = float(number.step).is_integer()
     fits = isinstance(value, int | float) and math.isfinite(value) and number.least <= value <= number.most
-    if not fits or (number.is_whole and value != int(value)):  # type: ignore[call-overload]
-        raise SettingsError(
-            f"{number.name} must be a {kind} from {number.least:g} to {number.most:g}, got {value!r}."
-        )
-    return str(int(value)) if number.is_whole else repr(float(value))  # type: ignore[call-overload, arg-type]
+    if not isinstance(value, int | float) or not fits or (is_whole and value != int(value)):
+        key = "bad_whole_number" if is_whole else "bad_number"
+        raise Problem(key, setting=f"ser_job_{number.name}", least=number.least, most=number.most)
+    return str(int(value) * number.unit) if is_whole else repr(float(value))

@@ -1,121 +1,222 @@
-"""What the tab Cross-validate shows of a run: HTML and plotly figures from what the run folder says.
+"""What the training tabs show of a run: HTML and plotly figures from what its folder says.
 
-In: what `progress.json` and `result.json` say, the status of the job, a language. Out: HTML or a figure.
+In: a run, the status of its job, a language. Out: HTML or a figure.
 """
 
 from __future__ import annotations
 
 import html
+import math
+import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.ui.crossvalidate_texts import TEXTS, say
-from ser.ui.jobs import JobStatus
+from ser.ui.corpora import DEMO
+from ser.ui.html import box, paragraph, percent
+from ser.ui.jobs import STAGE, JobStatus
 from ser.ui.model import without_folders
+from ser.ui.runs import Run
 from ser.ui.texts import PERSIAN_DIGITS, emotion_name
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-    from ser.ui.runs import Run
+from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
-COLUMNS = ("epoch", "train_loss", "validation_loss", "validation_wa", "validation_uar", "best_epoch")
-BOX_KINDS = {"finished": "sure", "stopped": "unsure", "failed": "problem"}
+BOX_KINDS = {"running": "running", "finished": "sure", "stopped": "unsure", "failed": "problem"}
+NOW: tuple[str, ...] = (
+    "epoch",
+    "train_loss",
+    "validation_loss",
+    "validation_wa",
+    "validation_uar",
+    "best_epoch",
+)
+TESTED: tuple[str, ...] = ("test_wa", "test_uar", "validation_wa", "validation_uar", "best_epoch")
+# For gr.HTML's `css_template`; browsers draw a bare <progress> each in their own way.
+BAR_CSS = """
+.bar { height: 0.6rem; margin-top: 0.6rem; border-radius: 0.3rem; overflow: hidden; }
+.bar { background: var(--border-color-primary); }
+.bar > div { height: 100%; border-radius: inherit; background: #0072b2; }
+.dark .bar > div { background: #56b4e9; }
+.bar.busy > div { width: 30%; animation: busy 1.6s ease-in-out infinite alternate; }
+@keyframes busy { from { margin-inline-start: 0; } to { margin-inline-start: 70%; } }
+@media (prefers-reduced-motion: reduce) { .bar.busy > div { width: 100%; opacity: 0.5; animation: none; } }
+"""
 
 
-def state_box(
-    run: Run, status: JobStatus, progress: Content | None, result: Content | None, language: str
-) -> str:
-    """How the run stands: a heading, a bar, the scores so far."""
+def state_box(run: Run, status: JobStatus, language: str) -> str:
+    """How a cross-validation stands: a heading, how far it is, the scores so far."""
     if status.state == "running":
-        return _running_box(run, status, progress, language)
-    finished = status.state == "finished" or (status.state == "never" and result is not None)
-    state = "finished" if finished else "elsewhere" if status.state == "never" else status.state
-    lines = [_title(run)]
-    if state == "failed":
-        lines.append(_paragraph(without_folders(status.reason)))
-    if state in ("failed", "stopped"):
-        lines.append(_paragraph(say(f"{state}_means", language)))
-    lines += _scores(progress, result if finished else None, language)
-    return _box(BOX_KINDS.get(state, "waiting"), say(state, language), lines)
-
-
-def empty_box(language: str) -> str:
-    return f'<div class="box waiting" role="status">{html.escape(say("no_run", language))}</div>'
-
-
-def message_box(message: str, is_problem: bool) -> str:
-    """What a press led to."""
-    kind, role = ("problem", "alert") if is_problem else ("sure", "status")
-    return f'<div class="box {kind}" role="{role}"><p>{html.escape(message)}</p></div>'
-
-
-def fold_table(progress: Content | None, language: str) -> str:
-    """The latest epoch of every fold, and the mean over folds."""
-    rows = [(fold["epochs"][-1], fold) for fold in (progress or {}).get("folds", ()) if fold["epochs"]]
-    if not rows:
-        return ""
-    heads = "".join(f'<th scope="col">{html.escape(say(key, language))}</th>' for key in ("fold", *COLUMNS))
-    body = [
-        _row(
-            str(number),
-            [_cell(key, {**epoch, "best_epoch": fold["best_epoch"]}) for key in COLUMNS],
-            language,
+        return run_box(run, "running", *_running(run, language), language)
+    is_done = run.result is not None and status.state in ("finished", "never")
+    if is_done:
+        return run_box(
+            run, "finished", say("finished", language), test_scores(run.result, language), language
         )
-        for number, (epoch, fold) in enumerate(rows, start=1)
+    lines = [*ended(status, language), *_scores_now(run.read("progress.json"), language)]
+    return run_box(run, status.state, say(status.state, language), lines, language)
+
+
+def run_box(run: Run, state: str, heading: str, lines: Sequence[str], language: str) -> str:
+    """A box about a run."""
+    kind, named = BOX_KINDS.get(state, "waiting"), paragraph(title(run, language), "facts")
+    return box(kind, named, *lines, heading=heading)
+
+
+def title(run: Run, language: str) -> str:
+    """What a run is called in a language."""
+    name, started = run.title
+    shown = say("title", language, name=say("demo", language) if name == DEMO else name, started=started)
+    return (shown if started else name).translate(PERSIAN_DIGITS if language == "fa" else {})
+
+
+def ended(status: JobStatus, language: str) -> list[str]:
+    """What is said of a job that failed or was stopped."""
+    if status.state not in ("failed", "stopped"):
+        return []
+    means = paragraph(say(f"{status.state}_means", language))
+    if status.state == "stopped":
+        return [means]
+    is_killed = status.exit_code is None  # then its last line is no reason
+    return [paragraph(say("killed", language) if is_killed else without_folders(status.reason)), means]
+
+
+def preparing(run: Run, language: str) -> list[str]:
+    """How far a job is that reads, checks or encodes recordings."""
+    stage = run.news(STAGE)
+    key = f"stage_{stage['stage']}" if stage else ""
+    if stage is None or key not in TEXTS or stage["done"] >= stage["total"]:
+        key = f"{key}_done" if f"{key}_done" in TEXTS else "stage_reading"
+        return [bar(None), paragraph(say(key, language))]
+    said, left_s = say(key, language, done=stage["done"], total=stage["total"]), time_left(stage)
+    if left_s is not None:
+        soon = "minutes_left" if left_s > 60 else "moment_left"
+        said += " " + say(soon, language, minutes=math.ceil(left_s / 60))
+    return [bar(stage["done"] / stage["total"]), paragraph(said)]
+
+
+def training_lines(progress: Content, language: str) -> list[str]:
+    """How far a training is."""
+    stopped = [fold["stopped"] for fold in progress["folds"]]
+    said = say("early", language, stopped=sum(stopped), folds=len(stopped))
+    return [bar(progress["epoch"] / progress["max_epochs"]), *([paragraph(said)] if any(stopped) else [])]
+
+
+def phase(progress: Content, language: str) -> str:
+    """What a run does after its training."""
+    state = progress["state"]
+    return say(state if state in ("testing", "training the final model") else "preparing", language)
+
+
+def time_left(stage: Content | None, now_s: float | None = None) -> float | None:
+    """Seconds until a stage of a job ends, at the speed that it had so far; None where that cannot be known."""
+    if stage is None or not stage["first"] < stage["done"] < stage["total"]:
+        return None
+    pace_s = (stage["updated"] - stage["started"]) / (stage["done"] - stage["first"])
+    passed_s = (time.time() if now_s is None else now_s) - stage["updated"]
+    return max(1.0, float(pace_s * (stage["total"] - stage["done"]) - passed_s))
+
+
+def bar(share: float | None) -> str:
+    """A bar of which a share is filled; one that moves where the share is not known."""
+    if share is None:
+        return '<div class="bar busy" role="progressbar"><div></div></div>'
+    filled = round(100 * min(1.0, max(0.0, share)))
+    value = f'aria-valuenow="{filled}" aria-valuemin="0" aria-valuemax="100"'
+    return f'<div class="bar" role="progressbar" {value}><div style="width: {filled}%"></div></div>'
+
+
+def test_scores(result: Content | None, language: str) -> list[str]:
+    """What a tested run is worth, with intervals and protocol."""
+    if result is None:
+        return []
+    values: dict[str, Any] = {"clips": int(np.sum(result["pooled_confusion"]))}
+    for key in ("wa", "uar"):
+        value, low, high = (percent(result["pooled"][key].get(part)) for part in ("value", "low", "high"))
+        is_known = result["pooled"][key].get("low") is not None
+        values |= {key: value, f"{key}_range": say("range", language, low=low, high=high) if is_known else ""}
+    protocol = result["protocol"]
+    if protocol.startswith("speaker-disjoint"):
+        protocol = say("protocol", language, folds=len(result["folds"]))
+    facts = [paragraph(fact, "facts") for fact in (protocol, say("intervals", language))]
+    return [paragraph(say("scores_test", language, **values)), *facts]
+
+
+def fold_table(progress: Content, result: Content | None, language: str) -> str:
+    """Every fold and the mean over folds: at the latest epoch, or once tested, the test and validation scores."""
+    rows = [_latest(fold) for fold in progress["folds"] if fold["epochs"]]
+    columns, caption = (NOW, "table_now") if result is None else (TESTED, "table_test")
+    if result is not None:
+        rows = [_tested(fold) for fold in result["folds"]]
+    means = {key: _mean([row.get(key) for row in rows]) for key in columns if not key.endswith("epoch")}
+    names = [*(str(number + 1) for number in range(len(rows))), say("mean", language)]
+    body = [
+        [name, *(_cell(key, row) for key in columns)] for name, row in zip(names, [*rows, means], strict=True)
     ]
-    means = {key: _mean([epoch.get(key) for epoch, _ in rows]) for key in COLUMNS[1:-1]}
-    body.append(_row(say("mean", language), [_cell(key, means) for key in COLUMNS], language))
-    table = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-    return f'<div class="fold-table" tabindex="0">{table}</div>'
+    heads = [say(key, language) for key in ("fold", *columns)]
+    return paragraph(say(caption, language), "quiet") + table(heads, body, language)
 
 
-def links(run: Run, language: str) -> str:
-    """A link for each file of the run that can be downloaded."""
-    names = run.downloads()
-    if not names:
-        return ""
-    files = "".join(f'<a href="runs/{quote(run.name)}/{name}" download>{name}</a>' for name in names)
-    return f'<p class="downloads">{html.escape(say("downloads", language))} {files}</p>'
+def table(heads: Sequence[str], rows: Sequence[Sequence[str]], language: str) -> str:
+    """An HTML table whose first column names its rows."""
+    if language == "fa":
+        rows = [
+            [cell.translate(PERSIAN_DIGITS).replace(".", "٫").replace(" %", "٪") for cell in row]
+            for row in rows
+        ]
+    head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
+    body = ""
+    for name, *cells in rows:
+        content = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        body += f'<tr><th scope="row">{html.escape(name)}</th>{content}</tr>'
+    parts = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
+    return f'<div class="fold-table" tabindex="0"><table>{parts}</table></div>'
 
 
-def curves_figure(progress: Content | None, language: str) -> Figure:
+def links(run: Run, address: str, language: str) -> str:
+    """A link for each file of a run that can be downloaded below an address, and one to its report."""
+    names, place = run.downloads(), quote(address)
+    files = [f'<a href="{place}/{name}" download>{name}</a>' for name in names]
+    if "report.html" in names:
+        files.append(f'<a href="{place}/report.html?show" target="_blank">{say("open_report", language)}</a>')
+    return f'<p class="downloads">{say("downloads", language)} {" ".join(files)}</p>' if files else ""
+
+
+def curves_figure(progress: Content, language: str) -> Any:
     """Figure 5: the losses of each fold and their mean."""
     from ser.reporting.charts import learning_curves_figure
 
-    figure = learning_curves_figure((progress or {}).get("folds", ()), hover_words(language))
+    figure = learning_curves_figure(progress["folds"], hover_words(language))
     figure.update_xaxes(title_text=say("chart_epoch", language))
     figure.update_yaxes(title_text=say("loss", language))
     for trace in figure.data:
-        if trace.name and trace.showlegend is not False:
+        if trace.showlegend is not False and trace.name in TEXTS:
             trace.name = say(trace.name, language)
     return figure
 
 
-def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: str, columns: int) -> Figure:
+def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: str, columns: int) -> Any:
     """A confusion matrix for each fold and one of all."""
     from ser.reporting.charts import fold_matrices_figure
 
     names = [emotion_name(label, language) for label in labels]
     figure = fold_matrices_figure(matrices, names, columns, words=hover_words(language))
     titles = [say("fold_title", language, number=number + 1) for number in range(len(matrices))]
-    for annotation, title in zip(
+    for annotation, text in zip(
         figure.layout.annotations, [*titles, say("all_folds", language)], strict=False
     ):
-        annotation.text = title
+        annotation.text = text
     return figure
 
 
 def hover_words(language: str) -> dict[str, str]:
     """What the charts say where they are pointed at."""
-    sentences = {key: text for key, text in TEXTS.items() if key.startswith("hover_")}
-    return {key: text.fa if language == "fa" else text.en for key, text in sentences.items()}
+    from ser.reporting.charts import HOVER
+
+    return {key: getattr(TEXTS[key], language) if key in TEXTS else words for key, words in HOVER.items()}
 
 
 def matrices_of(progress: Content | None, result: Content | None) -> list[NDArray[np.int64]]:
@@ -124,14 +225,9 @@ def matrices_of(progress: Content | None, result: Content | None) -> list[NDArra
         return [np.array(fold["test_confusion"]) for fold in result["folds"]]
     if progress is None:
         return []
+    latest = [_latest(fold).get("validation_confusion") for fold in progress["folds"]]
     n = len(progress["labels"])
-    epochs = (fold["epochs"] for fold in progress["folds"])
-    return [
-        np.array(
-            (of_fold[-1]["validation_confusion"] if of_fold else None) or np.zeros((n, n)), dtype=np.int64
-        )
-        for of_fold in epochs
-    ]
+    return [np.array(matrix or np.zeros((n, n)), dtype=np.int64) for matrix in latest]
 
 
 def accuracy_and_uar(matrix: NDArray[np.int64]) -> tuple[float, float]:
@@ -141,54 +237,38 @@ def accuracy_and_uar(matrix: NDArray[np.int64]) -> tuple[float, float]:
     return float(np.trace(matrix) / matrix.sum()), float(recalls.mean())
 
 
-def _running_box(run: Run, status: JobStatus, progress: Content | None, language: str) -> str:
-    state = (progress or {}).get("state")
-    if progress is None or state in ("stopped", "done") or not progress["epoch"]:
-        log = _paragraph(without_folders(status.reason), "facts") if status.reason else ""
-        lines = [_title(run), "<progress></progress>", _paragraph(say("preparing_means", language)), log]
-        return _box("waiting", say("preparing", language), lines)
-    epoch, most = progress["epoch"], progress["max_epochs"]
-    heading = (
-        say("training", language, epoch=epoch, most=most)
-        if state == "training"
-        else say(str(state), language)
-    )
-    stopped = sum(fold["stopped"] for fold in progress["folds"])
-    share = f' value="{epoch}" max="{most}"' if state == "training" else ""
-    lines = [_title(run), f"<progress{share}></progress>"]
-    if stopped:
-        lines.append(_paragraph(say("early", language, stopped=stopped, folds=len(progress["folds"]))))
-    return _box("running", heading, lines + _scores(progress, None, language))
+def _running(run: Run, language: str) -> tuple[str, list[str]]:
+    """Heading and lines of a cross-validation in progress."""
+    progress = run.news("progress.json")
+    if progress is None or not progress["epoch"]:
+        return say("preparing", language), preparing(run, language)
+    scores = _scores_now(progress, language)
+    if progress["state"] != "training":
+        return phase(progress, language), [bar(None), *scores]
+    left_s = time_left(run.news(STAGE))
+    left = paragraph(say("at_most_left", language, minutes=math.ceil(left_s / 60))) if left_s else ""
+    heading = say("training", language, epoch=progress["epoch"], most=progress["max_epochs"])
+    return heading, [*training_lines(progress, language), left, *scores]
 
 
-def _scores(progress: Content | None, result: Content | None, language: str) -> list[str]:
-    if result is not None:
-        scores = result["pooled"]
-        values = {key: _percent(scores[key]["value"]) for key in ("wa", "uar")}
-        values |= {f"{key}_range": _range(scores[key], language) for key in ("wa", "uar")}
-        clips = int(np.sum(result["pooled_confusion"]))
-        lines = [
-            _paragraph(say("scores_test", language, clips=clips, **values)),
-            _paragraph(result["protocol"], "facts"),
-        ]
-        return [*lines, _paragraph(say("intervals", language), "facts")]
-    matrices = matrices_of(progress, None)
-    if not matrices or not np.sum(matrices):
+def _scores_now(progress: Content | None, language: str) -> list[str]:
+    pooled = np.sum(matrices_of(progress, None), axis=0)
+    if not np.sum(pooled):
         return []
-    pooled = np.sum(matrices, axis=0)
-    wa, uar = accuracy_and_uar(pooled)
-    values = {"wa": _percent(wa), "uar": _percent(uar)}
-    return [_paragraph(say("scores_now", language, clips=int(pooled.sum()), **values))]
+    wa, uar = map(percent, accuracy_and_uar(pooled))
+    return [paragraph(say("scores_now", language, clips=int(pooled.sum()), wa=wa, uar=uar))]
 
 
-def _percent(share: float | None) -> float | str:
-    return "–" if share is None else round(100 * share, 1)
+def _latest(fold: Content) -> dict[str, Any]:
+    """The latest epoch of a fold."""
+    return {**(fold["epochs"][-1] if fold["epochs"] else {}), "best_epoch": fold["best_epoch"]}
 
 
-def _range(score: Content, language: str) -> str:
-    if score.get("low") is None:
-        return ""
-    return say("range", language, low=_percent(score["low"]), high=_percent(score["high"]))
+def _tested(fold: Content) -> dict[str, Any]:
+    """The test and validation scores of a fold, both of the model of its best epoch."""
+    best: Content = next((row for row in fold["epochs"] if row["epoch"] == fold["best_epoch"]), {})
+    scores = {f"test_{key}": fold["test_scores"][key]["value"] for key in ("wa", "uar")}
+    return {**best, **scores, "best_epoch": fold["best_epoch"]}
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -200,25 +280,10 @@ def _cell(key: str, values: Content) -> str:
     value = values.get(key)
     if value is None:
         return ""
-    if key.endswith("loss"):
-        return f"{value:.3f}"
-    return f"{100 * value:.1f} %" if key in ("validation_wa", "validation_uar") else str(value)
-
-
-def _row(head: str, cells: Sequence[str], language: str) -> str:
-    content = f'<th scope="row">{html.escape(head)}</th>' + "".join(f"<td>{cell}</td>" for cell in cells)
-    if language == "fa":
-        content = content.translate(PERSIAN_DIGITS).replace(".", "٫").replace(" %", "٪")
-    return f"<tr>{content}</tr>"
-
-
-def _title(run: Run) -> str:
-    return _paragraph(run.title, "facts")
-
-
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}" dir="auto">{html.escape(text)}</p>'
-
-
-def _box(kind: str, heading: str, lines: Sequence[str]) -> str:
-    return f'<div class="box {kind}" role="status"><h2>{html.escape(heading)}</h2>{"".join(lines)}</div>'
+    return (
+        f"{value:.3f}"
+        if key.endswith("loss")
+        else str(value)
+        if key.endswith("epoch")
+        else f"{100 * value:.1f} %"
+    )

@@ -1,25 +1,25 @@
-"""The runs that a page keeps: folders with what `ser crossval` and `ser.ui.jobs` write there.
+"""The runs and studies that a page keeps: folders with what `ser crossval`, `ser tune` and `ser.ui.jobs` write there.
 
-In: a folder of runs, and names that come from browsers. Out: what the run has written so far. Nothing is kept
-in memory, so two servers, and a server that was started again, see the same.
+In: a folder of runs, and names that come from browsers. Out: what a run has written so far. Nothing is kept in memory,
+so two servers, and a server that was started again, see the same.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import re
 import time
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from ser.files import DEMO_CORPUS
 from ser.ui import jobs
+from ser.ui.model import without_folders
 
-PREFIX = "crossval-"
 LATEST = "latest"
-CHECKPOINT = "checkpoint"
+CHECKPOINT, MODEL = "checkpoint", "checkpoint/model.json"
 # What can be downloaded, with its type; the archive is made when it is asked for.
 DOWNLOADS: dict[str, str] = {
     "result.json": "application/json",
@@ -27,102 +27,156 @@ DOWNLOADS: dict[str, str] = {
     "report.html": "text/html",
     "checkpoint.zip": "application/zip",
 }
-NAME = re.compile(r"(?:crossval|tune)-(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)(\d\d)-(.+)")
+NAME = re.compile(r"[a-z]+-(\d{4})(\d\d)(\d\d)-(\d\d)(\d\d)\d\d-(.+)")
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run folder."""
+    """The folder of one cross-validation."""
 
     folder: Path
+    prefix: ClassVar[str] = "crossval-"
+    odd: ClassVar[str] = r"\W+"  # what a name may not hold
+    watched: ClassVar[tuple[str, ...]] = (jobs.STAGE, "progress.json", *DOWNLOADS)
 
     @property
     def name(self) -> str:
         return self.folder.name
 
     @property
-    def title(self) -> str:
-        """Corpus and start, from the name."""
+    def title(self) -> tuple[str, str]:
+        """Its name or corpus, and when it was started."""
         match = NAME.fullmatch(self.name)
         if match is None:
-            return self.name
-        year, month, day, hour, minute, second, corpus = match.groups()
-        return f"{corpus}, {year}-{month}-{day} {hour}:{minute}:{second}"
+            return self.name, ""
+        year, month, day, hour, minute, name = match.groups()
+        return name.replace("-", " "), f"{year}-{month}-{day} {hour}:{minute}"
 
     def status(self) -> jobs.JobStatus:
         return jobs.look(self.folder)
 
-    def progress(self) -> dict[str, Any] | None:
-        return read_json(self.folder / "progress.json")
+    def read(self, name: str) -> dict[str, Any] | None:
+        """The content of one of its JSON files; None where there is none (yet)."""
+        return jobs.read_json(self.folder / name)
 
+    def news(self, name: str, since: Run | None = None) -> dict[str, Any] | None:
+        """The same where the job that runs now (here, or in `since`) has written it, not one that ran here before."""
+        begun = _changed((since or self).folder / jobs.JOB) or time.time_ns()
+        return self.read(name) if _changed(self.folder / name) >= begun else None
+
+    @property
     def result(self) -> dict[str, Any] | None:
-        return read_json(self.folder / "result.json")
+        return self.read("result.json")
+
+    def model(self) -> Path | None:
+        """The folder of its trained model, if it has one."""
+        return self.folder / CHECKPOINT if (self.folder / MODEL).exists() else None
+
+    def is_demo(self) -> bool:
+        """Whether it learns from the demonstration corpus."""
+        return str(DEMO_CORPUS) in self.status().command
 
     def downloads(self) -> list[str]:
         """Those of `DOWNLOADS` that there are."""
         return [name for name in DOWNLOADS if self._source(name).exists()]
 
-    def read(self, download: str) -> bytes | None:
-        """The content of one of `DOWNLOADS`; None where there is none (yet)."""
-        if download not in DOWNLOADS:
+    def download(self, name: str) -> bytes | None:
+        """The content of one of `DOWNLOADS`, without folders of this server; None where there is none (yet)."""
+        if name not in self.downloads():
             return None
         try:
-            if download == "checkpoint.zip":
-                return _zipped(self.folder / CHECKPOINT)
-            return self._source(download).read_bytes()
+            if name != "checkpoint.zip":
+                return self._cleaned(self._source(name))
+            content = io.BytesIO()
+            with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in sorted((self.folder / CHECKPOINT).glob("[!.]*")):
+                    archive.writestr(f"{CHECKPOINT}/{path.name}", self._cleaned(path))
+            return content.getvalue()
         except OSError:
             return None
 
     def stamp(self) -> str:
         """Changes whenever there is something new to show."""
         status = self.status()
-        files = (self._source(name) for name in ("progress.json", *DOWNLOADS))
-        return f"{self.name} {status.state} {status.reason} {[_changed(file) for file in files]}"
+        changes = [_changed(self._source(name)) for name in self.watched]
+        return f"{self.name} {status.state} {status.pid} {changes}"
 
     def _source(self, name: str) -> Path:
-        return self.folder / (f"{CHECKPOINT}/model.json" if name == "checkpoint.zip" else name)
+        return self.folder / (MODEL if name == "checkpoint.zip" else name)
+
+    def _cleaned(self, file: Path) -> bytes:
+        """A file without the folders of this server: they are cut from texts, the encoder's also from the report."""
+        content = file.read_bytes()
+        if file.suffix in (".json", ".csv"):
+            return without_folders(content.decode()).encode()
+        source = ((self.read("run.json") or {}).get("encoder") or {}).get("source", "")
+        return (
+            content.replace(source.encode(), Path(source).name.encode())
+            if source.startswith("/")
+            else content
+        )
+
+
+class Study(Run):
+    """The folder of one search."""
+
+    prefix: ClassVar[str] = "tune-"
+    odd: ClassVar[str] = "[^A-Za-z0-9]+"
+    watched: ClassVar[tuple[str, ...]] = (jobs.STAGE, "tune.json")
+
+    @property
+    def best_run(self) -> Run | None:
+        """Where the best trial is trained and tested, or will be."""
+        best = (self.read("tune.json") or {}).get("best")
+        return Run(self.folder / f"trial_{best['number']:03d}") if best else None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        return self.best_run.result if self.best_run else None
+
+    def model(self) -> Path | None:
+        """The best trial's, if that one is trained and tested."""
+        told = self.read("tune.json") or {}
+        best, scored = told.get("best"), told.get("scored")
+        if not best or not scored or scored["trial"] != best["number"]:
+            return None
+        return Run(self.folder / str(scored["run"])).model()
+
+    def stamp(self) -> str:
+        """Also of the best trial's run, and while it searches as time goes by."""
+        clock = int(time.time() / 30) if jobs.is_running(self.folder) else ""
+        return f"{super().stamp()} {self.best_run.stamp() if self.best_run else ''} {clock}"
 
 
 class Runs:
     """All runs of a page of one kind, by name."""
 
-    def __init__(self, folder: Path, prefix: str = PREFIX) -> None:
-        self.folder, self.prefix = folder, prefix
+    def __init__(self, folder: Path, kind: type[Run] = Run) -> None:
+        self.folder, self.kind = folder, kind
 
     def names(self) -> list[str]:
         """Newest first."""
-        if not self.folder.is_dir():
-            return []
-        found = [path.name for path in self.folder.glob(f"{self.prefix}*") if path.is_dir()]
+        found = [path.name for path in self.folder.glob(f"{self.kind.prefix}*") if path.is_dir()]
         return sorted(found, reverse=True)
 
     def find(self, name: object) -> Run | None:
         """The run of a name, `LATEST` for the newest; None where there is none. Never a path outside."""
         names = self.names()
         if name == LATEST:
-            return Run(self.folder / names[0]) if names else None
-        return Run(self.folder / str(name)) if name in names else None
+            return self.kind(self.folder / names[0]) if names else None
+        return self.kind(self.folder / str(name)) if name in names else None
 
-    def new(self, corpus: str) -> Run:
-        """A run that does not exist yet, named after the time and its corpus."""
-        slug = re.sub(r"\W+", "-", corpus).strip("-")[:40] or "corpus"
-        name = f"{time.strftime(f'{self.prefix}%Y%m%d-%H%M%S')}-{slug}"
+    def new(self, label: str) -> Run:
+        """A run that does not exist yet, named after the time and its corpus or what its owner calls it."""
+        slug = re.sub(self.kind.odd, "-", label).strip("-")[:40] or "corpus"
+        name = f"{time.strftime(f'{self.kind.prefix}%Y%m%d-%H%M%S')}-{slug}"
         names = (name, *(f"{name}-{number}" for number in range(2, 100)))  # the clock may go back
-        return Run(self.folder / next(free for free in names if not (self.folder / free).exists()))
+        return self.kind(self.folder / next(free for free in names if not (self.folder / free).exists()))
 
-    def running(self) -> Run | None:
-        """The newest run that is in work."""
-        runs = (Run(self.folder / name) for name in self.names())
-        return next((run for run in runs if jobs.is_running(run.folder)), None)
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The content of a JSON file; None where there is none (yet)."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return content if isinstance(content, dict) else None
+    def running(self) -> list[Run]:
+        """Those in progress."""
+        runs = [self.kind(self.folder / name) for name in self.names()]
+        return [run for run in runs if jobs.is_running(run.folder)]
 
 
 def _changed(path: Path) -> int:
@@ -130,14 +184,3 @@ def _changed(path: Path) -> int:
         return path.stat().st_mtime_ns
     except OSError:
         return 0
-
-
-def _zipped(folder: Path) -> bytes | None:
-    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
-    if not files:
-        return None
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in files:
-            archive.write(path, f"{CHECKPOINT}/{path.name}")
-    return content.getvalue()

@@ -1,43 +1,47 @@
-"""What the tab Tune shows of a study: HTML from what `tune.json` and the job say.
+"""What the tab Tune shows of a study: HTML from what `tune.json`, the run of the best trial and the job say.
 
-In: the content of `tune.json`, the status of the job, a language. Out: HTML.
+In: a study, the status of its job, a language. Out: HTML.
 """
 
 from __future__ import annotations
 
-import html
 import time
 from collections.abc import Mapping
 from typing import Any
 
+from ser.ui.html import paragraph, percent
 from ser.ui.jobs import JobStatus
-from ser.ui.model import without_folders
-from ser.ui.run_view import BOX_KINDS
-from ser.ui.tune_texts import TEXTS, say
+from ser.ui.run_view import bar, ended, phase, preparing, run_box, table, test_scores, training_lines
+from ser.ui.runs import Study
+from ser.ui.texts import PERSIAN_DIGITS
+from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
 
 
-def study_box(
-    title: str, status: JobStatus, told: Content | None, language: str, now_s: float | None = None
-) -> str:
-    """How a study stands: heading, bar, best trial, counts, time left."""
-    now_s = time.time() if now_s is None else now_s
-    lines = [_paragraph(title, "facts")]
-    if told is not None:
-        lines += _trials(status, told, language, now_s)
-    elif status.state == "running":
-        lines += ["<progress></progress>", _paragraph(say("preparing_means", language))]
-    if status.state in ("failed", "stopped"):
-        reason = without_folders(status.reason) if status.state == "failed" else ""
-        lines += [_paragraph(reason), _paragraph(say(f"{status.state}_means", language))]
-    kind = "running" if status.state == "running" else BOX_KINDS.get(status.state, "waiting")
-    heading = html.escape(_heading(status, told, language))
-    return f'<div class="box {kind}" role="status"><h2>{heading}</h2>{"".join(lines)}</div>'
+def study_box(study: Study, status: JobStatus, language: str, now_s: float | None = None) -> str:
+    """How a study stands: a heading, how far it is, the best trial, counts, time left, the scores once tested."""
+    if status.state == "running":
+        heading, lines = _running(study, language, time.time() if now_s is None else now_s)
+    else:
+        heading, lines = say(status.state, language), ended(status, language)
+    told = study.read("tune.json")
+    best = [] if told is None else _best(told, language)
+    scores = [] if study.model() is None else test_scores(study.result, language)
+    return run_box(study, status.state, heading, [*lines, *best, *scores], language)
 
 
-def empty_box(language: str) -> str:
-    return f'<div class="box waiting" role="status">{html.escape(say("no_run", language))}</div>'
+def trials_table(told: Content | None, language: str) -> str:
+    """Every trial, the newest first, for screens that are too narrow for Optuna's dashboard."""
+    if not told or not told["trials"]:
+        return ""
+    rows = []
+    for one in reversed(told["trials"]):
+        value = one["validation_accuracy"] if one["value"] is None else one["value"]
+        state, shown = say(f"trial_{one['state']}", language), "" if value is None else f"{100 * value:.1f} %"
+        rows.append([str(one["number"]), state, str(one["epoch"] or ""), shown])
+    heads = [say(key, language) for key in ("trial", "state", "epoch", "validation_wa")]
+    return table(heads, rows, language)
 
 
 def dashboard_frame(told: Content | None) -> str:
@@ -46,70 +50,57 @@ def dashboard_frame(told: Content | None) -> str:
     return f'<iframe class="dashboard" src="/{place}" title="Optuna Dashboard" loading="lazy"></iframe>'
 
 
-def _heading(status: JobStatus, told: Content | None, language: str) -> str:
-    if status.state != "running":
-        return say("elsewhere" if status.state == "never" else status.state, language)
+def _running(study: Study, language: str, now_s: float) -> tuple[str, list[str]]:
+    """Heading and lines of a study in progress; nothing of what an earlier job left there."""
+    told = study.news("tune.json")
     if told is None:
-        return say("preparing", language)
-    if told["state"] == "testing":
-        return say("testing", language)
-    return say("searching", language, done=_finished(told), wanted=told["n_trials"])
+        return say("preparing", language), preparing(study, language)
+    if told["state"] == "searching":
+        done, wanted = _finished(told), told["n_trials"]
+        heading = say("searching", language, done=done, wanted=wanted)
+        return heading, [bar(done / wanted), *_trials(told, language, now_s)]
+    # The best trial's configuration is trained again, tested, and trained on all speakers.
+    progress = study.best_run.news("progress.json", since=study) if study.best_run else None
+    if progress is None or not progress["epoch"]:
+        return say("training_best", language), [bar(None)]
+    if progress["state"] == "training":
+        return say("training_best", language), training_lines(progress, language)
+    return phase(progress, language), [bar(None)]
 
 
-def _trials(status: JobStatus, told: Content, language: str, now_s: float) -> list[str]:
-    counts, best, lines = told["counts"], told["best"], []
-    if status.state == "running":
-        lines.append(f'<progress max="{told["n_trials"]}" value="{_finished(told)}"></progress>')
-    if best is None:
-        lines.append(_paragraph(say("no_best", language)))
-    else:
-        lines.append(_paragraph(say("best", language, number=best["number"], value=_percent(best["value"]))))
-        lines.append(_paragraph(_parameters(best["parameters"], language), "facts"))
-    failed = counts["fail"] - told["queued_again"]  # a trial that was stopped or killed is not called failed
-    lines.append(_paragraph(say("counts", language, **{**counts, "fail": failed})))
-    if status.state == "running" and told["state"] == "searching":
-        lines += [_paragraph(text) for text in _running(told, language, now_s)]
-    if told.get("scored"):
-        scores = {name: _percent(told["scored"][name]) for name in ("wa", "uar")}
-        lines.append(_paragraph(say("test_scores", language, **scores)))
-    return lines
-
-
-def _running(told: Content, language: str, now_s: float) -> list[str]:
-    running = [trial for trial in told["trials"] if trial["state"] == "running" and trial["epoch"]]
-    texts = [
-        say(
-            "now",
-            language,
-            number=one["number"],
-            epoch=one["epoch"],
-            value=_percent(one["validation_accuracy"]),
-        )
-        for one in running
-    ]
+def _trials(told: Content, language: str, now_s: float) -> list[str]:
+    """The trials in progress, and until when new ones start."""
+    texts = []
+    for one in told["trials"]:
+        if one["state"] == "running" and one["epoch"]:
+            value = percent(one["validation_accuracy"])
+            texts.append(say("now", language, number=one["number"], epoch=one["epoch"], value=value))
     left_s = told["started"] + told["timeout_s"] - now_s
-    if left_s > 0:
-        return [*texts, say("time_left", language, minutes=max(1, round(left_s / 60)))]
-    return [*texts, say("time_up", language)]
+    left = say("time_left" if left_s > 0 else "time_up", language, minutes=max(1, round(left_s / 60)))
+    return [paragraph(text) for text in (*(texts or [say("first_epoch", language)]), left)]
+
+
+def _best(told: Content, language: str) -> list[str]:
+    best, counts = told["best"], told["counts"]
+    failed = counts["fail"] - told["queued_again"]  # a trial that was stopped or killed is not called failed
+    said = say("counts", language, **{**counts, "fail": failed})
+    if best is None:
+        return [paragraph(say("no_best", language)), paragraph(said, "facts")]
+    value = say("best", language, number=best["number"], value=percent(best["value"], 2))
+    facts = (_parameters(best["parameters"], language), said)
+    return [paragraph(value), *(paragraph(fact, "facts") for fact in facts)]
 
 
 def _parameters(parameters: Content, language: str) -> str:
-    shown = {
-        name: round(value, 6) if isinstance(value, float) else value for name, value in parameters.items()
-    }
-    return ", ".join(
-        f"{say(name, language)} {value}" if name in TEXTS else f"{name} {value}"
-        for name, value in shown.items()
-    )
+    """The chosen settings by the names that the other tab gives them."""
+    shown = []
+    for name, value in parameters.items():
+        key = f"ser_job_{name}"
+        text = str(round(value, 6) if isinstance(value, float) else value)
+        text = "\u200f" + text.translate(PERSIAN_DIGITS).replace(".", "٫") if language == "fa" else text
+        shown.append(f"{say(key, language) if key in TEXTS else name}: {text}")
+    return ("؛ " if language == "fa" else "; ").join(shown)
 
 
 def _finished(told: Content) -> int:
     return int(told["counts"]["complete"] + told["counts"]["pruned"])
-
-
-def _percent(share: float) -> float:
-    return round(100 * share, 2)
-
-
-def _paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{html.escape(text)}</p>' if text else ""
