@@ -108,7 +108,7 @@ def load_model(place: Place) -> Any:
     names = {r"^(model\.)?encoder\.": ""} if model_type == WHISPER else None
     options: dict[str, Any] = {"dtype": torch.float32, "key_mapping": names, "output_loading_info": True}
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, report = classes[model_type].from_pretrained(
                 place.folder, local_files_only=True, **options
             )
@@ -167,7 +167,7 @@ def _model_classes() -> dict[str, Any]:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar, and no table of keys: what is wrong goes into one message."""
     from transformers.utils import logging
 

@@ -1,4 +1,4 @@
-"""What a distillation learns from: crops of recordings and what the teacher says of them.
+"""Crops of recordings and the teacher's hidden states for them.
 
 In: recordings of any length and number, streamed. Out: shuffled batches of crops, `(batch, samples)`, with the
 teacher's hidden states at the student's frame centres, `(layers, batch, frames, dim)`.
@@ -7,28 +7,30 @@ teacher's hidden states at the student's frame centres, `(layers, batch, frames,
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 
 from ser.audio.augment import degrade
-from ser.audio.load import SAMPLE_RATE_HZ, Samples, resample, stream_audio
-from ser.encoders.distillation.student import StudentSettings
-from ser.encoders.encoder import FRAME_SAMPLES, Encoder
+from ser.audio.load import SAMPLE_RATE_HZ, Samples, stream_audio
+from ser.audio.resample import resample
+from ser.encoders.chunking import FRAME_SAMPLES, normalised
+from ser.encoders.distillation.student import Student
+from ser.encoders.encoder import Encoder
+from ser.encoders.states import frame_centre, receptive_samples
 from ser.errors import AudioError, EncoderError, SettingsError
+from ser.files import write_atomically
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm", ".mp4", ".aac", ".au")
 )
-BLOCK_S = 10.0  # a recording is read, normalised and shown to the teacher in pieces of this length
+BLOCK_S = 10.0  # a recording is read and shown to the teacher in pieces of this length
 STATISTICS_BLOCKS = 200  # pieces from which the scale of the teacher's layers is taken
-LEVEL = 0.1  # root mean square at which the teacher hears everything
+LEVEL = 0.1  # root mean square of every piece
 
 
 @dataclass(frozen=True)
@@ -36,10 +38,10 @@ class CropSettings:
     """Which crops a step sees.
 
     Attributes:
-        batch_size: crops a step.
+        batch_size: crops per step.
         crop_s: length of a crop in seconds.
-        degrade: probability that the student hears a crop with noise, a room or a changed tilt; the teacher never.
-        speeds: factors of speed and pitch, one drawn for each piece of audio.
+        degrade: probability that the student hears a crop degraded (noise, room, ...); the teacher never does.
+        speeds: factors of speed and pitch, one drawn for each piece of audio; 1 alone turns that off.
         buffer: crops from which batches are drawn.
         seed: of order, speeds and degradation.
     """
@@ -82,55 +84,44 @@ def find_audio(folders: Sequence[str | Path]) -> list[Path]:
 
 
 class TeacherTargets:
-    """What the teacher says of a piece of audio: `(layers, frames, dim)` half precision, cached on disk if asked."""
+    """The teacher's hidden states of a piece of audio, `(layers, frames, dim)` in half precision.
+
+    Args:
+        teacher: the encoder.
+        layers: which of its hidden layers.
+        cache: folder to keep them in, None to keep none.
+    """
 
     def __init__(self, teacher: Encoder, layers: Sequence[int], cache: Path | None = None) -> None:
         if max(layers) > teacher.n_layers:
             raise EncoderError(
-                f"The teacher {teacher.name} has layers 0 to {teacher.n_layers}; {max(layers)} was asked."
+                f"The teacher {teacher.name} has layers 0 to {teacher.n_layers}; {max(layers)} was requested."
             )
         self.teacher, self.layers, self.cache = teacher, list(layers), cache
-        self.key = f"{teacher.fingerprint} {self.layers}"
-        if cache is not None:
-            cache.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, samples: Samples) -> torch.Tensor:
         if self.cache is None:
-            return self._ask(samples)
-        digest = hashlib.sha256(self.key.encode() + samples.tobytes()).hexdigest()
+            return self._compute(samples)
+        key = f"{self.teacher.fingerprint} {self.layers}"
+        digest = hashlib.sha256(key.encode() + samples.tobytes()).hexdigest()
         path = self.cache / digest[:2] / f"{digest[:32]}.safetensors"
         if path.exists():
             try:
-                return load_file(path)["targets"]
-            except Exception:  # a damaged cache entry is computed anew, whatever is wrong with it
+                return load(path.read_bytes())["targets"]
+            except Exception:  # a damaged entry is computed again, whatever is wrong with it
                 path.unlink(missing_ok=True)
-        targets = self._ask(samples)
-        path.parent.mkdir(exist_ok=True)
-        save_tensors({"targets": targets.contiguous()}, path)
+        targets = self._compute(samples)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({"targets": targets.contiguous()}))
         return targets
 
-    def _ask(self, samples: Samples) -> torch.Tensor:
-        heard = samples * (LEVEL / max(float(np.sqrt(np.mean(samples**2))), 1e-6))
-        if self.teacher.normalise:
-            heard = (heard - heard.mean()) / np.sqrt(heard.var() + 1e-7)
+    def _compute(self, samples: Samples) -> torch.Tensor:
+        heard = normalised(samples) if self.teacher.normalise else samples
         with torch.inference_mode():
-            waveform = torch.from_numpy(heard.astype(np.float32))[None].to(self.teacher.device)
+            waveform = torch.from_numpy(heard)[None].to(self.teacher.device)
             states = self.teacher.hidden_states(waveform, self.layers)
         # Half precision ends at 65,504; a teacher's outlier dimensions stay far below it.
         return torch.cat(states).half().cpu()
-
-    @property
-    def offset_samples(self) -> float:
-        """Where the centre of frame 0 lies: 0 for Whisper's centred windows, half a receptive field otherwise."""
-        config: Any = self.teacher.model.config
-        if not hasattr(config, "conv_kernel"):
-            return 0.0
-        shape = StudentSettings(
-            conv_dim=tuple(config.conv_dim),
-            conv_kernel=tuple(config.conv_kernel),
-            conv_stride=tuple(config.conv_stride),
-        )
-        return shape.receptive_samples / 2
 
 
 def align(targets: torch.Tensor, first_frame: int, n_frames: int, shift: float) -> torch.Tensor:
@@ -155,17 +146,18 @@ class CropStream:
     """An endless stream of crops: waveform `(samples,)` and teacher states `(layers, frames, dim)`."""
 
     def __init__(
-        self, files: Sequence[Path], targets: TeacherTargets, student: StudentSettings, settings: CropSettings,
+        self, files: Sequence[Path], targets: TeacherTargets, student: Student, settings: CropSettings,
         position: Position, on_bad_file: Callable[[Path, str], None] = lambda path, message: None,
     ) -> None:  # fmt: skip
         self.files, self.targets, self.settings, self.position = list(files), targets, settings, position
-        self.on_bad_file = on_bad_file
+        self.normalise, self.on_bad_file = student.normalise, on_bad_file
         self.crop_samples = round(settings.crop_s * SAMPLE_RATE_HZ / FRAME_SAMPLES) * FRAME_SAMPLES
-        self.n_frames = (self.crop_samples - student.receptive_samples) // FRAME_SAMPLES + 1
-        self.shift = (student.receptive_samples / 2 - targets.offset_samples) / FRAME_SAMPLES
+        self.n_frames = (self.crop_samples - receptive_samples(student.model.config)) // FRAME_SAMPLES + 1
+        teacher = targets.teacher.model.config
+        self.shift = (frame_centre(student.model.config) - frame_centre(teacher)) / FRAME_SAMPLES
 
     def blocks(self) -> Iterator[Samples]:
-        """Pieces of audio in a new order every epoch, sped up or slowed down; moves `position`."""
+        """Pieces of audio at one level, in a new order every epoch, sped up or slowed down; moves `position`."""
         while True:
             order = np.random.default_rng((self.settings.seed, self.position.epoch)).permutation(
                 len(self.files)
@@ -179,7 +171,9 @@ class CropStream:
                     for block in stream_audio(path, BLOCK_S):
                         speed = float(rng.choice(self.settings.speeds))
                         yielded = True
-                        yield resample(block, round(SAMPLE_RATE_HZ * speed), SAMPLE_RATE_HZ)
+                        block = resample(block, round(SAMPLE_RATE_HZ * speed), SAMPLE_RATE_HZ)
+                        level = max(float(np.sqrt(np.mean(block**2))), 1e-6)
+                        yield (block * (LEVEL / level)).astype(np.float32)
                 except AudioError as error:
                     self.on_bad_file(path, str(error))
             if not yielded:
@@ -187,21 +181,21 @@ class CropStream:
             self.position.epoch, self.position.file = self.position.epoch + 1, 0
 
     def crops(self) -> Iterator[tuple[Samples, torch.Tensor]]:
+        """Consecutive crops of each piece, the first at a random start; what is shorter is repeated to a crop's length."""
         rng = np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, 1))
+        needed = self.crop_samples // FRAME_SAMPLES
         for block in self.blocks():
             targets = self.targets(block)
             whole = min(block.size // FRAME_SAMPLES, targets.shape[1])
-            needed = self.crop_samples // FRAME_SAMPLES
             if whole < needed // 4:
                 continue
-            if whole < needed:  # a short utterance is repeated, sound and targets alike
+            if whole < needed:
                 repeats = -(-needed // whole) + 1
                 block = np.tile(block[: whole * FRAME_SAMPLES], repeats)
                 targets = targets[:, :whole].repeat(1, repeats, 1)
                 whole = needed
-            for start in range(
-                int(rng.integers(0, (whole - needed) % needed + 1)), whole - needed + 1, needed
-            ):
+            first = int(rng.integers(0, (whole - needed) % needed + 1))
+            for start in range(first, whole - needed + 1, needed):
                 crop = block[start * FRAME_SAMPLES :][: self.crop_samples]
                 yield crop, align(targets, start, self.n_frames, self.shift).half()
 
@@ -223,35 +217,26 @@ class CropStream:
     def _degraded(self, samples: Samples, rng: np.random.Generator) -> Samples:
         if rng.random() < self.settings.degrade:
             samples = degrade(samples, rng)
-        return ((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)).astype(np.float32)
+        return normalised(samples) if self.normalise else samples
 
 
 def target_statistics(stream: CropStream) -> dict[str, torch.Tensor]:
     """Mean and standard deviation of each teacher dimension, `(layers, 1, 1, dim)`, over the first pieces."""
-    states = []
+    n_frames, total, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
     for index, block in enumerate(stream.blocks()):
-        states.append(stream.targets(block).float())
+        states = stream.targets(block).double()
+        n_frames += states.shape[1]
+        total, squares = total + states.sum(dim=1), squares + (states**2).sum(dim=1)
         if index + 1 >= STATISTICS_BLOCKS or stream.position.epoch > 0:
             break
-    frames = torch.cat(states, dim=1)
-    return {
-        "mean": frames.mean(dim=1)[:, None, None],
-        "scale": frames.std(dim=1).clamp(min=1e-3)[:, None, None],
-    }
+    mean = total / n_frames
+    scale = (squares / n_frames - mean**2).clamp(min=1e-6).sqrt()
+    return {"mean": mean.float()[:, None, None], "scale": scale.float()[:, None, None]}
 
 
 def files_fingerprint(files: Sequence[Path]) -> str:
-    """Of names and sizes: enough to notice another folder, cheap on a million files."""
+    """Hash of names and sizes: enough to notice another folder, cheap on a million files."""
     digest = hashlib.sha256()
     for path in files:
         digest.update(f"{path.name} {path.stat().st_size}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def save_tensors(
-    tensors: dict[str, torch.Tensor], path: Path, metadata: dict[str, str] | None = None
-) -> None:
-    """Write a safetensors file that appears whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    save_file(tensors, temporary, metadata=metadata)
-    temporary.replace(path)
