@@ -7,13 +7,12 @@ teacher's hidden states at the student's frame centres, `(layers, batch, frames,
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load, save
 
 from ser.audio.augment import degrade
 from ser.audio.load import SAMPLE_RATE_HZ, Samples, stream_audio
@@ -23,7 +22,6 @@ from ser.encoders.distillation.student import Student
 from ser.encoders.encoder import Encoder
 from ser.encoders.states import frame_centre, receptive_samples
 from ser.errors import AudioError, EncoderError, SettingsError
-from ser.files import write_atomically
 
 AUDIO_SUFFIXES = frozenset(
     (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm", ".mp4", ".aac", ".au")
@@ -83,57 +81,6 @@ def find_audio(folders: Sequence[str | Path]) -> list[Path]:
     return sorted(found)
 
 
-class TeacherTargets:
-    """The teacher's hidden states of a piece of audio, `(layers, frames, dim)` in half precision.
-
-    Args:
-        teacher: the encoder.
-        layers: which of its hidden layers.
-        cache: folder to keep them in, None to keep none.
-    """
-
-    def __init__(self, teacher: Encoder, layers: Sequence[int], cache: Path | None = None) -> None:
-        if max(layers) > teacher.n_layers:
-            raise EncoderError(
-                f"The teacher {teacher.name} has layers 0 to {teacher.n_layers}; {max(layers)} was requested."
-            )
-        self.teacher, self.layers, self.cache = teacher, list(layers), cache
-
-    def __call__(self, samples: Samples) -> torch.Tensor:
-        if self.cache is None:
-            return self._compute(samples)
-        key = f"{self.teacher.fingerprint} {self.layers}"
-        digest = hashlib.sha256(key.encode() + samples.tobytes()).hexdigest()
-        path = self.cache / digest[:2] / f"{digest[:32]}.safetensors"
-        if path.exists():
-            try:
-                return load(path.read_bytes())["targets"]
-            except Exception:  # a damaged entry is computed again, whatever is wrong with it
-                path.unlink(missing_ok=True)
-        targets = self._compute(samples)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({"targets": targets.contiguous()}))
-        return targets
-
-    def _compute(self, samples: Samples) -> torch.Tensor:
-        heard = normalised(samples) if self.teacher.normalise else samples
-        with torch.inference_mode():
-            waveform = torch.from_numpy(heard)[None].to(self.teacher.device)
-            states = self.teacher.hidden_states(waveform, self.layers)
-        # Half precision ends at 65,504; a teacher's outlier dimensions stay far below it.
-        return torch.cat(states).half().cpu()
-
-
-def align(targets: torch.Tensor, first_frame: int, n_frames: int, shift: float) -> torch.Tensor:
-    """Teacher states at the student's frame centres: `(layers, n_frames, dim)`, by linear interpolation."""
-    position = torch.arange(n_frames) + first_frame + shift
-    position = position.clamp(0, targets.shape[1] - 1)
-    low = position.floor().long()
-    high = (low + 1).clamp(max=targets.shape[1] - 1)
-    weight = (position - low).to(torch.float32)[None, :, None]
-    return targets[:, low].float() * (1 - weight) + targets[:, high].float() * weight
-
-
 @dataclass
 class Position:
     """Where in the stream of recordings a run stands."""
@@ -143,88 +90,117 @@ class Position:
 
 
 class CropStream:
-    """An endless stream of crops: waveform `(samples,)` and teacher states `(layers, frames, dim)`."""
+    """An endless stream of crops: waveform `(samples,)` and teacher states `(layers, frames, dim)`.
+
+    Args:
+        files: recordings.
+        teacher, layers: the encoder, and which of its hidden layers.
+        student: whose frame centres and normalisation the crops get.
+        position: where to begin; it moves along.
+    """
 
     def __init__(
-        self, files: Sequence[Path], targets: TeacherTargets, student: Student, settings: CropSettings,
-        position: Position, on_bad_file: Callable[[Path, str], None] = lambda path, message: None,
+        self, files: Sequence[Path], teacher: Encoder, layers: Sequence[int], student: Student,
+        settings: CropSettings, position: Position,
     ) -> None:  # fmt: skip
-        self.files, self.targets, self.settings, self.position = list(files), targets, settings, position
-        self.normalise, self.on_bad_file = student.normalise, on_bad_file
+        if max(layers) > teacher.n_layers:
+            raise EncoderError(
+                f"The teacher {teacher.name} has layers 0 to {teacher.n_layers}; {max(layers)} was requested."
+            )
+        self.files, self.teacher, self.layers = list(files), teacher, list(layers)
+        self.settings, self.position, self.normalise = settings, position, student.normalise
+        self.bad_files: dict[str, str] = {}
+        ours, theirs = student.model.config, teacher.model.config
         self.crop_samples = round(settings.crop_s * SAMPLE_RATE_HZ / FRAME_SAMPLES) * FRAME_SAMPLES
-        self.n_frames = (self.crop_samples - receptive_samples(student.model.config)) // FRAME_SAMPLES + 1
-        teacher = targets.teacher.model.config
-        self.shift = (frame_centre(student.model.config) - frame_centre(teacher)) / FRAME_SAMPLES
+        self.n_frames = (self.crop_samples - receptive_samples(ours)) // FRAME_SAMPLES + 1
+        self.shift = (frame_centre(ours) - frame_centre(theirs)) / FRAME_SAMPLES
+
+    def states(self, samples: Samples) -> torch.Tensor:
+        """The teacher's hidden states, `(layers, frames, dim)` in half precision."""
+        heard = normalised(samples) if self.teacher.normalise else samples
+        with torch.inference_mode():
+            waveform = torch.from_numpy(heard)[None].to(self.teacher.device)
+            states = self.teacher.hidden_states(waveform, self.layers)
+        # Half precision ends at 65,504; a teacher's outlier dimensions stay far below it.
+        return torch.cat(states).half().cpu()
 
     def blocks(self) -> Iterator[Samples]:
         """Pieces of audio at one level, in a new order every epoch, sped up or slowed down; moves `position`."""
         while True:
-            order = np.random.default_rng((self.settings.seed, self.position.epoch)).permutation(
-                len(self.files)
-            )
+            seed = (self.settings.seed, self.position.epoch)
+            order = np.random.default_rng(seed).permutation(len(self.files))
             yielded = self.position.file > 0
             while self.position.file < len(order):
                 path = self.files[order[self.position.file]]
                 self.position.file += 1
-                rng = np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file))
+                rng = np.random.default_rng((*seed, self.position.file))
                 try:
                     for block in stream_audio(path, BLOCK_S):
                         speed = float(rng.choice(self.settings.speeds))
-                        yielded = True
                         block = resample(block, round(SAMPLE_RATE_HZ * speed), SAMPLE_RATE_HZ)
                         level = max(float(np.sqrt(np.mean(block**2))), 1e-6)
+                        yielded = True
                         yield (block * (LEVEL / level)).astype(np.float32)
                 except AudioError as error:
-                    self.on_bad_file(path, str(error))
+                    self.bad_files[str(path)] = str(error)
             if not yielded:
                 raise SettingsError(f"None of the {len(self.files)} recordings could be read.")
             self.position.epoch, self.position.file = self.position.epoch + 1, 0
 
     def crops(self) -> Iterator[tuple[Samples, torch.Tensor]]:
-        """Consecutive crops of each piece, the first at a random start; what is shorter is repeated to a crop's length."""
-        rng = np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, 1))
+        """Consecutive crops of each piece from a random start; a shorter piece is repeated to a crop's length."""
+        rng = self._rng(1)
         needed = self.crop_samples // FRAME_SAMPLES
         for block in self.blocks():
-            targets = self.targets(block)
-            whole = min(block.size // FRAME_SAMPLES, targets.shape[1])
+            states = self.states(block)
+            whole = min(block.size // FRAME_SAMPLES, states.shape[1])
             if whole < needed // 4:
                 continue
             if whole < needed:
                 repeats = -(-needed // whole) + 1
                 block = np.tile(block[: whole * FRAME_SAMPLES], repeats)
-                targets = targets[:, :whole].repeat(1, repeats, 1)
+                states = states[:, :whole].repeat(1, repeats, 1)
                 whole = needed
             first = int(rng.integers(0, (whole - needed) % needed + 1))
             for start in range(first, whole - needed + 1, needed):
                 crop = block[start * FRAME_SAMPLES :][: self.crop_samples]
-                yield crop, align(targets, start, self.n_frames, self.shift).half()
+                yield crop, align(states, start, self.n_frames, self.shift).half()
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Shuffled batches: `(batch, samples)` and `(layers, batch, frames, dim)`."""
-        rng = np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, 2))
+        rng = self._rng(2)
         buffer: list[tuple[Samples, torch.Tensor]] = []
         for crop in self.crops():
             buffer.append(crop)
             if len(buffer) < self.settings.buffer:
                 continue
             batch = [buffer.pop(int(rng.integers(len(buffer)))) for _ in range(self.settings.batch_size)]
-            heard = [self._degraded(samples, rng) for samples, _ in batch]
-            yield (
-                torch.from_numpy(np.stack(heard)),
-                torch.stack([target for _, target in batch], dim=1).float(),
-            )
+            heard = torch.from_numpy(np.stack([self._heard(samples, rng) for samples, _ in batch]))
+            yield heard, torch.stack([states for _, states in batch], dim=1).float()
 
-    def _degraded(self, samples: Samples, rng: np.random.Generator) -> Samples:
+    def _heard(self, samples: Samples, rng: np.random.Generator) -> Samples:
         if rng.random() < self.settings.degrade:
             samples = degrade(samples, rng)
         return normalised(samples) if self.normalise else samples
 
+    def _rng(self, purpose: int) -> np.random.Generator:
+        return np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, purpose))
 
-def target_statistics(stream: CropStream) -> dict[str, torch.Tensor]:
+
+def align(states: torch.Tensor, first_frame: int, n_frames: int, shift: float) -> torch.Tensor:
+    """Teacher states at the student's frame centres: `(layers, n_frames, dim)`, by linear interpolation."""
+    last = states.shape[1] - 1
+    position = (torch.arange(n_frames) + first_frame + shift).clamp(0, last)
+    low = position.floor().long()
+    weight = (position - low).to(torch.float32)[None, :, None]
+    return states[:, low].float() * (1 - weight) + states[:, (low + 1).clamp(max=last)].float() * weight
+
+
+def teacher_statistics(stream: CropStream) -> dict[str, torch.Tensor]:
     """Mean and standard deviation of each teacher dimension, `(layers, 1, 1, dim)`, over the first pieces."""
     n_frames, total, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
     for index, block in enumerate(stream.blocks()):
-        states = stream.targets(block).double()
+        states = stream.states(block).double()
         n_frames += states.shape[1]
         total, squares = total + states.sum(dim=1), squares + (states**2).sum(dim=1)
         if index + 1 >= STATISTICS_BLOCKS or stream.position.epoch > 0:
@@ -236,7 +212,5 @@ def target_statistics(stream: CropStream) -> dict[str, torch.Tensor]:
 
 def files_fingerprint(files: Sequence[Path]) -> str:
     """Hash of names and sizes: enough to notice another folder, cheap on a million files."""
-    digest = hashlib.sha256()
-    for path in files:
-        digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-    return digest.hexdigest()[:16]
+    text = "".join(f"{path.name} {path.stat().st_size}\n" for path in files)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,6 +9,7 @@ streamed, so memory stays flat; a run that was killed resumes where it last save
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -26,9 +27,8 @@ from ser.encoders.distillation.data import (
     CropSettings,
     CropStream,
     Position,
-    TeacherTargets,
     files_fingerprint,
-    target_statistics,
+    teacher_statistics,
 )
 from ser.encoders.distillation.student import Distiller, Student
 from ser.encoders.encoder import Encoder
@@ -104,28 +104,24 @@ class Distillation:
         student: what the run begins with.
         out: folder of the run.
         settings: how to distil.
-        cache: folder that keeps the teacher's hidden states, None to keep none.
 
     Raises:
         SettingsError: the folder holds a run with other settings, or one that is damaged.
     """
 
     def __init__(
-        self, files: Sequence[Path], teacher: Encoder, student: Student, out: Path, settings: DistillSettings,
-        cache: Path | None = None,
-    ) -> None:  # fmt: skip
+        self, files: Sequence[Path], teacher: Encoder, student: Student, out: Path, settings: DistillSettings
+    ) -> None:
         torch.manual_seed(settings.crops.seed)
         self.settings, self.student, self.out = settings, student, out
-        self.device = teacher.device
-        n_layers = len(settings.teacher_layers)
-        self.distiller = Distiller(student.model, n_layers, teacher.dim).to(self.device)
+        self.device, layers = teacher.device, settings.teacher_layers
+        self.distiller = Distiller(student.model, len(layers), teacher.dim).to(self.device)
         self.optimiser = torch.optim.AdamW(
             self.distiller.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.step, self.audio_s, self.elapsed_s = 0, 0.0, 0.0
-        self.position, self.bad_files = Position(), dict[str, str]()
         self.statistics: dict[str, torch.Tensor] = {}
-        self.targets, self.files = TeacherTargets(teacher, settings.teacher_layers, cache), files
+        self.stream = CropStream(files, teacher, layers, student, settings.crops, Position())
         self.identity = {
             "settings": json.loads(json.dumps(asdict(settings))),
             "student": dict(student.origin),
@@ -136,44 +132,37 @@ class Distillation:
         self._restore()
 
     def run(
-        self,
-        report: Callable[[dict[str, Any]], None],
-        save_every_s: float = 60.0,
-        say: Callable[[str], None] = lambda text: None,
+        self, report: Callable[[dict[str, Any]], None], say: Callable[[str], None], save_every_s: float = 60.0
     ) -> None:
         """Train to the last step.
 
         Args:
             report: gets a line of figures every 20 steps.
-            save_every_s: seconds between saved states.
             say: gets a sentence before each wait without steps.
+            save_every_s: seconds between saved states.
         """
-        if not self.statistics:
+        if self.settings.standardise and not self.statistics:
             say("Measuring the scale of the teacher's layers on the first pieces of audio.")
-            first = CropStream(self.files, self.targets, self.student, self.settings.crops, Position())
-            self.statistics = {key: value.to(self.device) for key, value in target_statistics(first).items()}
-        say(f"Reading {self.settings.crops.buffer} crops with the teacher's hidden states before step {self.step + 1}.")
-        saved = begun = time.monotonic()
-        before_s = self.elapsed_s
+            first = copy.copy(self.stream)
+            first.position = Position()
+            self.statistics = {key: value.to(self.device) for key, value in teacher_statistics(first).items()}
+            self.save()
+        n_crops = self.settings.crops.buffer
+        say(f"Reading {n_crops} crops and the teacher's hidden states of them before step {self.step + 1}.")
+        saved = time.monotonic()
+        begun = saved - self.elapsed_s
         self.distiller.train()
-        for waveforms, targets in self._stream().batches():
+        for waveforms, targets in self.stream.batches():
             if self.step >= self.settings.steps:
                 break
             losses = self._step(waveforms.to(self.device), targets.to(self.device))
-            now = time.monotonic()
-            self.elapsed_s = before_s + now - begun
+            self.elapsed_s = time.monotonic() - begun
             if self.step % 20 == 0 or self.step == self.settings.steps:
                 report(self._line(losses))
-            if now - saved > save_every_s:
+            if time.monotonic() - saved > save_every_s:
                 self.save()
-                saved = now
+                saved = time.monotonic()
         self.save()
-
-    def _stream(self) -> CropStream:
-        return CropStream(
-            self.files, self.targets, self.student, self.settings.crops, self.position,
-            lambda path, message: self.bad_files.__setitem__(str(path), message),
-        )  # fmt: skip
 
     def _step(self, waveforms: torch.Tensor, targets: torch.Tensor) -> list[float]:
         for group in self.optimiser.param_groups:
@@ -185,7 +174,8 @@ class Distillation:
             loss = distillation_loss(prediction, target, self.settings.cosine_weight)
             if self.settings.pooled_weight:
                 means = prediction.mean(1, keepdim=True), target.mean(1, keepdim=True)
-                loss = loss + self.settings.pooled_weight * distillation_loss(*means, self.settings.cosine_weight)
+                pooled = distillation_loss(*means, self.settings.cosine_weight)
+                loss = loss + self.settings.pooled_weight * pooled
             losses.append(loss)
         self.optimiser.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
@@ -201,7 +191,7 @@ class Distillation:
             "step": self.step,
             "of": self.settings.steps,
             "loss": [round(loss, 4) for loss in losses],
-            "epoch": self.position.epoch,
+            "epoch": self.stream.position.epoch,
             "audio_h": round(self.audio_s / 3600, 3),
             "elapsed_s": round(self.elapsed_s, 1),
             "left_s": round(left_s, 1),
@@ -215,7 +205,7 @@ class Distillation:
             tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
         progress = {
             "step": self.step, "audio_s": self.audio_s, "elapsed_s": self.elapsed_s,
-            "position": asdict(self.position), "bad_files": self.bad_files,
+            "position": asdict(self.stream.position), "bad_files": self.stream.bad_files,
         }  # fmt: skip
         metadata = {"progress": json.dumps(progress), "identity": json.dumps(self.identity)}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
@@ -246,7 +236,7 @@ class Distillation:
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
         self.step, self.audio_s, self.elapsed_s = (progress[key] for key in ("step", "audio_s", "elapsed_s"))
-        self.position, self.bad_files = Position(**progress["position"]), progress["bad_files"]
+        self.stream.position, self.stream.bad_files = Position(**progress["position"]), progress["bad_files"]
 
     def export(self, half: bool = False, licence: str | None = None) -> Path:
         """Write the student without its heads as the encoder folder `OUT/encoder`."""

@@ -1,7 +1,7 @@
 """The student of a distillation: the first layers of an encoder as a model of their own, and its prediction heads.
 
-In: a frozen encoder, the teacher itself (figure 2 of the paper) or any other. Out: a model to train, and the folder that
-`Encoder.load` reads.
+In: a frozen encoder, which may be the teacher itself (figure 2 of the paper). Out: a model to train, and the folder
+that `Encoder.load` reads.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class Student:
         """
         n = encoder.n_layers if n is None else n
         if not 1 <= n <= encoder.n_layers:
-            raise SettingsError(f"{encoder.name} has layers 1 to {encoder.n_layers}; the first {n} were requested.")
+            raise SettingsError(
+                f"{encoder.name} has layers 1 to {encoder.n_layers}; the first {n} were requested."
+            )
         config = copy.deepcopy(encoder.model.config)
         for name, value in config.to_dict().items():
             if isinstance(value, float) and ("drop" in name or name in MASKING):
@@ -60,7 +62,9 @@ class Student:
             setattr(config, FINAL_NORM, False)
         model = type(encoder.model)(config)
         _copy_weights(encoder.model, model)
-        return cls(model, encoder.normalise, {"name": encoder.name, "fingerprint": encoder.fingerprint, "layers": n})
+        return cls(
+            model, encoder.normalise, {"name": encoder.name, "fingerprint": encoder.fingerprint, "layers": n}
+        )
 
     def write(self, folder: Path, about: Mapping[str, Any], half: bool = False) -> None:
         """Write the folder of an encoder: configuration, weights, preprocessor, and `about` as `distillation.json`.
