@@ -318,8 +318,20 @@ def test_each_wait_without_steps_is_announced_before_step_1_and_after_a_resume(r
     assert len(said) == 2
     assert said[1].endswith("before step 1.")
     distillation(recordings, teacher, tmp_path, replace(SETTINGS, steps=6)).run(quietly, said.append)
-    assert len(said) == 3  # the scale of the teacher's layers was saved
+    assert len(said) == 3
     assert said[2].endswith("before step 5.")
+
+
+def test_a_run_that_ends_before_its_first_step_keeps_the_scale_of_the_teacher_s_layers(
+    recordings, teacher, tmp_path
+):
+    def end(text: str) -> None:
+        if "before step" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distillation(recordings, teacher, tmp_path).run(quietly, end)
+    assert set(distillation(recordings, teacher, tmp_path).statistics) == {"mean", "scale"}
 
 
 def test_without_standardising_equation_1_meets_the_teacher_s_own_values(recordings, teacher, tmp_path):
