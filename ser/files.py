@@ -21,10 +21,21 @@ def shipped(name: str) -> Path:
     return inside if inside.exists() else PACKAGE_PARENT / name
 
 
+CACHE_VARIABLE = "SER_CACHE"
+SHIPPED = "shipped"  # as an encoder's source: SHIPPED_ENCODER
 SHIPPED_CLASSIFIER = shipped("checkpoints") / "classifier"
 SHIPPED_ENCODER = shipped("checkpoints") / "encoder"
 ASSETS = shipped("assets")
 DEMO_CORPUS = ASSETS / "demo"
+
+
+def cache_folder() -> Path:
+    """The folder of what can be computed again: SER_CACHE, else `~/.cache/persian-ser`.
+
+    Raises:
+        RuntimeError: neither SER_CACHE nor a home folder is set.
+    """
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "persian-ser")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

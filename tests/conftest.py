@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import pytest
 from support import TINY
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
+_cache = tempfile.TemporaryDirectory(prefix="ser-cache-")
+os.environ["SER_CACHE"] = _cache.name  # and none may read or write this user's cache
 REPOSITORY = Path(__file__).parent.parent
 
 

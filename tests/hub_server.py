@@ -1,12 +1,10 @@
 """A stand-in for the Hugging Face hub: the few calls that huggingface_hub makes, over HTTP on this machine.
 
-Downloads (model info, HEAD and GET of a file) come from a folder; uploads (create, preupload, LFS batch and
-object, commit) are remembered. `fault` makes it misbehave.
+Downloads (model info, HEAD and GET of a file) come from a folder. `fault` makes it misbehave.
 """
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
 import threading
@@ -18,21 +16,15 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-LFS_SUFFIXES = (".safetensors", ".npz", ".flac", ".png")
 TRUNCATED_BYTES = 1000
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one model and takes one Space.
+    """Serves one model.
 
     Attributes:
-        fault: "" works; "hang" takes requests and never answers; "error" answers 500; "truncate" cuts files;
-            "denied" answers 401.
+        fault: "" works; "hang" takes requests and never answers; "error" answers 500; "truncate" cuts files.
         calls: method and path of every request.
-        created: what repositories were asked for.
-        objects: LFS objects by their SHA-256.
-        files: the files of the Space after the commit; of an LFS file, its object.
-        deleted: the paths that the commit deletes.
     """
 
     daemon_threads = True
@@ -43,11 +35,6 @@ class Hub(ThreadingHTTPServer):
         self.fault = ""
         self.ended = threading.Event()
         self.calls: list[str] = []
-        self.created: list[dict[str, Any]] = []
-        self.objects: dict[str, bytes] = {}
-        self.files: dict[str, bytes] = {}
-        self.deleted: list[str] = []
-        self.tokens: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -83,36 +70,20 @@ class Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
-    def do_POST(self) -> None:
-        self._answer()
-
-    def do_PUT(self) -> None:
-        self._answer()
-
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.server.calls.append(f"{self.command} {path}")
-        self.server.tokens.add(self.headers.get("Authorization", ""))
         if self.server.fault == "hang":
             self.server.ended.wait()
             self.close_connection = True
         elif self.server.fault == "error":
             self._send(500, b"{}")
-        elif self.server.fault == "denied":
-            self._send(401, b'{"error": "Invalid username or password."}')
-        elif self.command in ("GET", "HEAD"):
-            self._read(path)
         else:
-            self._write(path, body)
+            self._read(path)
 
     def _read(self, path: str) -> None:
         model, folder = self.server.repository, self.server.folder
-        if path.startswith("/objects/"):
-            self._send(200, b"")
-        elif path.startswith("/api/spaces/") and "/tree/" in path:
-            self._json([_entry(name, b"x") for name in ("ser/gone.py", "notes.md")])
-        elif folder and path.startswith(f"/api/models/{model}/tree/"):
+        if folder and path.startswith(f"/api/models/{model}/tree/"):
             self._json([_entry(file.name, file.read_bytes()) for file in sorted(folder.iterdir())])
         elif folder and path.startswith(f"/api/models/{model}"):
             siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
@@ -132,50 +103,6 @@ class Handler(BaseHTTPRequestHandler):
         self._send(
             206 if start else 200, part, headers, TRUNCATED_BYTES if cut and not start else 0 if cut else None
         )
-
-    def _write(self, path: str, body: bytes) -> None:
-        hub = self.server
-        if path == "/api/repos/create":
-            asked = json.loads(body)
-            hub.created.append(asked)
-            self._json({"url": f"{hub.url}/spaces/{asked.get('organization', 'me')}/{asked['name']}"})
-        elif path == "/api/validate-yaml":
-            self._json({"errors": [], "warnings": []})
-        elif "/preupload/" in path:
-            modes = [
-                {"path": file["path"], "shouldIgnore": False,
-                 "uploadMode": "lfs" if file["path"].endswith(LFS_SUFFIXES) else "regular"}
-                for file in json.loads(body)["files"]
-            ]  # fmt: skip
-            self._json({"files": modes})
-        elif path.endswith("/info/lfs/objects/batch"):
-            wanted = [
-                {"oid": one["oid"], "size": one["size"], "authenticated": True,
-                 "actions": {"upload": {"href": f"{hub.url}/objects/{one['oid']}"}}}
-                for one in json.loads(body)["objects"]
-            ]  # fmt: skip
-            self._json({"transfer": "basic", "objects": wanted})
-        elif path.startswith("/objects/"):
-            hub.objects[path.removeprefix("/objects/")] = body
-            self._send(200, b"")
-        elif "/commit/" in path:
-            self._commit(path, [json.loads(line) for line in body.splitlines() if line.strip()])
-        else:
-            self._send(404, b"{}")
-
-    def _commit(self, path: str, lines: list[dict[str, Any]]) -> None:
-        hub = self.server
-        for line in lines:
-            value = line["value"]
-            if line["key"] == "file":
-                hub.files[value["path"]] = base64.b64decode(value["content"])
-            elif line["key"] == "lfsFile":
-                hub.files[value["path"]] = hub.objects[value["oid"]]
-            elif line["key"] in ("deletedFile", "deletedFolder"):
-                hub.deleted.append(value["path"])
-        space = path.removeprefix("/api/").split("/commit/")[0]
-        url = f"{hub.url}/{space}/commit/{COMMIT}"
-        self._json({"success": True, "commitOid": COMMIT, "commitUrl": url, "hookOutput": ""})
 
     def _json(self, content: Any) -> None:
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})

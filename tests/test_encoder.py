@@ -12,22 +12,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save_file
-from support import RATE_HZ, TINY, voice
+from support import RATE_HZ, TINY, WHISPER, voice
 
-from ser.encoders.encoder import Encoder, WhisperFrames
+from ser.encoders.encoder import Encoder
 from ser.errors import EncoderError
+from ser.files import SHIPPED_ENCODER
 from ser.runtime import import_torchaudio
 
 import_torchaudio()
 import transformers  # noqa: E402  after torchaudio is usable
 from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
 
-WHISPER: dict[str, Any] = {
-    "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32,
-    "decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "vocab_size": 64,
-    "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1,
-    "begin_suppress_tokens": None,
-}  # fmt: skip
 KINDS: dict[str, Callable[[], Any]] = {
     "hubert, group norm": lambda: transformers.HubertModel(transformers.HubertConfig(**TINY)),
     "hubert, layer norm": lambda: transformers.HubertModel(
@@ -82,12 +77,24 @@ def test_there_are_50_frames_a_second_of_the_model_s_width(folders, kind):
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "whisper"])
-def test_layer_k_is_what_transformers_gives_for_it(folders, kind, layer):
+def test_layer_k_is_what_transformers_gives_for_it_and_the_last_its_last_hidden_state(folders, kind, layer):
     independent = type(KINDS[kind]()).from_pretrained(folders[kind]).eval()
     with torch.no_grad():
-        expected = independent(torch.from_numpy(UNEQUAL[0])[None], output_hidden_states=True).hidden_states
-    (frames,) = Encoder.load(folders[kind], layer)([UNEQUAL[0]])
-    np.testing.assert_allclose(frames, expected[layer][0].numpy(), atol=1e-5)
+        expected = independent(torch.from_numpy(UNEQUAL[0])[None], output_hidden_states=True)
+    states = [*expected.hidden_states[:2], expected.last_hidden_state]
+    (frames,) = Encoder.load(folders[kind], layer, engine="torch")([UNEQUAL[0]])
+    np.testing.assert_allclose(frames, states[layer][0].numpy(), atol=1e-5)
+
+
+def test_the_last_layer_of_a_model_with_a_norm_behind_it_is_taken_after_that_norm(folders):
+    encoder = Encoder.load(folders["hubert, layer norm"], engine="torch")
+    norm = encoder.model.encoder.layer_norm
+    norm.weight.data.uniform_(0.5, 2.0)  # fresh norms change too little to be seen
+    waveform = torch.from_numpy(UNEQUAL[0])[None]
+    with torch.no_grad():
+        expected = encoder.model(waveform, output_hidden_states=True)
+    assert (expected.hidden_states[-1] - expected.last_hidden_state).abs().max() > 0.1
+    np.testing.assert_allclose(encoder([UNEQUAL[0]])[0], expected.last_hidden_state[0].numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [0, 1, 2])
@@ -97,7 +104,7 @@ def test_whisper_without_padding_equals_the_library_on_its_own_30_seconds(folder
     mel = transformers.WhisperFeatureExtractor()(samples, sampling_rate=RATE_HZ, return_tensors="pt")
     with torch.no_grad():
         expected = independent(mel.input_features, output_hidden_states=True).hidden_states
-    (frames,) = Encoder.load(folders["whisper"], layer)([samples])
+    (frames,) = Encoder.load(folders["whisper"], layer, engine="torch")([samples])
     np.testing.assert_allclose(frames, expected[layer][0].numpy(), atol=1e-5)
 
 
@@ -161,6 +168,40 @@ def test_the_fingerprint_is_stable_and_tells_weights_layer_and_normalisation_apa
     assert len({fingerprint, *others}) == 4
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"num_attention_heads": 4}, {"layer_norm_eps": 0.5}, {"hidden_act": "relu"}, {"final_norm": False}],
+)
+def test_the_fingerprint_tells_configurations_apart_that_compute_otherwise_with_the_same_weights(
+    tiny_encoder, damaged, change
+):
+    change_config(damaged, **change)
+    assert Encoder.load(damaged).fingerprint != Encoder.load(tiny_encoder).fingerprint
+
+
+def test_what_only_training_or_other_tasks_read_is_no_part_of_the_fingerprint(tiny_encoder, damaged):
+    change_config(damaged, hidden_dropout=0.7, vocab_size=77, dtype="float16", transformers_version="1.0")
+    assert Encoder.load(damaged).fingerprint == Encoder.load(tiny_encoder).fingerprint
+
+
+def test_a_folder_is_remembered_by_its_absolute_path_however_it_was_typed(damaged, monkeypatch):
+    (damaged.parent / "my").mkdir()
+    folder = damaged.rename(damaged.parent / "my" / "encoder")  # which looks like a hub id
+    monkeypatch.chdir(folder.parent.parent)
+    sources = {
+        Encoder.load(typed).source for typed in ("my/encoder", "./my/encoder", "my/../my/encoder/", folder)
+    }
+    assert sources == {str(folder.resolve())}
+    monkeypatch.chdir("/")
+    assert Encoder.load(sources.pop()).name == "encoder"
+
+
+def test_the_shipped_encoder_is_loaded_by_its_word(damaged, monkeypatch):
+    encoder = Encoder.load("shipped")
+    assert (encoder.source, encoder.name) == ("shipped", "shipped")
+    assert encoder.fingerprint == Encoder.load(SHIPPED_ENCODER).fingerprint
+
+
 def test_the_fingerprint_does_not_depend_on_the_number_of_threads(tmp_path):
     wide = TINY | {"hidden_size": 256, "num_conv_pos_embeddings": 128}
     transformers.HubertModel(transformers.HubertConfig(**wide)).save_pretrained(tmp_path)
@@ -201,7 +242,6 @@ def test_the_encoder_of_a_whole_whisper_is_found(tmp_path, whole):
     model = getattr(transformers, whole)(transformers.WhisperConfig(**WHISPER))
     model.save_pretrained(tmp_path)
     encoder = Encoder.load(tmp_path)
-    assert isinstance(encoder, WhisperFrames)
     expected = model.get_encoder().layer_norm.weight
     assert torch.equal(encoder.model.layer_norm.weight, expected)
 

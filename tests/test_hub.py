@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -52,6 +53,30 @@ def test_what_is_here_already_is_used_while_the_hub_fails(server: Hub) -> None:
     folder = Fetching(NAME, 120).result()
     server.fault = "error"
     assert Fetching(NAME, 120).result() == folder
+
+
+def test_an_encoder_is_remembered_by_its_hub_id(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_CACHE", str(Fetching(NAME, 120).result().parents[2])
+    )
+    encoder = Encoder.load(NAME)
+    assert (encoder.source, encoder.name) == (NAME, NAME)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["with the hub's list of files", "without it"])
+def test_an_encoder_is_here_once_its_weights_are(
+    server: Hub, tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool
+) -> None:
+    server.folder = Path(shutil.copytree(tiny_encoder, tmp_path / "served"))
+    (server.folder / "README.md").write_text("which nobody fetches")
+    folder = Fetching(NAME, 120).result()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parents[2]))
+    if not listed:  # as older clients left it
+        shutil.rmtree(folder.parents[1] / "trees", ignore_errors=True)
+    assert hub.is_here(NAME)
+    (folder / "model.safetensors").unlink()
+    assert (folder / "config.json").exists()
+    assert not hub.is_here(NAME)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support import RATE_HZ, TINY, voice, write_voice
+from support import RATE_HZ, TINY, WHISPER, voice, write_voice
 
 import ser
 from ser.audio.load import load_audio
@@ -24,7 +24,7 @@ from ser.cli import main
 from ser.encoders.encoder import Encoder
 from ser.errors import AudioError, CheckpointError, SettingsError
 from ser.files import SHIPPED_CLASSIFIER
-from ser.inference.torch_engine import Predictor, encoder_source
+from ser.inference.torch_engine import Predictor
 from ser.labels import EMOTIONS
 from ser.scoring.calibration import Calibration
 
@@ -42,8 +42,8 @@ TOLERANCE = 1e-4
 
 def plain_predictor(folder: Path, encoder: Path | None = None) -> Predictor:
     checkpoint, classifier = load_checkpoint(folder)
-    source = encoder_source(checkpoint, encoder)
-    return Predictor(checkpoint, classifier, Encoder.load(source, checkpoint.encoder.layer))
+    source = encoder or checkpoint.encoder.source
+    return Predictor(checkpoint, classifier, Encoder.load(source, checkpoint.encoder.layer, engine="torch"))
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,20 @@ def test_an_encoder_shaped_like_the_shipped_one_that_normalises_can_be_exported(
     quiet = 0.01 * voice(3.1) + np.float32(0.1)
     assert_equal_answers(ours, ser.load(path), quiet)
     np.testing.assert_allclose(run_alone(path)(quiet), values(ours, quiet), atol=TOLERANCE)
+
+
+def test_a_whisper_encoder_is_exported_with_its_spectrogram(predictor, tmp_path):
+    from transformers import WhisperConfig
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+    torch.manual_seed(40)
+    WhisperEncoder(WhisperConfig(**WHISPER)).save_pretrained(tmp_path / "encoder")
+    encoder = Encoder.load(tmp_path / "encoder", engine="torch")
+    reference = EncoderReference("whisper", encoder.layer, encoder.fingerprint, encoder.dim)
+    ours = Predictor(replace(predictor.checkpoint, encoder=reference), predictor.classifier, encoder)
+    path = export_onnx(ours, tmp_path / "model.onnx")
+    assert_equal_answers(ours, ser.load(path), voice(3.1))
+    np.testing.assert_allclose(run_alone(path)(voice(3.1)), values(ours, voice(3.1)), atol=TOLERANCE)
 
 
 @pytest.mark.slow

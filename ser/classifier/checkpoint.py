@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 FORMAT = "persian-ser checkpoint 1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-SHIPPED_SOURCE = "shipped"  # as an encoder's source: the one in checkpoints/encoder
 Settings = TypeVar("Settings")
 # What JSON may hold for a field of each annotation.
 JSON_TYPES: dict[str, Any] = {
@@ -41,9 +40,9 @@ class EncoderReference:
     """Which encoder a classifier was trained on.
 
     Attributes:
-        source: a hub id, a folder, or "shipped".
+        source: what `Encoder.load` takes: a hub id, an absolute path, or "shipped".
         layer: the hidden layer.
-        fingerprint: of weights, layer and normalisation.
+        fingerprint: of weights, configuration, layer and normalisation.
         dim: numbers a frame.
     """
 

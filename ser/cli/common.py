@@ -221,12 +221,11 @@ def select_emotions(corpus: Corpus, emotions: str | None) -> Corpus:
 
 def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Encoder, EncoderReference]:
     """An encoder, of `n_layers` layers if not 0, and the reference that a checkpoint keeps of it."""
-    from ser.classifier.checkpoint import SHIPPED_SOURCE, EncoderReference
+    from ser.classifier.checkpoint import EncoderReference
     from ser.encoders.encoder import Encoder
-    from ser.files import SHIPPED_ENCODER
 
-    encoder = Encoder.load(SHIPPED_ENCODER if source == SHIPPED_SOURCE else source, layer).stacked(n_layers)
-    return encoder, EncoderReference(source, encoder.layer, encoder.fingerprint, encoder.dim)
+    encoder = Encoder.load(source, layer).stacked(n_layers)
+    return encoder, EncoderReference(encoder.source, encoder.layer, encoder.fingerprint, encoder.dim)
 
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:

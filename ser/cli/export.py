@@ -42,10 +42,12 @@ def run(args: argparse.Namespace) -> int:
     from ser.encoders.encoder import Encoder
     from ser.files import SHIPPED_CLASSIFIER
     from ser.inference.onnx_export import export_onnx
-    from ser.inference.torch_engine import Predictor, encoder_source
+    from ser.inference.torch_engine import Predictor
 
     checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED_CLASSIFIER)
-    encoder = Encoder.load(encoder_source(checkpoint, args.encoder), checkpoint.encoder.layer, "cpu")
+    # Torch, so that the file is compared with something other than ONNX Runtime.
+    source = args.encoder or checkpoint.encoder.source
+    encoder = Encoder.load(source, checkpoint.encoder.layer, "cpu", "torch")
     predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.weighted_layers))
     path = export_onnx(predictor, args.out, args.licence, args.int8)
     furthest = _furthest(predictor, path)

@@ -98,9 +98,8 @@ def _encoder_problem(checkpoint: Any) -> str | None:
     from ser.encoders.encoder import Encoder
     from ser.encoders.hub import is_here
     from ser.errors import SerError
-    from ser.inference.torch_engine import encoder_source
 
-    source = encoder_source(checkpoint)
+    source = checkpoint.encoder.source
     if not is_here(source):
         return f"{source} is not on this machine; with a network: hf download {source}"
     try:

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 
 from ser.errors import EncoderError
-from ser.files import PACKAGE_PARENT
+from ser.files import PACKAGE_PARENT, SHIPPED
 
 WEIGHTS = ("*.safetensors", "pytorch_model.bin")  # the second is for old repositories
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -32,34 +32,41 @@ def fetch(source: str) -> Path:
     Raises:
         EncoderError: the hub cannot be reached or does not have it, or there is no room for it.
     """
-    from huggingface_hub import snapshot_download
-
-    repository, _, revision = source.partition("@")
     try:
-        for weights in WEIGHTS:
-            folder = Path(
-                snapshot_download(repository, revision=revision or None, allow_patterns=["*.json", weights])
-            )
-            if any(folder.glob(weights)):
-                break
+        return _snapshot(source)[0]
     except Exception as error:
         # The hub client raises a dozen unrelated classes (its own, httpx's, OSError, ValueError).
         raise EncoderError(_reason(source, error)) from error
-    return folder
 
 
 def is_here(source: str | Path) -> bool:
-    """True where an encoder's files are on this machine, so that loading it needs no network."""
-    if Path(source).is_dir():
+    """Whether an encoder's files, weights among them, are on this machine, so that loading it needs no network."""
+    if source == SHIPPED or Path(source).is_dir():
         return True
+    try:
+        return _snapshot(str(source), local_files_only=True)[1]
+    except Exception:  # as in `fetch`
+        return False
+
+
+def _snapshot(source: str, local_files_only: bool = False) -> tuple[Path, bool]:
+    """The folder of a hub id's files, and whether its weights are in it."""
     from huggingface_hub import snapshot_download
 
-    repository, _, revision = str(source).partition("@")
-    try:
-        snapshot_download(repository, revision=revision or None, local_files_only=True)
-    except Exception:  # the hub client raises a dozen unrelated classes
-        return False
-    return True
+    repository, _, revision = source.partition("@")
+    for weights in WEIGHTS:
+        wanted = ["*.json", weights]
+        folder = Path(
+            snapshot_download(
+                repository,
+                revision=revision or None,
+                allow_patterns=wanted,
+                local_files_only=local_files_only,
+            )
+        )
+        if any(path.exists() for path in folder.glob(weights)):
+            return folder, True
+    return folder, False
 
 
 def command(source: str) -> str:

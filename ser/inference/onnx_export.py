@@ -8,24 +8,19 @@ over pieces are in the graph; labels, threshold, fingerprint and scores in its m
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import tempfile
-import warnings
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import onnx
-import torch
 from onnx import helper
-from torch import nn
 
-from ser.classifier.checkpoint import SHIPPED_SOURCE
-from ser.encoders.encoder import Encoder, WhisperFrames
-from ser.errors import EncoderError
-from ser.files import write_atomically
+from ser.encoders.encoder import Encoder
+from ser.encoders.graph import OPSET, trace
+from ser.files import SHIPPED, write_atomically
 from ser.inference.onnx_engine import DESCRIPTION_KEY, ONNX_FORMAT
 from ser.inference.onnx_graph import (
     FRAMES,
@@ -38,24 +33,9 @@ from ser.inference.onnx_graph import (
 )
 from ser.inference.torch_engine import Predictor
 
-OPSET = 17
+ENCODED = "encoded"  # `(1, frames, ...)`, before the batch is taken away
 SHIPPED_LICENCE = "research and demonstration, non-commercial; terms: checkpoints/README.md of persian-ser"
 UNKNOWN_LICENCE = "not stated; that of the encoder and of the corpora that the classifier was trained on"
-
-
-class _Frames(nn.Module):
-    """What of an encoder goes into the graph."""
-
-    def __init__(self, encoder: Encoder) -> None:
-        super().__init__()
-        self.model, self.layer, self.n_stacked = encoder.model, encoder.layer, encoder.n_stacked
-
-    def forward(self, normalised: torch.Tensor) -> torch.Tensor:
-        """`(1, samples)` to `(frames, dim)`, or `(frames, layers, dim)`."""
-        states = self.model(normalised, output_hidden_states=True).hidden_states
-        if not self.n_stacked:
-            return states[self.layer][0]
-        return torch.stack(states[self.layer + 1 - self.n_stacked : self.layer + 1], dim=2)[0]
 
 
 def export_onnx(
@@ -68,9 +48,6 @@ def export_onnx(
         path: the file, by custom `.onnx`.
         licence: a note for whoever gets the file.
         int8: quantise the encoder's matrix products (their weights to 8 bits, their inputs as they come).
-
-    Raises:
-        EncoderError: a Whisper encoder, whose mel frames are no part of its model.
     """
     path = Path(path)
     model = _whole_graph(predictor)
@@ -87,7 +64,7 @@ def export_onnx(
 def _description(predictor: Predictor, licence: str | None, int8: bool) -> dict[str, Any]:
     checkpoint, encoder = predictor.checkpoint, predictor.encoder
     assert isinstance(encoder, Encoder)
-    shipped = checkpoint.encoder.source == SHIPPED_SOURCE
+    shipped = checkpoint.encoder.source == SHIPPED
     described = asdict(checkpoint)
     described["encoder"] |= {"normalise": encoder.normalise, "overlap": encoder.overlap}
     return {
@@ -102,43 +79,26 @@ def _description(predictor: Predictor, licence: str | None, int8: bool) -> dict[
 def _whole_graph(predictor: Predictor) -> onnx.ModelProto:
     encoder, checkpoint = predictor.encoder, predictor.checkpoint
     assert isinstance(encoder, Encoder)
-    if isinstance(encoder, WhisperFrames):
-        raise EncoderError(
-            f"{encoder.name} is a Whisper encoder; only HuBERT, wav2vec 2.0 and WavLM can be exported."
-        )
-    model = _encoder_graph(encoder)
+    model = onnx.load_from_string(trace(encoder.frames, NORMALISED, ENCODED))
+    unbatched = helper.make_node("Squeeze", [ENCODED, "axis_0"], [FRAMES])
+    axis = helper.make_tensor("axis_0", onnx.TensorProto.INT64, [1], [0])
     frame_shape = (*([encoder.n_stacked] if encoder.n_stacked else []), encoder.dim)
     before = normalising_nodes(encoder.normalise)
     after = classifier_nodes(
         predictor.classifier, checkpoint.max_frames, checkpoint.calibration.temperature, frame_shape
     )
     graph = helper.make_graph(
-        [*before.nodes, *model.graph.node, *after.nodes],
+        [*before.nodes, *model.graph.node, unbatched, *after.nodes],
         "persian-ser",
         [helper.make_tensor_value_info(WAVEFORM, onnx.TensorProto.FLOAT, ["samples"])],
         [helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, [len(checkpoint.labels)])],
-        [*before.initializers, *model.graph.initializer, *after.initializers],
+        [*before.initializers, *model.graph.initializer, axis, *after.initializers],
     )
     whole = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="persian-ser"
     )
     whole.ir_version = model.ir_version
     return whole
-
-
-def _encoder_graph(encoder: Encoder) -> onnx.ModelProto:
-    """`normalised (1, samples)` to `frames`, traced by torch."""
-    model: Any = encoder.model
-    model.set_attn_implementation("eager")
-    content = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the tracer, on shapes that are fixed on purpose
-        torch.onnx.export(
-            _Frames(encoder).eval(), (torch.zeros(1, 16_000),), content,
-            input_names=[NORMALISED], output_names=[FRAMES],
-            dynamic_axes={NORMALISED: {1: "samples"}, FRAMES: {0: "frames"}}, opset_version=OPSET, dynamo=False,
-        )  # fmt: skip
-    return onnx.load_from_string(content.getvalue())
 
 
 def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.classifier.checkpoint import SHIPPED_SOURCE, Checkpoint, check_encoder, load_checkpoint
+from ser.classifier.checkpoint import Checkpoint, check_encoder, load_checkpoint
 from ser.encoders.chunking import Frames
 from ser.encoders.encoder import Encoder
-from ser.files import SHIPPED_CLASSIFIER, SHIPPED_ENCODER
+from ser.files import SHIPPED_CLASSIFIER
 from ser.inference.recogniser import Prediction, Recogniser, Timeline
 
 if TYPE_CHECKING:
     from ser.classifier.bigru import BiGRUClassifier
     from ser.classifier.ensemble import Ensemble
 
-__all__ = ["Prediction", "Predictor", "Timeline", "encoder_source", "load"]
+__all__ = ["Prediction", "Predictor", "Timeline", "load"]
 
 
 class Predictor(Recogniser):
@@ -63,11 +63,5 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
     """
     described, classifier = load_checkpoint(SHIPPED_CLASSIFIER if checkpoint is None else checkpoint)
     if not isinstance(encoder, Encoder):
-        encoder = Encoder.load(encoder_source(described, encoder), described.encoder.layer)
+        encoder = Encoder.load(encoder or described.encoder.source, described.encoder.layer)
     return Predictor(described, classifier, encoder.stacked(described.classifier.weighted_layers))
-
-
-def encoder_source(checkpoint: Checkpoint, asked: str | Path | None = None) -> str | Path:
-    """Where a checkpoint's encoder is loaded from: what was asked for, else where the checkpoint says."""
-    source = checkpoint.encoder.source if asked is None else asked
-    return SHIPPED_ENCODER if source == SHIPPED_SOURCE else source

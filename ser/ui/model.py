@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser.classifier.checkpoint import SHIPPED_SOURCE, read_description
+from ser.classifier.checkpoint import read_description
 from ser.encoders.hub import Fetching
 from ser.errors import CheckpointError, SerError
-from ser.files import SHIPPED_CLASSIFIER
+from ser.files import SHIPPED, SHIPPED_CLASSIFIER
 from ser.ui.texts import say
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class ModelSource:
             encoder = self.encoder or read_description(self.checkpoint or SHIPPED_CLASSIFIER).encoder.source
         except SerError:
             return None
-        return None if encoder == SHIPPED_SOURCE or Path(encoder).is_dir() else encoder
+        return None if encoder == SHIPPED or Path(encoder).is_dir() else encoder
 
     def load(self) -> Predictor:
         """Load it.

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ser.classifier.checkpoint import SHIPPED_SOURCE
 from ser.errors import SettingsError
+from ser.files import SHIPPED
 
 LOCAL_HOST, EVERY_HOST = "127.0.0.1", "0.0.0.0"
 SPACE_ENCODER = "ntu-spml/distilhubert"
@@ -146,7 +146,7 @@ def _folder(given: Mapping[str, str], name: str) -> Path | None:
 
 def _encoder(given: Mapping[str, str]) -> str | None:
     encoder = given.get("SER_ENCODER")
-    return None if encoder == SHIPPED_SOURCE else encoder
+    return None if encoder == SHIPPED else encoder
 
 
 def _hub_encoder(given: Mapping[str, str], on_space: bool) -> str | None:
