@@ -100,8 +100,7 @@ def environment(folder: Path) -> Any:
 
 def hyperparameters(folder: Path) -> Any:
     """Settings of a training, for instance out of a study."""
-    from ser.training.crossval import CrossvalSettings
-    from ser.training.trainer import settings_from
+    from ser.training.settings import CrossvalSettings, settings_from
 
     content = json.loads((folder / "settings.json").read_text())
     made = CrossvalSettings(*settings_from(content["training"]), **content["crossval"])

@@ -106,9 +106,10 @@ def test_no_trial_hears_a_test_speaker(toy, storage, monkeypatch):
             return toy.gather(indices, max_frames)
 
     class GuardedTraining(Training):
-        def __init__(self, features, *others, name=0):
-            guarded.append(name)
-            super().__init__(Guard(set(folds[name].test)), *others, name=name)
+        def __init__(self, data, *others, stream=0):
+            guarded.append(stream)
+            guard = Guard(set(folds[stream].test))
+            super().__init__(replace(data, features=guard), *others, stream=stream)
 
     monkeypatch.setattr(ser.training.lockstep, "Training", GuardedTraining)
     search.run(search.open(storage, "guarded"))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ser.classifier.settings import ClassifierSettings
 from ser.errors import CheckpointError, SettingsError
-from ser.files import SHIPPED_CLASSIFIER, write_atomically
+from ser.files import SHIPPED_CLASSIFIER, write_atomically, write_json
 from ser.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -30,27 +30,29 @@ FORMAT = "persian-ser checkpoint 1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SHIPPED_SOURCE = "shipped"  # as an encoder's source: the one in checkpoints/encoder
 Settings = TypeVar("Settings")
-# What JSON may hold for a field of each annotation.
-JSON_TYPES: dict[str, Any] = {
-    "int": int, "str": str, "float": (int, float), "float | None": (int, float, type(None)),
-}  # fmt: skip
+# JSON types that a field of each annotation may hold.
+JSON_TYPES: dict[str, Any] = {"int": int, "str": str, "float": (int, float)}
+JSON_TYPES["float | None"] = (int, float, type(None))
 
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """Which encoder a classifier was trained on.
+    """Encoder that a classifier was trained on.
 
     Attributes:
         source: a hub id, a folder, or "shipped".
         layer: the hidden layer.
         fingerprint: of weights, layer and normalisation.
-        dim: numbers a frame.
+        dim: feature dimension.
+        engine: that computed the features, such as "torch"; engines agree but for rounding, so it is no part of the
+            identity of a run. Empty where it was not recorded.
     """
 
     source: str
     layer: int
     fingerprint: str
     dim: int
+    engine: str = field(default="", metadata={"may_be_absent": True})  # checkpoints are older
 
 
 @dataclass(frozen=True)
@@ -91,13 +93,9 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: nn.Module
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
-    description = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()} | asdict(
-        checkpoint
-    )
+    digest = hashlib.sha256(weights).hexdigest()
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(
-        folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
-    )
+    write_json(folder / DESCRIPTION, {"format": FORMAT, "weights_sha256": digest} | asdict(checkpoint))
     return folder
 
 
@@ -146,8 +144,8 @@ def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint
             )
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes below zero or beyond any memory
         raise CheckpointError(
-            f"{folder / DESCRIPTION} describes no possible classifier: {checkpoint.encoder.dim} numbers a "
-            f"frame, {checkpoint.classifier}."
+            f"{folder / DESCRIPTION} describes no possible classifier: feature dimension "
+            f"{checkpoint.encoder.dim}, {checkpoint.classifier}."
         ) from error
     _check_state(model.state_dict(), state, path)
     model.load_state_dict(state, assign=True)

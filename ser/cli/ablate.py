@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.classifier.bigru import ClassifierSettings
+    from ser.cli.crossval import draw_report
     from ser.errors import CorpusError
     from ser.experiments.ablation import measure
     from ser.training.crossval import CrossvalSettings
@@ -73,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
         return others, other_encoder
 
     effects = measure(corpus, base, args.options, source, args.out, print_epoch, stop_on_signals())
+    for folder in (path.parent for path in args.out.glob("*/progress.json")):
+        draw_report(folder)
     print_effects(effects)
     print(f"Written: {args.out / 'effects.json'}")
     return 0

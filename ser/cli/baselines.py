@@ -63,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.classifier.bigru import ClassifierSettings
+    from ser.cli.crossval import draw_report
     from ser.errors import SettingsError
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import MODELS, CompareSettings, compare, runnable
@@ -100,6 +101,9 @@ def run(args: argparse.Namespace) -> int:
     content = compare(
         corpus, encoded, names, CompareSettings(crossval, baseline), args.out, print_epoch, stop_on_signals()
     )
+    for row in content["rows"]:
+        if row["model"] == "bigru":
+            draw_report(args.out / row["run"])
     print_comparison(content)
     print(f"Report: {args.out / 'report.html'}")
     return 0

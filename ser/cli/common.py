@@ -107,7 +107,8 @@ def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Enc
     from ser.files import SHIPPED_ENCODER
 
     encoder = Encoder.load(SHIPPED_ENCODER if source == SHIPPED_SOURCE else source, layer).stacked(n_layers)
-    return encoder, EncoderReference(source, encoder.layer, encoder.fingerprint, encoder.dim)
+    engine = getattr(encoder, "engine", "")
+    return encoder, EncoderReference(source, encoder.layer, encoder.fingerprint, encoder.dim, engine)
 
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:

@@ -68,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ser.cli.crossval import draw_report
     from ser.errors import SettingsError
     from ser.training.crossval import Stopped
     from ser.tuning.search import Search, score_best
@@ -101,6 +102,7 @@ def run(args: argparse.Namespace) -> int:
     except (Stopped, KeyboardInterrupt):
         status.write("stopped")
         raise
+    draw_report(run_folder)
     status.write("done")
     _print_result(result, run_folder)
     return 0

@@ -18,6 +18,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ser.corpora.readers import READERS, Reader
 from ser.corpora.tables import TABLES, Row, read_labels, read_table
 from ser.errors import CorpusError
@@ -72,6 +75,12 @@ class Corpus:
     @property
     def speakers(self) -> tuple[str, ...]:
         return tuple(sorted({utterance.speaker for utterance in self.utterances}))
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """`(utterances,)` index of each utterance's emotion in `emotions`."""
+        number = {emotion: index for index, emotion in enumerate(self.emotions)}
+        return np.array([number[utterance.emotion] for utterance in self.utterances], dtype=np.int64)
 
     @property
     def fingerprint(self) -> str:

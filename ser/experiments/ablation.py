@@ -22,8 +22,10 @@ from ser.files import write_json
 from ser.runtime import library_versions
 from ser.scoring.metrics import paired_difference
 from ser.scoring.predictions import arrays, read_predictions
-from ser.training.crossval import Crossval, CrossvalSettings
-from ser.training.trainer import EpochReport, FrameSource
+from ser.training.crossval import Crossval
+from ser.training.frames import FrameSource
+from ser.training.settings import CrossvalSettings
+from ser.training.trainer import EpochReport
 
 BASE = "base"
 ANOTHER_SEED = "another_seed"  # no option: the base with the next seed, to see what chance alone changes

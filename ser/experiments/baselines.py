@@ -23,7 +23,7 @@ from ser.corpora.folds import Fold
 from ser.errors import SettingsError
 from ser.runtime import import_torchaudio
 from ser.scoring.calibration import fit_temperature, softmax
-from ser.training.trainer import FrameSource
+from ser.training.frames import FrameSource
 
 CEPSTRA, HOP_SAMPLES, WINDOW_SAMPLES = 40, 320, 512  # 50 frames a second, as the encoders have
 STRENGTHS_LR = (

@@ -8,7 +8,6 @@ that was stopped or killed goes on with the next model.
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -36,12 +35,14 @@ from ser.experiments.baselines import (
     logistic_regression,
     network,
 )
-from ser.files import write_atomically, write_json
+from ser.files import claim_folder, read_json, write_atomically, write_json
 from ser.reporting.charts import ComparisonRow
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped, identity, predictions_table
-from ser.training.trainer import FrameSource, told
+from ser.training.crossval import Crossval, Stopped
+from ser.training.frames import FrameSource
+from ser.training.run_folder import identity, predictions_table
+from ser.training.settings import CrossvalSettings, settings_to_dict
 
 # What figure 6 and the literature state, never measured here; protocols as the authors give them.
 NOT_STATED, SHARED = "ShEMO, split not stated", "ShEMO, test speakers also in training"
@@ -145,13 +146,13 @@ def compare(
     names, _ = runnable(names)
     folds = settings.crossval.folds(corpus)
     shared = identity(corpus, encoded[0].reference, settings.crossval)
-    _claim(folder, {"settings": _of_folds(shared), "corpus": shared["corpus"]})
+    claim_folder(folder, {"settings": _of_folds(shared), "corpus": shared["corpus"]})
     rows: list[dict[str, Any]] = []
     content = {
         "kind": "compare",
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "protocol": settings.crossval.protocol(len(folds)),
-        "settings": told(settings),
+        "settings": settings_to_dict(settings),
         "corpus": shared["corpus"],
         "labels": list(corpus.emotions),
         "intervals": "95 %, bootstrap over speakers",
@@ -215,7 +216,7 @@ def _run(
     if name == "bigru":
         crossval = Crossval(corpus, encoded.frames, encoded.reference, settings.crossval, folder)
         if crossval.lockstep.done and finished.exists():
-            return _read(finished)
+            return read_json(finished)
         begun = time.monotonic()
         result = crossval.run(
             lambda fold, report: listener(run, fold, report.epoch), should_stop, final=False
@@ -224,13 +225,13 @@ def _run(
         write_json(finished, result)
         return result
     about = identity(corpus, encoded.reference, settings.crossval)
-    about = {"model": name, "baseline": told(settings.baseline), **about}
+    about = {"model": name, "baseline": settings_to_dict(settings.baseline), **about}
     for key in () if MODELS[name].uses_encoder else ("encoder",):
         about.pop(key)
     about["settings"] = _of_folds(about)
-    _claim(folder, about)
+    claim_folder(folder, about)
     if finished.exists():
-        return _read(finished)
+        return read_json(finished)
     begun = time.monotonic()
     probabilities, fold_of = _answers(name, run, corpus, encoded, settings, folds, listener, should_stop)
     speakers = [utterance.speaker for utterance in corpus.utterances]
@@ -238,7 +239,7 @@ def _run(
     result = {
         **about,
         "labels": list(labels),
-        "pooled": score(targets_of(corpus), probabilities, speakers, labels).to_dict(),
+        "pooled": score(corpus.targets, probabilities, speakers, labels).to_dict(),
         "seconds": round(time.monotonic() - begun, 1),
     }
     text = predictions_table(corpus, probabilities, fold_of)
@@ -252,7 +253,7 @@ def _answers(
     listener: Listener, should_stop: Callable[[], bool],
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:  # fmt: skip
     """Probabilities of every utterance by the fold that tests it, `(utterances, labels)`, and which fold that is."""
-    targets, n_labels = targets_of(corpus), len(corpus.emotions)
+    targets, n_labels = corpus.targets, len(corpus.emotions)
     answer = _fitted(name, corpus, encoded, settings)
     probabilities, fold_of = np.zeros((len(targets), n_labels)), np.zeros(len(targets), dtype=np.int64)
     for number, fold in enumerate(folds):
@@ -299,37 +300,6 @@ def _of_sound(corpus: Corpus, needs: str) -> list[NDArray[np.float32]]:
     if needs == "sound":
         return [cepstra(samples) for samples in sounds]
     return list(functionals(sounds, needs)[:, None])
-
-
-def targets_of(corpus: Corpus) -> NDArray[np.int64]:
-    labels = tuple(corpus.emotions)
-    return np.array([labels.index(utterance.emotion) for utterance in corpus.utterances])
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Mark the folder as this run's.
-
-    Raises:
-        SettingsError: it is another's.
-    """
-    path, about = folder / "run.json", json.loads(json.dumps(about))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, about)
-        return
-    found = _read(path)
-    if found != about:
-        other = [key for key in about if found.get(key) != about[key]]
-        raise SettingsError(
-            f"{folder} holds a run with other {', '.join(other)}. Choose another folder by --out, or delete that one."
-        )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise SettingsError(f"{path} is damaged ({error}). Delete its folder and run it again.") from error
 
 
 def _write_report(content: dict[str, Any], path: Path) -> None:

@@ -22,7 +22,7 @@ from ser.errors import JobError
 from ser.files import write_atomically
 from ser.reporting.page import chart, folded, grid, page, paragraph, section, table
 from ser.scoring.metrics import reliability
-from ser.scoring.predictions import Row, answer_matrix, arrays
+from ser.scoring.predictions import Row, arrays, confusion_of
 from ser.scoring.predictions import read_predictions as read_predictions
 from ser.scoring.predictions import recompute as recompute
 
@@ -38,7 +38,7 @@ def write_report(result: Row, predictions: Sequence[Row], path: str | Path) -> P
         JobError: the predictions are not those of the result.
     """
     labels = result["labels"]
-    if answer_matrix(predictions, labels) != [list(row) for row in result["pooled_confusion"]]:
+    if confusion_of(predictions, labels) != [list(row) for row in result["pooled_confusion"]]:
         raise JobError(
             f"The predictions do not belong to the result: {len(predictions)} rows give another confusion "
             "matrix. Take both from the same run folder."
@@ -98,6 +98,8 @@ def _leak_section(result: Row) -> str:
     for name, words in MEASURES.items():
         ours, theirs = _value(result["pooled"][name]), _value(leaky["pooled"][name])
         gain = f"{100 * (theirs - ours):+.1f} points"
+        if name in leaky.get("premium", {}):
+            gain += f" {_span(leaky['premium'][name])}"
         rows.append([words, _percent(result["pooled"][name]), _percent(leaky["pooled"][name]), gain])
     return section(
         "What a leak of speakers is worth",

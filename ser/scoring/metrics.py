@@ -1,13 +1,14 @@
-"""How good a set of answers is, with an interval that respects that clips of one speaker are alike.
+"""Scores with bootstrap confidence intervals over speakers.
 
-In: true classes, probabilities (or predicted classes) and the speaker of every clip. Out: `Scores`, each
-number with a 95 % percentile interval from a bootstrap over speakers: whole speakers are drawn with
-replacement, every draw takes all their clips. Everything is a sum over clips, so one table of sums per
-speaker and one matrix product serve a thousand draws.
+In: true classes, probabilities (or predicted classes) and the speaker of every utterance. Out: `Scores`, each number
+with a 95 % percentile interval: whole speakers are drawn with replacement, since utterances of one speaker are alike,
+and a replicate takes all utterances of a speaker as often as the speaker was drawn (the condition-aware bootstrap of
+Ferrer and Riera's `confidence_intervals`). Every score is a function of sums over utterances, so one table of sums per
+speaker and one matrix product serve a thousand replicates.
 
-Conventions where a score is undefined: UAR averages recall over the classes that occur in `true`; macro F1
-averages over the classes that occur in `true` or among the answers (both as scikit-learn does); recall of a
-class that does not occur and precision of a class that is never answered are NaN, not zero.
+Conventions where a score is undefined: UAR averages recall over the classes that occur in `true`; macro F1 averages
+over the classes that occur in `true` or among the predictions (both as scikit-learn does); recall of a class that does
+not occur and precision of a class that is never predicted are NaN, not zero.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 CALIBRATION_BINS = 15
 CONFIDENCE_LEVEL = 0.95
+ECE = 3  # its place in `_all_scores`
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -69,7 +71,7 @@ class Scores:
 
 @dataclass(frozen=True)
 class Accuracies:
-    """Accuracy and mean recall of one confusion matrix, as fractions; NaN when it is empty."""
+    """Accuracy and mean recall of one confusion matrix, as fractions; NaN where it is empty."""
 
     wa: float
     uar: float
@@ -77,7 +79,7 @@ class Accuracies:
 
 @dataclass(frozen=True)
 class Difference:
-    """What a candidate gains over a reference on the same clips, as fractions with intervals."""
+    """Gain of a candidate over a reference on the same utterances, as fractions with intervals."""
 
     wa: Interval
     uar: Interval
@@ -92,7 +94,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Reliability:
-    """Mean top probability, share of right answers and number of clips in each bin of the top probability."""
+    """Mean top probability, share of right predictions and number of utterances in each bin of the top probability."""
 
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -100,19 +102,19 @@ class Reliability:
 
 
 def confusion(true: ArrayLike, predicted: ArrayLike, n_classes: int) -> Integers:
-    """Count answers: (classes, classes), rows are the true class, columns the answer."""
+    """Confusion matrix `(classes, classes)`: rows are the true class, columns the predicted one."""
     pairs = np.asarray(true, dtype=np.int64) * n_classes + np.asarray(predicted, dtype=np.int64)
     return np.bincount(pairs, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
 def accuracy_and_uar(matrix: ArrayLike) -> Accuracies:
-    """Accuracy and mean recall of one (classes, classes) matrix; cheap enough for every epoch."""
+    """Accuracy and mean recall of one `(classes, classes)` matrix; cheap enough for every epoch."""
     counts = np.asarray(matrix, dtype=np.float64)
     return Accuracies(wa=float(_accuracy(counts)), uar=float(_mean_recall(counts)))
 
 
 def macro_f1(matrix: ArrayLike) -> float:
-    """Macro F1 of one (classes, classes) matrix over the classes that occur in it."""
+    """Macro F1 of one `(classes, classes)` matrix over the classes that occur in it."""
     return float(_macro_f1(np.asarray(matrix, dtype=np.float64)))
 
 
@@ -124,23 +126,34 @@ def score(
     n_bootstrap: int = 1000,
     seed: int = 40,
 ) -> Scores:
-    """Score answers, with intervals by bootstrap over speakers.
+    """Score predictions, with intervals by bootstrap over speakers; the order of the utterances does not matter.
 
-    true: (clips,) class numbers. probabilities: (clips, classes), or (clips,) predicted class numbers, in
-    which case the calibration error is NaN. speakers: (clips,) names. labels: name of each class.
-    The order of the clips does not matter.
-    Raises ValueError for no clips, unequal lengths or class numbers outside `labels`.
+    Args:
+        true: `(utterances,)` class numbers.
+        probabilities: `(utterances, classes)`, or `(utterances,)` predicted class numbers, whose calibration error is
+            NaN.
+        speakers: `(utterances,)` names.
+        labels: name of each class.
+        n_bootstrap, seed: number and seed of the replicates.
+
+    Raises:
+        ValueError: no utterances, unequal lengths or class numbers outside `labels`.
     """
-    truth, answers, confidence = _checked(true, probabilities, speakers, len(labels))
+    truth, predicted, confidence = _checked(true, probabilities, speakers, len(labels))
     names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    matrices = _confusion_by_speaker(truth, answers, speaker_of, len(names), len(labels))
-    gaps = _gaps_by_speaker(truth == answers, confidence, speaker_of, len(names))
-    weights = _draws(len(names), n_bootstrap, seed)
-    point = _all_scores(matrices.sum(axis=0), gaps.sum(axis=0))
-    drawn = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ gaps)
+    matrices = _confusion_by_speaker(truth, predicted, speaker_of, len(names), len(labels))
+    residuals = _residuals_by_speaker(truth == predicted, confidence, speaker_of, len(names))
+    weights = _bootstrap_weights(len(names), n_bootstrap, seed)
+    point = _all_scores(matrices.sum(axis=0), residuals.sum(axis=0))
+    replicates = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ residuals)
     notes = ["", "", "", "needs probabilities"]
-    notes += [f"no clip of {label}" for label in labels] + [f"never answered {label}" for label in labels]
-    every = [_interval(float(point[i]), drawn[:, i], len(names), note) for i, note in enumerate(notes)]
+    notes += [f"no utterance of {label}" for label in labels] + [
+        f"never predicted {label}" for label in labels
+    ]
+    every = [
+        _interval(float(point[i]), replicates[:, i], len(names), note, is_biased=i == ECE)
+        for i, note in enumerate(notes)
+    ]
     wa, uar, f1, ece, *by_class = every
     recall = dict(zip(labels, by_class[: len(labels)], strict=True))
     precision = dict(zip(labels, by_class[len(labels) :], strict=True))
@@ -156,13 +169,13 @@ def scores_by(
     n_bootstrap: int = 1000,
     seed: int = 40,
 ) -> dict[str, Scores]:
-    """`score` for each value of `group`, (clips,), in sorted order: by gender, by speaker, by corpus."""
-    truth, answers = np.asarray(true), np.asarray(probabilities)
+    """`score` for each value of `group`, `(utterances,)`, in sorted order: by gender, by speaker, by corpus."""
+    truth, predicted = np.asarray(true), np.asarray(probabilities)
     groups, names = np.asarray(group, dtype=str), np.asarray(speakers, dtype=str)
     scores = {}
     for value in sorted(set(groups.tolist())):
         rows = groups == value
-        scores[value] = score(truth[rows], answers[rows], names[rows].tolist(), labels, n_bootstrap, seed)
+        scores[value] = score(truth[rows], predicted[rows], names[rows].tolist(), labels, n_bootstrap, seed)
     return scores
 
 
@@ -175,31 +188,31 @@ def paired_difference(
     n_bootstrap: int = 1000,
     seed: int = 40,
 ) -> Difference:
-    """Candidate minus reference in WA and UAR on the same clips, with intervals.
+    """Candidate minus reference in WA and UAR on the same utterances, with intervals.
 
-    Both sets of answers see the same draws of speakers, so what is hard for both cancels out.
-    candidate, reference: (clips, classes) probabilities or (clips,) class numbers. Raises as `score` does.
+    Both see the same draws of speakers, so what is hard for both cancels out. `candidate` and `reference` are
+    `(utterances, classes)` probabilities or `(utterances,)` class numbers. Raises as `score` does.
     """
     truth, first, _ = _checked(true, candidate, speakers, n_classes)
     _, second, _ = _checked(true, reference, speakers, n_classes)
     names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    weights = _draws(len(names), n_bootstrap, seed)
+    weights = _bootstrap_weights(len(names), n_bootstrap, seed)
     pair = [_confusion_by_speaker(truth, each, speaker_of, len(names), n_classes) for each in (first, second)]
     points = [matrices.sum(axis=0) for matrices in pair]
-    drawn = [np.tensordot(weights, matrices, axes=1) for matrices in pair]
+    replicates = [np.tensordot(weights, matrices, axes=1) for matrices in pair]
 
     def gain(measure: str) -> Interval:
         function = {"wa": _accuracy, "uar": _mean_recall}[measure]
         value = float(function(points[0]) - function(points[1]))
-        return _interval(value, function(drawn[0]) - function(drawn[1]), len(names), "")
+        return _interval(value, function(replicates[0]) - function(replicates[1]), len(names), "")
 
     return Difference(gain("wa"), gain("uar"), n_utterances=len(truth), n_speakers=len(names))
 
 
 def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRATION_BINS) -> Reliability:
-    """What the calibration error sums up, bin by bin, for a chart; an empty bin holds NaN.
+    """Bin by bin what the calibration error sums up, for a chart; an empty bin holds NaN.
 
-    true: (clips,) class numbers. probabilities: (clips, classes).
+    `true` are `(utterances,)` class numbers, `probabilities` `(utterances, classes)`.
     """
     values = np.asarray(probabilities, dtype=np.float64)
     top, right = values.max(axis=1), values.argmax(axis=1) == np.asarray(true)
@@ -213,43 +226,43 @@ def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRA
 def _checked(
     true: ArrayLike, probabilities: ArrayLike, speakers: Sequence[str], n_classes: int
 ) -> tuple[Integers, Integers, Floats | None]:
-    """True classes, answers and top probabilities (None when only answers were given), each (clips,)."""
+    """True and predicted classes and top probabilities (None when only classes were given), each `(utterances,)`."""
     truth, given = np.asarray(true, dtype=np.int64), np.asarray(probabilities)
     if not len(truth):
         raise ValueError("There is nothing to score: the list of true classes is empty.")
     if not len(truth) == len(given) == len(speakers):
-        lengths = f"{len(truth)} true classes, {len(given)} answers and {len(speakers)} speakers"
-        raise ValueError(f"Every clip needs one of each, but there are {lengths}.")
+        lengths = f"{len(truth)} true classes, {len(given)} predictions and {len(speakers)} speakers"
+        raise ValueError(f"Every utterance needs one of each, but there are {lengths}.")
     if given.ndim == 2 and given.shape[1] != n_classes:
-        raise ValueError(f"There are {n_classes} labels but {given.shape[1]} probabilities a clip.")
+        raise ValueError(f"There are {n_classes} labels but {given.shape[1]} probabilities an utterance.")
     confidence = given.max(axis=1).astype(np.float64) if given.ndim == 2 else None
     if confidence is not None and not np.isfinite(confidence).all():
         raise ValueError("Some probabilities are not finite numbers.")
-    answers = (given.argmax(axis=1) if given.ndim == 2 else given).astype(np.int64)
-    both = np.concatenate([truth, answers])
+    predicted = (given.argmax(axis=1) if given.ndim == 2 else given).astype(np.int64)
+    both = np.concatenate([truth, predicted])
     if both.min() < 0 or both.max() >= n_classes:
         raise ValueError(
             f"Class numbers run from {both.min()} to {both.max()}, but there are {n_classes} labels."
         )
-    return truth, answers, confidence
+    return truth, predicted, confidence
 
 
 def _confusion_by_speaker(
-    true: Integers, answers: Integers, speaker_of: Integers, n_speakers: int, n_classes: int
+    true: Integers, predicted: Integers, speaker_of: Integers, n_speakers: int, n_classes: int
 ) -> Floats:
-    """One confusion matrix a speaker: (speakers, classes, classes)."""
-    cells = (speaker_of * n_classes + true) * n_classes + answers
+    """Confusion matrix of each speaker: `(speakers, classes, classes)`."""
+    cells = (speaker_of * n_classes + true) * n_classes + predicted
     counts = np.bincount(cells, minlength=n_speakers * n_classes * n_classes)
     return counts.reshape(n_speakers, n_classes, n_classes).astype(np.float64)
 
 
-def _gaps_by_speaker(
+def _residuals_by_speaker(
     right: NDArray[np.bool_], confidence: Floats | None, speaker_of: Integers, n_speakers: int
 ) -> Floats:
-    """Top probability minus hits, summed in each bin of each speaker: (speakers, bins).
+    """Top probability minus hits, summed in each bin of each speaker: `(speakers, bins)`; NaN without probabilities.
 
-    The sum of their absolute values over the clips is the expected calibration error (Guo et al. 2017,
-    equation 3). NaN without probabilities.
+    The sum of their absolute values over the number of utterances is the expected calibration error (Guo et al. 2017,
+    equation 3).
     """
     if confidence is None:
         return np.full((n_speakers, CALIBRATION_BINS), np.nan)
@@ -259,21 +272,26 @@ def _gaps_by_speaker(
 
 
 def _bin_of(confidence: Floats, n_bins: int) -> Integers:
-    """The bin of each probability: equal widths, closed on the right (Guo et al. 2017, section 2)."""
+    """Bin of each probability: equal widths, closed on the right (Guo et al. 2017, section 2)."""
     bins: Integers = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     return bins
 
 
-def _draws(n_speakers: int, n_bootstrap: int, seed: int) -> Floats:
-    """How often each speaker is taken in each bootstrap draw: (draws, speakers)."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), n_bootstrap).astype(
-        np.float64
-    )
+def _bootstrap_weights(n_speakers: int, n_bootstrap: int, seed: int) -> Floats:
+    """Number of times each speaker is drawn in each replicate: `(replicates, speakers)`."""
+    shares = np.full(n_speakers, 1 / n_speakers)
+    return np.random.default_rng(seed).multinomial(n_speakers, shares, n_bootstrap).astype(np.float64)
 
 
-def _interval(value: float, replicates: Floats, n_speakers: int, absent: str) -> Interval:
-    """Percentile interval over the draws in which the score exists, none for a single speaker."""
+def _interval(
+    value: float, replicates: Floats, n_speakers: int, absent: str, is_biased: bool = False
+) -> Interval:
+    """Percentile interval over the replicates in which the score exists, none for a single speaker.
+
+    The replicates of a calibration error are biased: speakers drawn twice make the residuals noisier, and noise only
+    adds to a sum of absolute values, so that at times all of them lie above the measured value. They are shifted, their
+    median to that value, and cut at zero.
+    """
     if np.isnan(value):
         return Interval(value, np.nan, np.nan, absent)
     if n_speakers < 2:
@@ -281,6 +299,8 @@ def _interval(value: float, replicates: Floats, n_speakers: int, absent: str) ->
     kept = replicates[~np.isnan(replicates)]
     if not len(kept):
         return Interval(value, np.nan, np.nan, "no draw gives this score")
+    if is_biased:
+        kept = np.maximum(kept + value - np.median(kept), 0)
     tail = (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.quantile(kept, [tail, 1 - tail])
     missing = len(replicates) - len(kept)
@@ -294,9 +314,9 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> Floats:
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
 
 
-def _all_scores(matrices: Floats, gaps: Floats) -> Floats:
-    """WA, UAR, macro F1, ECE, recalls and precisions of (..., classes, classes) and (..., bins) sums."""
-    ece = _ratio(np.abs(gaps).sum(axis=-1), matrices.sum(axis=(-2, -1)))
+def _all_scores(matrices: Floats, residuals: Floats) -> Floats:
+    """WA, UAR, macro F1, ECE, recalls and precisions of `(..., classes, classes)` and `(..., bins)` sums."""
+    ece = _ratio(np.abs(residuals).sum(axis=-1), matrices.sum(axis=(-2, -1)))
     summary = np.stack([_accuracy(matrices), _mean_recall(matrices), _macro_f1(matrices), ece], axis=-1)
     return np.concatenate([summary, _recall(matrices), _precision(matrices)], axis=-1)
 

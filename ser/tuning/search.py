@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.exceptions import UpdateFinishedTrialError
@@ -28,9 +27,11 @@ from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.errors import JobError
 from ser.files import write_json
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.training.crossval import Crossval, Stopped
+from ser.training.frames import FrameSource, LabelledFrames
 from ser.training.lockstep import Lockstep
-from ser.training.trainer import EpochReport, FrameSource
+from ser.training.settings import CrossvalSettings
+from ser.training.trainer import Diverged, EpochReport
 from ser.tuning.liveness import Watch, alive, give_back
 from ser.tuning.space import PAPER_BEST, SPACE, Range, Space, TuningSettings, trial_settings
 from ser.tuning.storage import ERROR, SCORED, best_of, count_finished, open_study, quiet, study_identity
@@ -79,10 +80,8 @@ class Search:
             FoldError: the corpus cannot be split so.
         """
         quiet()
-        self.features, self.encoder, self.base = features, encoder, base
+        self.data, self.base = LabelledFrames.of(corpus, features, encoder.dim), base
         self.settings, self.space = settings, space
-        self.labels = tuple(corpus.emotions)
-        self.targets = np.array([self.labels.index(utterance.emotion) for utterance in corpus.utterances])
         # No trial gets to know who is in a test part.
         self.folds = [replace(fold, test=()) for fold in base.folds(corpus)]
         self.about = study_identity(corpus, encoder, base, self.folds, space)
@@ -140,7 +139,7 @@ class Search:
                 value = self._objective(trial, listener, should_stop)
             study.tell(trial, value)
             listener(Event("complete", trial.number, value=value))
-        except optuna.TrialPruned:
+        except (optuna.TrialPruned, Diverged):  # without weights there is no accuracy to report
             study.tell(trial, state=TrialState.PRUNED)
             listener(Event("pruned", trial.number))
         except UpdateFinishedTrialError:
@@ -156,10 +155,7 @@ class Search:
 
     def _objective(self, trial: optuna.Trial, listener: Listener, should_stop: Callable[[], bool]) -> float:
         settings = trial_settings(self.base, suggest(trial, self.space))
-        lockstep = Lockstep(
-            self.features, self.targets, self.folds, len(self.labels), self.encoder.dim, settings.classifier,
-            settings.training,
-        )  # fmt: skip
+        lockstep = Lockstep(self.data, self.folds, settings.classifier, settings.training)
 
         def after_fold(number: int, report: EpochReport) -> None:
             if should_stop():
@@ -286,7 +282,6 @@ def score_best(
             "validation_accuracy": crossval.lockstep.best_validation_accuracy(),
         }
         write_json(run / "result.json", result)
-        crossval.write_report(result)
     figures: Mapping[str, Any] = {name: result["pooled"][name]["value"] for name in ("wa", "uar", "macro_f1")}
     study.set_user_attr(SCORED, {"trial": best.number, "run": run.name, **figures})
     return run, result

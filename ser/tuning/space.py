@@ -13,8 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from ser.errors import SettingsError
-from ser.training.crossval import CrossvalSettings
-from ser.training.trainer import settings_from, told
+from ser.training.settings import CrossvalSettings, settings_from, settings_to_dict
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # it is also the name of a folder
 
@@ -128,5 +127,5 @@ def trial_settings(base: CrossvalSettings, parameters: Mapping[str, Any]) -> Cro
 
 def fixed_part(base: CrossvalSettings, space: Space) -> dict[str, Any]:
     """The settings that every trial shares."""
-    everything = {**told(base.classifier), **told(base.training)}
+    everything = {**settings_to_dict(base.classifier), **settings_to_dict(base.training)}
     return {name: value for name, value in everything.items() if name not in space}

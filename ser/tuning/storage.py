@@ -35,7 +35,8 @@ from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError
-from ser.training.crossval import CrossvalSettings, identity
+from ser.training.run_folder import identity
+from ser.training.settings import CrossvalSettings
 from ser.tuning.liveness import RETRY_OF
 from ser.tuning.space import Space, check_study_name, fixed_part
 
