@@ -131,10 +131,10 @@ def shards(folder: Path) -> Any:
 
 
 def predictions(folder: Path) -> Any:
-    """The scores from `predictions.csv` alone."""
-    from ser.scoring.predictions import read_predictions, recompute
+    """The confusion matrix from `predictions.csv` alone."""
+    from ser.scoring.predictions import confusion_of, read_predictions
 
-    return recompute(read_predictions(folder / "predictions.csv"), LABELS)["pooled"]["wa"]["value"]
+    return confusion_of(read_predictions(folder / "predictions.csv"), LABELS)
 
 
 def results(folder: Path) -> Any:

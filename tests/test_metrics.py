@@ -14,7 +14,6 @@ from ser.labels import EMOTIONS
 from ser.scoring.metrics import (
     accuracy_and_uar,
     confusion,
-    macro_f1,
     paired_difference,
     reliability,
     score,
@@ -82,7 +81,6 @@ def test_the_confusion_matrix_agrees_with_scikit_learn():
     predicted = probabilities.argmax(axis=1)
     ours = confusion(true, predicted, 6)
     assert (ours == reference.confusion_matrix(true, predicted)).all()
-    assert macro_f1(ours) == pytest.approx(reference.f1_score(true, predicted, average="macro"))
     assert accuracy_and_uar(ours).wa == pytest.approx(reference.accuracy_score(true, predicted))
     assert accuracy_and_uar(ours).uar == pytest.approx(reference.balanced_accuracy_score(true, predicted))
 

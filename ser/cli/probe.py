@@ -60,9 +60,9 @@ def run(args: argparse.Namespace) -> int:
     print(", ".join(f"{name} {value}" for name, value in encoder.items()))
     print(f"leave-one-speaker-out logistic regression on one vector an utterance, C = {args.c}")
     for name, key in (("accuracy", "wa"), ("UAR", "uar")):
-        print(f"  {name:9s} {interval_text(scores[key])}")  # type: ignore[arg-type]
+        print(f"  {name:9s} {interval_text(scores[key])}")
     for name, one in by_speaker.items():
-        print(f"  speaker {name:12s} {interval_text(one['wa'])}  of {one['n_utterances']}")  # type: ignore[arg-type]
+        print(f"  speaker {name:12s} {interval_text(one['wa'])}  of {one['n_utterances']}")
     if args.json:
         content = {
             "encoder": encoder,

@@ -24,7 +24,6 @@ from ser.reporting.page import chart, folded, grid, page, paragraph, section, ta
 from ser.scoring.metrics import reliability
 from ser.scoring.predictions import Row, arrays, confusion_of
 from ser.scoring.predictions import read_predictions as read_predictions
-from ser.scoring.predictions import recompute as recompute
 
 MAX_FOLD_MATRICES = 10  # beyond it (one fold a speaker) a page of matrices says less than their sum
 MEASURES = {"wa": "accuracy (WA)", "uar": "mean recall (UAR)", "macro_f1": "macro F1"}

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -39,14 +40,22 @@ class Interval:
     def to_dict(self) -> dict[str, float | str | None]:
         """Plain JSON values: None for NaN, `note` only when there is one."""
         numbers: dict[str, float | str | None] = {
-            name: None if np.isnan(number) else float(number)
-            for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
+            name: None if np.isnan(getattr(self, name)) else float(getattr(self, name))
+            for name in ("value", "low", "high")
         }
         return {**numbers, "note": self.note} if self.note else numbers
 
 
+class _Result:
+    """Intervals, mappings of intervals and counts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in the shape that `result.json` holds."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
 @dataclass(frozen=True)
-class Scores:
+class Scores(_Result):
     """Accuracy (`wa`), mean recall (`uar`), macro F1, calibration error (`ece`), and each class by itself."""
 
     wa: Interval
@@ -58,15 +67,15 @@ class Scores:
     n_utterances: int
     n_speakers: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON values, in the shape that `result.json` holds."""
-        return {
-            **{name: getattr(self, name).to_dict() for name in ("wa", "uar", "macro_f1", "ece")},
-            "recall": {label: interval.to_dict() for label, interval in self.recall.items()},
-            "precision": {label: interval.to_dict() for label, interval in self.precision.items()},
-            "n_utterances": self.n_utterances,
-            "n_speakers": self.n_speakers,
-        }
+
+@dataclass(frozen=True)
+class Difference(_Result):
+    """Gain of a candidate over a reference on the same utterances, as fractions with intervals."""
+
+    wa: Interval
+    uar: Interval
+    n_utterances: int
+    n_speakers: int
 
 
 @dataclass(frozen=True)
@@ -75,21 +84,6 @@ class Accuracies:
 
     wa: float
     uar: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Gain of a candidate over a reference on the same utterances, as fractions with intervals."""
-
-    wa: Interval
-    uar: Interval
-    n_utterances: int
-    n_speakers: int
-
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON values."""
-        counts = {"n_utterances": self.n_utterances, "n_speakers": self.n_speakers}
-        return {"wa": self.wa.to_dict(), "uar": self.uar.to_dict(), **counts}
 
 
 @dataclass(frozen=True)
@@ -113,11 +107,6 @@ def accuracy_and_uar(matrix: ArrayLike) -> Accuracies:
     return Accuracies(wa=float(_accuracy(counts)), uar=float(_mean_recall(counts)))
 
 
-def macro_f1(matrix: ArrayLike) -> float:
-    """Macro F1 of one `(classes, classes)` matrix over the classes that occur in it."""
-    return float(_macro_f1(np.asarray(matrix, dtype=np.float64)))
-
-
 def score(
     true: ArrayLike,
     probabilities: ArrayLike,
@@ -139,25 +128,21 @@ def score(
     Raises:
         ValueError: no utterances, unequal lengths or class numbers outside `labels`.
     """
-    truth, predicted, confidence = _checked(true, probabilities, speakers, len(labels))
-    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    matrices = _confusion_by_speaker(truth, predicted, speaker_of, len(names), len(labels))
-    residuals = _residuals_by_speaker(truth == predicted, confidence, speaker_of, len(names))
-    weights = _bootstrap_weights(len(names), n_bootstrap, seed)
+    matrices, residuals = _sums_by_speaker(true, probabilities, speakers, len(labels))
+    weights = _bootstrap_weights(len(matrices), n_bootstrap, seed)
     point = _all_scores(matrices.sum(axis=0), residuals.sum(axis=0))
     replicates = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ residuals)
     notes = ["", "", "", "needs probabilities"]
     notes += [f"no utterance of {label}" for label in labels] + [
         f"never predicted {label}" for label in labels
     ]
-    every = [
-        _interval(float(point[i]), replicates[:, i], len(names), note, is_biased=i == ECE)
+    wa, uar, f1, ece, *by_class = (
+        _interval(float(point[i]), replicates[:, i], len(matrices), note, is_biased=i == ECE)
         for i, note in enumerate(notes)
-    ]
-    wa, uar, f1, ece, *by_class = every
+    )
     recall = dict(zip(labels, by_class[: len(labels)], strict=True))
     precision = dict(zip(labels, by_class[len(labels) :], strict=True))
-    return Scores(wa, uar, f1, ece, recall, precision, n_utterances=len(truth), n_speakers=len(names))
+    return Scores(wa, uar, f1, ece, recall, precision, len(speakers), len(matrices))
 
 
 def scores_by(
@@ -170,13 +155,12 @@ def scores_by(
     seed: int = 40,
 ) -> dict[str, Scores]:
     """`score` for each value of `group`, `(utterances,)`, in sorted order: by gender, by speaker, by corpus."""
-    truth, predicted = np.asarray(true), np.asarray(probabilities)
-    groups, names = np.asarray(group, dtype=str), np.asarray(speakers, dtype=str)
-    scores = {}
-    for value in sorted(set(groups.tolist())):
-        rows = groups == value
-        scores[value] = score(truth[rows], predicted[rows], names[rows].tolist(), labels, n_bootstrap, seed)
-    return scores
+    rows = {str(value): np.flatnonzero(np.asarray(group) == value) for value in np.unique(group)}
+    truth, predicted, names = (np.asarray(one) for one in (true, probabilities, speakers))
+    return {
+        value: score(truth[chosen], predicted[chosen], names[chosen].tolist(), labels, n_bootstrap, seed)
+        for value, chosen in rows.items()
+    }
 
 
 def paired_difference(
@@ -193,20 +177,16 @@ def paired_difference(
     Both see the same draws of speakers, so what is hard for both cancels out. `candidate` and `reference` are
     `(utterances, classes)` probabilities or `(utterances,)` class numbers. Raises as `score` does.
     """
-    truth, first, _ = _checked(true, candidate, speakers, n_classes)
-    _, second, _ = _checked(true, reference, speakers, n_classes)
-    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    weights = _bootstrap_weights(len(names), n_bootstrap, seed)
-    pair = [_confusion_by_speaker(truth, each, speaker_of, len(names), n_classes) for each in (first, second)]
-    points = [matrices.sum(axis=0) for matrices in pair]
-    replicates = [np.tensordot(weights, matrices, axes=1) for matrices in pair]
-
-    def gain(measure: str) -> Interval:
-        function = {"wa": _accuracy, "uar": _mean_recall}[measure]
-        value = float(function(points[0]) - function(points[1]))
-        return _interval(value, function(replicates[0]) - function(replicates[1]), len(names), "")
-
-    return Difference(gain("wa"), gain("uar"), n_utterances=len(truth), n_speakers=len(names))
+    pair = [_sums_by_speaker(true, one, speakers, n_classes)[0] for one in (candidate, reference)]
+    weights = _bootstrap_weights(len(pair[0]), n_bootstrap, seed)
+    gains = []
+    for measure in (_accuracy, _mean_recall):
+        points = [measure(matrices.sum(axis=0)) for matrices in pair]
+        replicates = [measure(np.tensordot(weights, matrices, axes=1)) for matrices in pair]
+        value = float(points[0] - points[1])
+        gains.append(_interval(value, replicates[0] - replicates[1], len(pair[0]), ""))
+    wa, uar = gains
+    return Difference(wa, uar, len(speakers), len(pair[0]))
 
 
 def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRATION_BINS) -> Reliability:
@@ -218,9 +198,35 @@ def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRA
     top, right = values.max(axis=1), values.argmax(axis=1) == np.asarray(true)
     bins = _bin_of(top, n_bins)
     counts = np.bincount(bins, minlength=n_bins)
-    confidence = _ratio(np.bincount(bins, weights=top, minlength=n_bins), counts)
-    accuracy = _ratio(np.bincount(bins, weights=right, minlength=n_bins), counts)
+    confidence, accuracy = (
+        _ratio(np.bincount(bins, weights=sums, minlength=n_bins), counts) for sums in (top, right)
+    )
     return Reliability(tuple(confidence.tolist()), tuple(accuracy.tolist()), tuple(counts.tolist()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: one.to_dict() for key, one in value.items()}
+    return value.to_dict() if isinstance(value, Interval) else value
+
+
+def _sums_by_speaker(
+    true: ArrayLike, probabilities: ArrayLike, speakers: Sequence[str], n_classes: int
+) -> tuple[Floats, Floats]:
+    """Confusion matrices `(speakers, classes, classes)` and calibration residuals `(speakers, bins)`.
+
+    A residual is top probability minus hit, summed in each bin: the sum of their absolute values over the number of
+    utterances is the expected calibration error (Guo et al. 2017, equation 3). NaN without probabilities.
+    """
+    truth, predicted, confidence = _checked(true, probabilities, speakers, n_classes)
+    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    cells = (speaker_of * n_classes + truth) * n_classes + predicted
+    matrices = np.bincount(cells, minlength=len(names) * n_classes * n_classes).astype(np.float64)
+    residuals = np.full(len(names) * CALIBRATION_BINS, np.nan)
+    if confidence is not None:
+        cells = speaker_of * CALIBRATION_BINS + _bin_of(confidence, CALIBRATION_BINS)
+        residuals = np.bincount(cells, confidence - (truth == predicted), minlength=len(residuals))
+    return matrices.reshape(-1, n_classes, n_classes), residuals.reshape(-1, CALIBRATION_BINS)
 
 
 def _checked(
@@ -247,30 +253,6 @@ def _checked(
     return truth, predicted, confidence
 
 
-def _confusion_by_speaker(
-    true: Integers, predicted: Integers, speaker_of: Integers, n_speakers: int, n_classes: int
-) -> Floats:
-    """Confusion matrix of each speaker: `(speakers, classes, classes)`."""
-    cells = (speaker_of * n_classes + true) * n_classes + predicted
-    counts = np.bincount(cells, minlength=n_speakers * n_classes * n_classes)
-    return counts.reshape(n_speakers, n_classes, n_classes).astype(np.float64)
-
-
-def _residuals_by_speaker(
-    right: NDArray[np.bool_], confidence: Floats | None, speaker_of: Integers, n_speakers: int
-) -> Floats:
-    """Top probability minus hits, summed in each bin of each speaker: `(speakers, bins)`; NaN without probabilities.
-
-    The sum of their absolute values over the number of utterances is the expected calibration error (Guo et al. 2017,
-    equation 3).
-    """
-    if confidence is None:
-        return np.full((n_speakers, CALIBRATION_BINS), np.nan)
-    cells = speaker_of * CALIBRATION_BINS + _bin_of(confidence, CALIBRATION_BINS)
-    sums = np.bincount(cells, weights=confidence - right, minlength=n_speakers * CALIBRATION_BINS)
-    return sums.astype(np.float64).reshape(n_speakers, CALIBRATION_BINS)
-
-
 def _bin_of(confidence: Floats, n_bins: int) -> Integers:
     """Bin of each probability: equal widths, closed on the right (Guo et al. 2017, section 2)."""
     bins: Integers = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
@@ -292,13 +274,10 @@ def _interval(
     adds to a sum of absolute values, so that at times all of them lie above the measured value. They are shifted, their
     median to that value, and cut at zero.
     """
-    if np.isnan(value):
-        return Interval(value, np.nan, np.nan, absent)
-    if n_speakers < 2:
-        return Interval(value, np.nan, np.nan, "one speaker gives no interval")
     kept = replicates[~np.isnan(replicates)]
-    if not len(kept):
-        return Interval(value, np.nan, np.nan, "no draw gives this score")
+    if np.isnan(value) or n_speakers < 2 or not len(kept):
+        alone = "one speaker gives no interval" if n_speakers < 2 else "no draw gives this score"
+        return Interval(value, np.nan, np.nan, absent if np.isnan(value) else alone)
     if is_biased:
         kept = np.maximum(kept + value - np.median(kept), 0)
     tail = (1 - CONFIDENCE_LEVEL) / 2
@@ -316,9 +295,12 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> Floats:
 
 def _all_scores(matrices: Floats, residuals: Floats) -> Floats:
     """WA, UAR, macro F1, ECE, recalls and precisions of `(..., classes, classes)` and `(..., bins)` sums."""
+    hits = _hits(matrices)
+    f1 = _mean_of_defined(_ratio(2 * hits, matrices.sum(axis=-1) + matrices.sum(axis=-2)))
     ece = _ratio(np.abs(residuals).sum(axis=-1), matrices.sum(axis=(-2, -1)))
-    summary = np.stack([_accuracy(matrices), _mean_recall(matrices), _macro_f1(matrices), ece], axis=-1)
-    return np.concatenate([summary, _recall(matrices), _precision(matrices)], axis=-1)
+    summary = np.stack([_accuracy(matrices), _mean_recall(matrices), f1, ece], axis=-1)
+    by_class = [_ratio(hits, matrices.sum(axis=axis)) for axis in (-1, -2)]
+    return np.concatenate([summary, *by_class], axis=-1)
 
 
 def _hits(matrices: Floats) -> Floats:
@@ -329,20 +311,8 @@ def _accuracy(matrices: Floats) -> Floats:
     return _ratio(_hits(matrices).sum(axis=-1), matrices.sum(axis=(-2, -1)))
 
 
-def _recall(matrices: Floats) -> Floats:
-    return _ratio(_hits(matrices), matrices.sum(axis=-1))
-
-
-def _precision(matrices: Floats) -> Floats:
-    return _ratio(_hits(matrices), matrices.sum(axis=-2))
-
-
 def _mean_recall(matrices: Floats) -> Floats:
-    return _mean_of_defined(_recall(matrices))
-
-
-def _macro_f1(matrices: Floats) -> Floats:
-    return _mean_of_defined(_ratio(2 * _hits(matrices), matrices.sum(axis=-1) + matrices.sum(axis=-2)))
+    return _mean_of_defined(_ratio(_hits(matrices), matrices.sum(axis=-1)))
 
 
 def _mean_of_defined(values: Floats) -> Floats:

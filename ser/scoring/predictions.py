@@ -1,4 +1,4 @@
-"""`predictions.csv` of a cross-validation: reading it, and recomputing every score from it alone.
+"""`predictions.csv` of a cross-validation: reading it, as rows or as arrays that every score can be computed from.
 
 The file has the columns `file, speaker, fold, emotion, predicted` and, for each label, one with its probability; folds
 are counted from 1. It holds test utterances only.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.errors import JobError
-from ser.scoring.metrics import Scores, confusion, paired_difference, score
+from ser.scoring.metrics import confusion, paired_difference
 
 COLUMNS = ("file", "speaker", "fold", "emotion", "predicted")
-SUMMARY = ("wa", "uar", "macro_f1")
 
 Row = Mapping[str, Any]
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -62,34 +60,6 @@ def leak_premium(leaky: Sequence[Row], apart: Sequence[Row], labels: Sequence[st
     return paired_difference(true, first, second, speakers, len(labels)).to_dict()
 
 
-def recompute(predictions: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
-    """The scores of `result.json` from the rows of `predictions.csv` alone, in the same shape.
-
-    Gives `pooled`, `pooled_confusion`, `mean_over_folds`, `by_speaker` and, in `folds`, each fold's
-    `test_confusion` and `test_scores`. Raises JobError for labels or columns that do not fit.
-    """
-    folds: list[dict[str, Any]] = [
-        {"test_confusion": confusion_of(rows, labels), "test_scores": _scores(rows, labels).to_dict()}
-        for _, rows in sorted(_grouped(predictions, "fold").items(), key=lambda item: int(item[0]))
-    ]
-    means = {name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds])) for name in SUMMARY}
-    by_speaker = sorted(_grouped(predictions, "speaker").items())
-    return {
-        "pooled": _scores(predictions, labels).to_dict(),
-        "pooled_confusion": confusion_of(predictions, labels),
-        "mean_over_folds": means,
-        "folds": folds,
-        "by_speaker": {speaker: _scores(rows, labels).to_dict() for speaker, rows in by_speaker},
-    }
-
-
-def _grouped(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row[column]), []).append(row)
-    return groups
-
-
 def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:
     """True and predicted classes `(utterances,)` and probabilities `(utterances, classes)` of the rows.
 
@@ -112,14 +82,6 @@ def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:
             "The predictions have a probability that is no number from 0 to 1. Take them as they were written."
         )
     return true, predicted, probabilities
-
-
-def _scores(rows: Sequence[Row], labels: Sequence[str]) -> Scores:
-    """Scores of the written predictions; their rounded probabilities serve the calibration error only."""
-    true, predicted, probabilities = arrays(rows, labels)
-    speakers = [row["speaker"] for row in rows]
-    of_predictions = score(true, predicted, speakers, labels)
-    return replace(of_predictions, ece=score(true, probabilities, speakers, labels).ece)
 
 
 def confusion_of(rows: Sequence[Row], labels: Sequence[str]) -> list[list[int]]:
