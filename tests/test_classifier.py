@@ -95,17 +95,6 @@ def test_final_states_are_the_last_forward_and_the_first_backward_one():
         torch.testing.assert_close(row, hidden.reshape(-1))
 
 
-@pytest.mark.parametrize("pooling", ["last", "attentive"])
-def test_logits_of_an_utterance_do_not_change_when_it_is_padded_inside_a_batch(pooling):
-    torch.manual_seed(1)
-    model = BiGRUClassifier(9, 6, ClassifierSettings(16, 8, 2, pooling=pooling)).eval()
-    utterances = [torch.randn(length, 9) for length in LENGTHS]
-    together = model.padded(nn.utils.rnn.pad_sequence(utterances, batch_first=True), LENGTHS)
-    for row, utterance in zip(together, utterances, strict=True):
-        alone = model(utterance, torch.tensor([len(utterance)]))[0]
-        torch.testing.assert_close(row, alone, atol=1e-5, rtol=0)
-
-
 def test_gradients_agree_with_finite_differences():
     torch.manual_seed(2)
     model = BiGRUClassifier(4, 3, ClassifierSettings(3, 2, 2, dropout=0.0)).double()

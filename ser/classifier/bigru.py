@@ -69,11 +69,6 @@ class BiGRUClassifier(nn.Module):
         rest = [(layer, layer.weight_ih, layer.bias_ih) for layer in list(self.gru)[1:]]
         return [(first, *scaled), *rest]
 
-    def padded(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The same for a zero-padded batch `(batch, steps, dim)`, or `(batch, steps, weighted_layers, dim)`."""
-        steps = torch.arange(frames.shape[1], device=frames.device)
-        return self(frames[steps < lengths.to(frames.device)[:, None]], lengths)
-
     def penalty(self) -> torch.Tensor:
         """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""
         return torch.stack([layer.weight_ih.square().sum() for layer in self.gru]).sum()

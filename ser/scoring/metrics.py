@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 
 CALIBRATION_BINS = 15
 CONFIDENCE_LEVEL = 0.95
+N_BOOTSTRAP, SEED = 1000, 40  # replicates, and of their random numbers
 ECE = 3  # its place in `_all_scores`
 
 Floats = NDArray[np.float64]
@@ -112,8 +113,7 @@ def score(
     probabilities: ArrayLike,
     speakers: Sequence[str],
     labels: Sequence[str],
-    n_bootstrap: int = 1000,
-    seed: int = 40,
+    n_bootstrap: int = N_BOOTSTRAP,
 ) -> Scores:
     """Score predictions, with intervals by bootstrap over speakers; the order of the utterances does not matter.
 
@@ -123,13 +123,13 @@ def score(
             NaN.
         speakers: `(utterances,)` names.
         labels: name of each class.
-        n_bootstrap, seed: number and seed of the replicates.
+        n_bootstrap: number of replicates; 0 gives no intervals.
 
     Raises:
         ValueError: no utterances, unequal lengths or class numbers outside `labels`.
     """
     matrices, residuals = _sums_by_speaker(true, probabilities, speakers, len(labels))
-    weights = _bootstrap_weights(len(matrices), n_bootstrap, seed)
+    weights = _bootstrap_weights(len(matrices), n_bootstrap)
     point = _all_scores(matrices.sum(axis=0), residuals.sum(axis=0))
     replicates = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ residuals)
     notes = ["", "", "", "needs probabilities"]
@@ -151,26 +151,19 @@ def scores_by(
     probabilities: ArrayLike,
     speakers: Sequence[str],
     labels: Sequence[str],
-    n_bootstrap: int = 1000,
-    seed: int = 40,
+    n_bootstrap: int = N_BOOTSTRAP,
 ) -> dict[str, Scores]:
     """`score` for each value of `group`, `(utterances,)`, in sorted order: by gender, by speaker, by corpus."""
     rows = {str(value): np.flatnonzero(np.asarray(group) == value) for value in np.unique(group)}
     truth, predicted, names = (np.asarray(one) for one in (true, probabilities, speakers))
     return {
-        value: score(truth[chosen], predicted[chosen], names[chosen].tolist(), labels, n_bootstrap, seed)
+        value: score(truth[chosen], predicted[chosen], names[chosen].tolist(), labels, n_bootstrap)
         for value, chosen in rows.items()
     }
 
 
 def paired_difference(
-    true: ArrayLike,
-    candidate: ArrayLike,
-    reference: ArrayLike,
-    speakers: Sequence[str],
-    n_classes: int,
-    n_bootstrap: int = 1000,
-    seed: int = 40,
+    true: ArrayLike, candidate: ArrayLike, reference: ArrayLike, speakers: Sequence[str], n_classes: int
 ) -> Difference:
     """Candidate minus reference in WA and UAR on the same utterances, with intervals.
 
@@ -178,7 +171,7 @@ def paired_difference(
     `(utterances, classes)` probabilities or `(utterances,)` class numbers. Raises as `score` does.
     """
     pair = [_sums_by_speaker(true, one, speakers, n_classes)[0] for one in (candidate, reference)]
-    weights = _bootstrap_weights(len(pair[0]), n_bootstrap, seed)
+    weights = _bootstrap_weights(len(pair[0]), N_BOOTSTRAP)
     gains = []
     for measure in (_accuracy, _mean_recall):
         points = [measure(matrices.sum(axis=0)) for matrices in pair]
@@ -259,10 +252,10 @@ def _bin_of(confidence: Floats, n_bins: int) -> Integers:
     return bins
 
 
-def _bootstrap_weights(n_speakers: int, n_bootstrap: int, seed: int) -> Floats:
+def _bootstrap_weights(n_speakers: int, n_bootstrap: int) -> Floats:
     """Number of times each speaker is drawn in each replicate: `(replicates, speakers)`."""
     shares = np.full(n_speakers, 1 / n_speakers)
-    return np.random.default_rng(seed).multinomial(n_speakers, shares, n_bootstrap).astype(np.float64)
+    return np.random.default_rng(SEED).multinomial(n_speakers, shares, n_bootstrap).astype(np.float64)
 
 
 def _interval(

@@ -30,7 +30,7 @@ from ser.errors import JobError, SettingsError
 from ser.files import write_atomically
 from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
-from ser.training.frames import FrameSource, LabelledFrames, mask_frames
+from ser.training.frames import LabelledFrames, mask_frames
 from ser.training.settings import TrainingSettings
 
 EVALUATION_BATCH = 64
@@ -126,8 +126,12 @@ class Training:
 
     def logits(self, indices: Sequence[int] | NDArray[np.int64], best: bool = True) -> NDArray[np.float32]:
         """Logits `(indices, n_labels)` of any utterances, by the best epoch's weights or the current ones."""
-        model = self.best_model().to(self.device) if best else self.model
-        return predict_logits(model, self.data.features, indices, self.settings.max_frames)
+        model = self.best_model().to(self.device) if best else self.model.eval()
+        rows = [np.zeros((0, self.data.n_labels), dtype=np.float32)]
+        with torch.inference_mode():
+            for batch in _batches(np.asarray(indices), EVALUATION_BATCH):
+                rows.append(model(*self._gathered(batch)).cpu().numpy())
+        return np.concatenate(rows)
 
     def best_model(self) -> BiGRUClassifier:
         """The classifier with the weights of the best epoch, in evaluation mode, on the processor."""
@@ -147,10 +151,7 @@ class Training:
         total, predicted = 0.0, []
         self.model.train()
         for batch in _batches(order, self.settings.batch_size):
-            frames, lengths = self.data.features.gather(batch.tolist(), self.settings.max_frames)
-            if self.settings.frame_masking:
-                frames = mask_frames(frames, lengths, rng)
-            logits = self.model(torch.from_numpy(frames).to(self.device), torch.from_numpy(lengths), dropout)
+            logits = self.model(*self._gathered(batch, rng if self.settings.frame_masking else None), dropout)
             loss = self._loss(logits, batch)
             self.optimizer.zero_grad(set_to_none=True)
             (loss + self.settings.l2 * self.model.penalty()).backward()
@@ -159,6 +160,14 @@ class Training:
             predicted.append(logits.detach().argmax(dim=1).cpu().numpy())
         matrix = confusion(self.targets[order], np.concatenate(predicted), self.data.n_labels)
         return total / len(order), matrix
+
+    def _gathered(
+        self, batch: NDArray[np.int64], rng: np.random.Generator | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames and lengths of utterances, masked where there is a generator to do it."""
+        frames, lengths = self.data.features.gather(batch.tolist(), self.settings.max_frames)
+        frames = frames if rng is None else mask_frames(frames, lengths, rng)
+        return torch.from_numpy(frames).to(self.device), torch.from_numpy(lengths)
 
     def _loss(self, logits: torch.Tensor, batch: NDArray[np.int64]) -> torch.Tensor:
         """Weighted mean of the cross entropies of a batch."""
@@ -252,21 +261,6 @@ class Training:
         best = progress["best_monitored"]
         self.best_epoch, self.best_monitored = progress["best_epoch"], math.inf if best is None else best
         self.stopped = progress["stopped"]
-
-
-def predict_logits(
-    model: BiGRUClassifier, features: FrameSource, indices: Sequence[int] | NDArray[np.int64], max_frames: int
-) -> NDArray[np.float32]:
-    """Logits `(indices, n_labels)`."""
-    device = model.dense.weight.device
-    model.eval()
-    rows = []
-    with torch.inference_mode():
-        for batch in _batches(np.asarray(indices), EVALUATION_BATCH):
-            frames, lengths = features.gather(batch.tolist(), max_frames)
-            logits = model(torch.from_numpy(frames).to(device), torch.from_numpy(lengths))
-            rows.append(logits.cpu().numpy())
-    return np.concatenate(rows) if rows else np.zeros((0, model.n_labels), dtype=np.float32)
 
 
 @contextmanager
