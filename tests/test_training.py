@@ -184,7 +184,7 @@ def test_the_report_of_a_diverged_epoch_is_plain_json_without_an_accuracy(source
         one.model.dense.weight.fill_(float("nan"))
     report = one.run_epoch()
     json.dumps(report.to_dict(), allow_nan=False)
-    assert report.train_loss is report.validation_loss is report.validation_wa is None
+    assert {report.train_loss, report.train_wa, report.validation_loss, report.validation_wa} == {None}
 
 
 def test_rmsprop_is_that_of_keras():

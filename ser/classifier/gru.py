@@ -4,11 +4,11 @@ In: the frames of a batch, utterance after utterance, `(total frames, dim)`, and
 the states at every frame, `(total frames, 2 * units)`, in the same order.
 
 On a GPU torch's own GRU computes them (cuDNN). On the processor the recurrence is written out here, for training and
-for answers alike: `nn.GRU` takes twice to six times as long (docs/speed.md). The input projection of all steps and both
-directions is one product; then each step computes the utterances that have not ended, both directions at once, and the
-gradient is written by hand, so that only what depends on the neighbouring step stays in the loop. A just-in-time
-compiler (TorchScript, numba) was tried for that loop and made no epoch a quarter faster. Equal to `torch.nn.GRU` on
-packed sequences (Cho et al. 2014, in the form with the reset gate after the product); the tests compare both.
+for answers alike; tests/benchmarks/bench_training.py compares its speed with that of `nn.GRU`. The input projection of
+all steps and both directions is one product; then each step computes the utterances that have not ended, both
+directions at once, and the gradient is written by hand, so that only what depends on the neighbouring step stays in
+the loop. A just-in-time compiler for that loop (TorchScript, numba) saved nothing that could be measured. Equal to
+`torch.nn.GRU` on packed sequences (Cho et al. 2014, in the form with the reset gate after the product).
 """
 
 from __future__ import annotations

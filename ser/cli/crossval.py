@@ -115,13 +115,15 @@ def draw_report(folder: Path) -> Path:
 def print_epoch(number: int, report: EpochReport) -> None:
     """One line of the live table; empty where a fold has diverged."""
 
-    def cell(value: float | None, form: str) -> str:
-        return f"{'':10s}" if value is None else f"{value:{form}}"
+    def cell(value: float | None, kind: str) -> str:
+        return f"{'':10s}" if value is None else f"{value:10{kind}}"
 
+    losses = cell(report.train_loss, ".4f"), cell(report.validation_loss, ".4f")
+    train, *validation = (
+        cell(value, ".2%") for value in (report.train_wa, report.validation_wa, report.validation_uar)
+    )
     print(
-        f"{report.epoch:5d}  {number + 1:4d}  {cell(report.train_loss, '10.4f')}  {report.train_wa:8.2%}"
-        f"  {cell(report.validation_loss, '10.4f')}{cell(report.validation_wa, '10.2%')}"
-        f"{cell(report.validation_uar, '10.2%')}",
+        f"{report.epoch:5d}  {number + 1:4d}  {losses[0]}{train}  {losses[1]}{''.join(validation)}",
         flush=True,
     )
 
