@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ser.errors import SettingsError
+
 PACKAGE = Path(__file__).parent
 PACKAGE_PARENT = PACKAGE.parent  # what a process of its own needs on its path
 
@@ -65,3 +67,37 @@ def write_json(path: Path, content: Any) -> None:
     """
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(path, (text + "\n").encode())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object that a run wrote.
+
+    Raises:
+        SettingsError: it is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise SettingsError(
+            f"{path} is damaged ({error}). Choose another folder for this run, or delete that one."
+        ) from error
+
+
+def claim_folder(folder: Path, identity: dict[str, Any]) -> None:
+    """Mark a folder as that of one run, by `run.json`; a folder that this run marked before is fine.
+
+    Raises:
+        SettingsError: it holds another run; the message names what differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, identity = folder / "run.json", json.loads(json.dumps(identity))
+    if not path.exists():
+        write_json(path, identity)
+        return
+    found = read_json(path)
+    if other := [key for key in {**identity, **found} if found.get(key) != identity.get(key)]:
+        raise SettingsError(
+            f"{folder} holds a run with other {', '.join(other)}. "
+            "Choose another folder for this run, or delete that one."
+        )

@@ -100,8 +100,7 @@ def environment(folder: Path) -> Any:
 
 def hyperparameters(folder: Path) -> Any:
     """Settings of a training, for instance out of a study."""
-    from ser.training.crossval import CrossvalSettings
-    from ser.training.trainer import settings_from
+    from ser.training.settings import CrossvalSettings, settings_from
 
     content = json.loads((folder / "settings.json").read_text())
     made = CrossvalSettings(*settings_from(content["training"]), **content["crossval"])
@@ -132,10 +131,10 @@ def shards(folder: Path) -> Any:
 
 
 def predictions(folder: Path) -> Any:
-    """The scores from `predictions.csv` alone."""
-    from ser.scoring.predictions import read_predictions, recompute
+    """The confusion matrix from `predictions.csv` alone."""
+    from ser.scoring.predictions import confusion_of, read_predictions
 
-    return recompute(read_predictions(folder / "predictions.csv"), LABELS)["pooled"]["wa"]["value"]
+    return confusion_of(read_predictions(folder / "predictions.csv"), LABELS)
 
 
 def results(folder: Path) -> Any:

@@ -8,6 +8,7 @@ from scipy.special import softmax as reference_softmax
 
 from ser.scoring.calibration import (
     TARGET_PRECISION,
+    Calibration,
     calibrate,
     choose_threshold,
     fit_temperature,
@@ -45,22 +46,38 @@ def test_above_the_threshold_the_promised_share_is_right(honest):
     assert 0.1 <= sure.mean() < 1
 
 
-def test_a_model_that_is_never_good_enough_gets_its_most_precise_useful_threshold():
-    rng = np.random.default_rng(1)
-    probabilities = rng.dirichlet(np.ones(6), 500)
-    threshold = choose_threshold(probabilities, rng.integers(0, 6, 500))
-    assert (probabilities.max(axis=1) >= threshold).mean() >= 0.1
+@pytest.mark.parametrize(
+    "probabilities",
+    [
+        np.random.default_rng(1).dirichlet(np.ones(6), 500),
+        np.full((500, 6), 1 / 6),
+        np.tile(np.array([0.3, 0.2, 0.2, 0.1, 0.1, 0.1]), (500, 1)),
+        np.eye(6)[np.random.default_rng(1).integers(0, 6, 500)],
+    ],
+    ids=["random", "even", "always the same", "certain"],
+)
+def test_a_model_at_chance_level_is_never_sure(probabilities):
+    true = np.random.default_rng(2).integers(0, 6, 500)
+    true[:10] = 0  # the first are right by luck, but nothing tells them from the others
+    threshold = choose_threshold(probabilities, true)
+    assert threshold > 1
+    nothing = measured(Calibration(1.0, threshold), probabilities.max(axis=1) >= threshold, true == 0)
+    assert (nothing.precision, nothing.coverage) == (None, 0.0)
 
 
-def test_what_the_card_states_is_counted_on_other_utterances(honest):
+def test_a_precision_counted_on_a_handful_of_answers_is_no_precision():
+    probabilities = np.array([[0.9, 0.1]] * 9 + [[0.6, 0.4]] * 9)
+    true = np.array([0] * 9 + [1] * 9)
+    assert choose_threshold(probabilities, true) > 1
+    assert choose_threshold(np.repeat(probabilities, 2, axis=0), np.repeat(true, 2)) == 0.9
+
+
+def test_precision_and_coverage_are_counted_on_the_sure_answers(honest):
     logits, true = honest
     calibration = calibrate(logits[:2000], true[:2000])
     probabilities = softmax(logits[2000:], calibration.temperature)
-    stated = measured(calibration, probabilities, true[2000:])
-    right = [
-        p.argmax() == t
-        for p, t in zip(probabilities, true[2000:], strict=True)
-        if p.max() >= stated.threshold
-    ]
+    sure = probabilities.max(axis=1) >= calibration.threshold
+    stated = measured(calibration, sure, probabilities.argmax(axis=1) == true[2000:])
+    right = [p.argmax() == t for p, t, s in zip(probabilities, true[2000:], sure, strict=True) if s]
     assert stated.precision == pytest.approx(sum(right) / len(right))
     assert stated.coverage == pytest.approx(len(right) / 2000)

@@ -212,7 +212,7 @@ def test_a_foreign_encoder_is_refused(tiny_checkpoint, tiny_encoder):
 
 
 def test_calibrations_that_mean_nothing_cannot_be_made():
-    for values in ({"temperature": -1.0}, {"threshold": 1.01}, {"threshold": float("nan")}):
+    for values in ({"temperature": -1.0}, {"threshold": 1.02}, {"threshold": float("nan")}):
         with pytest.raises(SettingsError):
             Calibration(**values)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from ser.classifier import gru
 from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
 from ser.classifier.gru import BiGRULayer, PackedIndex
 from ser.errors import SettingsError
@@ -58,16 +57,24 @@ def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
             )
 
 
+def on_a_gpu(
+    layer: BiGRULayer, frames: torch.Tensor, index: PackedIndex, *weights: torch.Tensor
+) -> torch.Tensor:
+    """What `BiGRULayer.forward` does with frames on a GPU."""
+    return layer.by_torch(frames, index, *weights)
+
+
 @pytest.mark.parametrize("pooling", ["last", "attentive"])
-def test_the_way_of_a_gpu_gives_the_same_logits_and_gradients(pooling, monkeypatch):
-    """torch's own GRU, here on the processor."""
+def test_torchs_own_gru_gives_the_same_logits_and_gradients(pooling, monkeypatch):
+    """It computes on a GPU, here on the processor."""
     torch.manual_seed(40)
     model = BiGRUClassifier(9, 6, ClassifierSettings(16, 8, 2, dropout=0.0, pooling=pooling))
     for parameter in model.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
     frames, results = torch.randn(int(LENGTHS.sum()), 9), []
-    for elsewhere in (False, True):
-        monkeypatch.setattr(gru, "_is_elsewhere", lambda tensor, elsewhere=elsewhere: elsewhere)
+    for by_torch in (False, True):
+        if by_torch:
+            monkeypatch.setattr(BiGRULayer, "forward", on_a_gpu)
         model.zero_grad()
         logits = model(frames, LENGTHS)
         logits.square().sum().backward()
@@ -86,17 +93,6 @@ def test_final_states_are_the_last_forward_and_the_first_backward_one():
     for row, utterance in zip(final, frames.split(LENGTHS.tolist()), strict=True):
         _, hidden = reference_gru(layer, 5)(utterance[None])
         torch.testing.assert_close(row, hidden.reshape(-1))
-
-
-@pytest.mark.parametrize("pooling", ["last", "attentive"])
-def test_logits_of_an_utterance_do_not_change_when_it_is_padded_inside_a_batch(pooling):
-    torch.manual_seed(1)
-    model = BiGRUClassifier(9, 6, ClassifierSettings(16, 8, 2, pooling=pooling)).eval()
-    utterances = [torch.randn(length, 9) for length in LENGTHS]
-    together = model.padded(nn.utils.rnn.pad_sequence(utterances, batch_first=True), LENGTHS)
-    for row, utterance in zip(together, utterances, strict=True):
-        alone = model(utterance, torch.tensor([len(utterance)]))[0]
-        torch.testing.assert_close(row, alone, atol=1e-5, rtol=0)
 
 
 def test_gradients_agree_with_finite_differences():

@@ -10,14 +10,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
+from support import write_corpus
 
 from ser.classifier.bigru import ClassifierSettings
 from ser.classifier.checkpoint import EncoderReference, load_checkpoint
+from ser.cli import main
 from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import SettingsError
-from ser.training.crossval import Crossval, CrossvalSettings, Stopped
+from ser.inference.torch_engine import load
+from ser.labels import EMOTIONS as EVERY_EMOTION
+from ser.scoring.calibration import calibrate, softmax
+from ser.training.crossval import Crossval, Stopped
 from ser.training.lockstep import Lockstep
-from ser.training.trainer import TrainingSettings
+from ser.training.run_folder import identity
+from ser.training.settings import CrossvalSettings, TrainingSettings
+from ser.training.trainer import Diverged
 
 EMOTIONS = ("anger", "neutral", "sadness")
 DIM = 4
@@ -93,9 +100,7 @@ def test_parts_of_a_fold_share_no_speaker_and_every_utterance_is_tested_once(toy
 
 def test_a_test_speaker_is_not_looked_at_while_training(toy, tmp_path):
     one = crossval(toy, tmp_path / "run")
-    lockstep = Lockstep(
-        toy, one.targets, one.folds[:1], 3, DIM, SETTINGS.classifier, SETTINGS.training
-    )  # fmt: skip
+    lockstep = Lockstep(one.data, one.folds[:1], SETTINGS.classifier, SETTINGS.training)
     toy.gathered.clear()
     while not lockstep.done:
         lockstep.run_epoch()
@@ -138,6 +143,111 @@ def test_the_checkpoint_answers_and_states_its_conditions(toy, tmp_path):
     assert "speaker-disjoint" in checkpoint.scores["conditions"]
     assert checkpoint.calibration.precision is not None
     assert checkpoint.data["fingerprint"] == toy.corpus.fingerprint
+
+
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_precision_and_coverage_are_measured_without_the_test_speakers(toy, tmp_path, ensemble):
+    """Recomputed with loops: of each fold, everybody who is tested there is left out of the calibration."""
+    one = crossval(toy, tmp_path / "run", replace(SETTINGS, ensemble=ensemble))
+    one.run()
+    tested, sure, right = one._test(), 0, 0
+    for fold in one.folds:
+        strangers = {toy.corpus.utterances[index].speaker for index in fold.test}
+        rows = [row for row, index in enumerate(tested.validation)
+                if toy.corpus.utterances[index].speaker not in strangers]  # fmt: skip
+        assert 0 < len(rows) < len(tested.validation)
+        scale = [tested.temperatures[tested.validation_fold[row]] if ensemble else 1 for row in rows]
+        logits = tested.validation_logits[rows] / np.array(scale)[:, None]
+        true = one.data.targets[tested.validation[rows]]
+        fitted = calibrate(logits, true, 1.0 if ensemble else None)
+        for index in fold.test:
+            own = tested.temperatures[tested.fold_of[index]] if ensemble else fitted.temperature
+            probabilities = softmax(tested.logits[[index]], own)[0]
+            sure += probabilities.max() >= fitted.threshold
+            right += (
+                probabilities.max() >= fitted.threshold and probabilities.argmax() == one.data.targets[index]
+            )
+    stated = load_checkpoint(tmp_path / "run" / "checkpoint")[0].calibration
+    assert stated.coverage == pytest.approx(sure / 120)
+    assert stated.precision == pytest.approx(right / sure)
+
+
+def test_what_validation_says_of_a_speaker_does_not_calibrate_the_fold_that_tests_it(toy, tmp_path):
+    one = crossval(toy, tmp_path / "run")
+    one.run(final=False)
+    tested = one._test()
+    before = one._calibrated(tested)[1]
+    strangers = {toy.corpus.utterances[index].speaker for index in one.folds[0].test}
+    of_them = [toy.corpus.utterances[index].speaker in strangers for index in tested.validation]
+    assert any(of_them)
+    tested.validation_logits[of_them] = np.random.default_rng(0).standard_normal((sum(of_them), 3))
+    after = one._calibrated(tested)[1]
+    test = list(one.folds[0].test)
+    np.testing.assert_array_equal(after[test], before[test])
+    assert not np.array_equal(after, before)
+
+
+def test_a_run_that_diverges_at_once_ends_with_advice_and_not_with_a_score(toy, tmp_path):
+    settings = replace(SETTINGS, training=replace(SETTINGS.training, optimizer="sgd", learning_rate=1e30))
+    with pytest.raises(Diverged, match="Lower the learning rate"):
+        crossval(toy, tmp_path / "run", settings).run()
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_fold_that_diverges_later_keeps_its_best_epoch_and_every_file_is_json(toy, tmp_path):
+    one = crossval(toy, tmp_path / "run")
+
+    def poison(number, report):
+        if (number, report.epoch) == (1, 2):
+            one.lockstep.trainings[1].model.dense.weight.data.fill_(float("nan"))
+
+    result = one.run(poison, final=False)
+    assert result["folds"][1]["best_epoch"] in (1, 2)
+    assert len(result["folds"][1]["epochs"]) == 3
+    for name in ("progress.json", "result.json"):
+        json.loads((tmp_path / "run" / name).read_text(), parse_constant=pytest.fail)
+
+
+def test_the_engine_of_the_features_and_the_threads_are_recorded_and_no_part_of_the_identity(toy, tmp_path):
+    other = replace(ENCODER, engine="onnxruntime")
+    result = Crossval(toy.corpus, toy, other, SETTINGS, tmp_path / "run").run()
+    assert result["versions"]["engine"] == "onnxruntime"
+    assert int(result["versions"]["threads"]) >= 1
+    assert load_checkpoint(tmp_path / "run" / "checkpoint")[0].encoder == other
+    assert identity(toy.corpus, other, SETTINGS) == identity(toy.corpus, ENCODER, SETTINGS)
+
+
+@pytest.mark.parametrize("split", ["speakers", "loso"])
+def test_the_validation_share_holds_for_every_split(toy, split):
+    sizes = [
+        len(replace(SETTINGS, split=split, validation_share=share).folds(toy.corpus)[0].validation)
+        for share in (0.1, 0.3)
+    ]
+    assert sizes[0] < sizes[1]
+
+
+def test_train_makes_its_folder_and_leaves_model_run_and_report(tiny_encoder, tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "corpus", n_speakers=4)
+    words = ["--corpus", str(corpus), "--cache", str(tmp_path / "cache"), "--encoder", str(tiny_encoder)]
+    words += ["--folds", "2", "--validation-share", "0.2", "--max-epochs", "1", "--base-units", "4"]
+    run, to = tmp_path / "run", tmp_path / "new" / "model"
+    assert main(["train", *words, "--out", str(run), "--to", str(to), "--also-random-split"]) == 0
+    assert load(to).labels == EVERY_EMOTION
+    assert (run / "report.html").exists()
+    result = json.loads((run / "result.json").read_text())
+    premium = result["random_split"]["premium"]["wa"]
+    gain = result["random_split"]["pooled"]["wa"]["value"] - result["pooled"]["wa"]["value"]
+    assert premium["value"] == pytest.approx(gain)
+    assert premium["low"] <= premium["value"] <= premium["high"]
+    assert f"Leak premium: {100 * gain:.2f} % [" in capsys.readouterr().out
+
+
+def test_train_does_not_offer_what_it_would_refuse(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    shown = capsys.readouterr().out
+    assert "--no-final" not in shown
+    assert "TO/run" in shown
 
 
 def test_progress_tells_each_fold_after_each_of_its_epochs(toy, tmp_path):

@@ -34,7 +34,7 @@ from ser.features.cache import FeatureCache
 from ser.features.shards import MAGIC, PREFIX, DamagedShardError, Shard
 from ser.inference.output_files import JsonLines, ResultFile
 from ser.scoring.calibration import Calibration
-from ser.scoring.predictions import read_predictions, recompute
+from ser.scoring.predictions import confusion_of, read_predictions
 from ser.training.trainer import TrainingSettings
 from ser.ui.jobs import look
 from ser.ui.settings import AppSettings
@@ -280,7 +280,7 @@ def test_predictions_that_were_damaged_are_refused_with_the_reason(tmp_path, fou
     header = b"file,speaker,fold,emotion,predicted,anger,neutral,sadness\n"
     (tmp_path / "predictions.csv").write_bytes(header + found)
     with pytest.raises(JobError, match=words):
-        recompute(read_predictions(tmp_path / "predictions.csv"), LABELS)
+        confusion_of(read_predictions(tmp_path / "predictions.csv"), LABELS)
 
 
 def test_json_that_is_nested_beyond_all_measure_is_refused(tmp_path, tiny_checkpoint):

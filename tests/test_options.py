@@ -31,8 +31,10 @@ from ser.features.extract import FeatureCache, extract, with_copies
 from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS
 from ser.scoring.predictions import read_predictions
-from ser.training.crossval import Crossval, CrossvalSettings
-from ser.training.trainer import Training, TrainingSettings, told
+from ser.training.crossval import Crossval
+from ser.training.frames import LabelledFrames
+from ser.training.settings import CrossvalSettings, TrainingSettings, settings_to_dict
+from ser.training.trainer import Training
 
 BRIEF = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=2))
 
@@ -174,10 +176,10 @@ def test_a_checkpoint_from_before_the_option_still_loads(tiny_checkpoint, tmp_pa
 
 
 def test_options_that_are_off_leave_the_identity_of_runs_and_studies_as_it_was():
-    content = told(CrossvalSettings())
+    content = settings_to_dict(CrossvalSettings())
     assert "weighted_layers" not in content["classifier"]
-    assert "augmented_copies" not in content["training"]
-    assert told(TrainingSettings(augmented_copies=1))["augmented_copies"] == 1
+    assert not {"augmented_copies", "balance"} & set(content["training"])
+    assert settings_to_dict(TrainingSettings(augmented_copies=1))["augmented_copies"] == 1
 
 
 # ---- augmented copies -------------------------------------------------------------------------------------
@@ -208,10 +210,9 @@ def test_copies_are_kept_apart_from_the_clips_and_follow_them(tiny_encoder, tmp_
 
 def test_copies_are_trained_on_and_never_validated_or_tested(toy):
     settings = replace(BRIEF.training, augmented_copies=2, max_epochs=1)
-    targets = np.array([EMOTIONS_OF_TOY.index(one.emotion) for one in toy.corpus.utterances])
     toy.frames = toy.frames * 3
     train, rest = range(80), range(80, 120)
-    one = Training(toy, targets, 3, 4, train, rest, BRIEF.classifier, settings)
+    one = Training(LabelledFrames.of(toy.corpus, toy, 4), train, rest, BRIEF.classifier, settings)
     one.run_epoch()
     one.logits(rest)
     trained = {index for index in toy.gathered if index % 120 < 80}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import torch
 
 from ser.classifier.bigru import ClassifierSettings
 from ser.errors import SettingsError
-from ser.training.trainer import Training, TrainingSettings, mask_frames, settings_from
+from ser.training.frames import LabelledFrames, mask_frames
+from ser.training.settings import TrainingSettings, settings_from
+from ser.training.trainer import Diverged, RMSprop, Training, flushed_denormals
 
 SMALL = ClassifierSettings(base_units=6, final_units=4, gru_layers=2, dropout=0.2)
 QUICK = TrainingSettings(learning_rate=0.01, l2=0.001, optimizer="adam", max_epochs=6, batch_size=8, seed=1)
@@ -40,9 +43,15 @@ def source() -> Separable:
 
 
 def training(
-    source: Separable, settings: TrainingSettings = QUICK, validation=range(36, N), name: int = 0
+    source: Separable, settings: TrainingSettings = QUICK, validation=range(36, N), stream: int = 0
 ) -> Training:
-    return Training(source, source.targets, LABELS, DIM, range(36), validation, SMALL, settings, name)
+    return Training(data_of(source), range(36), validation, SMALL, settings, stream)
+
+
+def data_of(source: Separable) -> LabelledFrames:
+    """Two corpora, of 12 and 36 utterances; the second has a speaker of 30 and one of 6."""
+    speakers = ["few"] * 12 + ["much"] * 30 + ["little"] * 6
+    return LabelledFrames(source, source.targets, LABELS, DIM, ["small"] * 12 + ["large"] * 36, speakers)
 
 
 def run(one: Training) -> Training:
@@ -57,8 +66,8 @@ def test_it_learns_what_can_be_learnt(source):
     assert one.best.validation_wa > 0.7
 
 
-def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_name_differs(source):
-    first, again, other = (run(training(source, name=name)) for name in (0, 0, 1))
+def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_stream_differs(source):
+    first, again, other = (run(training(source, stream=stream)) for stream in (0, 0, 1))
     assert first.epochs == again.epochs
     assert all(torch.equal(first.best_state[key], again.best_state[key]) for key in first.best_state)
     assert first.epochs != other.epochs
@@ -150,6 +159,79 @@ def test_masking_zeroes_spans_of_each_utterance_and_leaves_the_source_alone(sour
     assert np.array_equal(masked[masked != 0], frames[masked != 0])
 
 
+@pytest.mark.parametrize("n_layers", [3, 13])
+def test_masking_takes_dimensions_of_every_layer_and_no_whole_layer(n_layers):
+    lengths = np.full(200, 10)
+    frames = np.ones((2000, n_layers, 50), dtype=np.float32)
+    lost = mask_frames(frames, lengths, np.random.default_rng(0)).reshape(200, 10, n_layers, 50) == 0
+    assert not lost.all(axis=(1, 3)).any()  # an utterance without one of its layers
+    of_dimensions = lost.all(axis=(1, 2)).sum(axis=1)
+    assert 0 < of_dimensions.mean() < of_dimensions.max() == 5  # a tenth at most
+    of_steps = lost.all(axis=(2, 3)).sum(axis=1)
+    assert of_steps.max() == 1
+
+
+def test_a_training_that_diverges_at_once_says_so_and_reports_no_accuracy(source):
+    one = training(source, replace(QUICK, optimizer="sgd", learning_rate=1e30))
+    with pytest.raises(Diverged, match="Lower the learning rate"):
+        one.run_epoch()
+
+
+def test_the_report_of_a_diverged_epoch_is_plain_json_without_an_accuracy(source):
+    one = training(source)
+    one.run_epoch()
+    with torch.no_grad():
+        one.model.dense.weight.fill_(float("nan"))
+    report = one.run_epoch()
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert {report.train_loss, report.train_wa, report.validation_loss, report.validation_wa} == {None}
+
+
+def test_rmsprop_is_that_of_keras():
+    """keras/src/optimizers/rmsprop.py: epsilon stands under the root, which matters where gradients are small."""
+    weight, mean = torch.nn.Parameter(torch.tensor([1.0, 1.0, 1.0])), np.zeros(3)
+    gradients = np.array([[1.0, 1e-4, 1e-6], [-2.0, 1e-5, 1e-6]])
+    optimizer, expected = RMSprop([weight], 0.01), np.ones(3)
+    for gradient in gradients:
+        weight.grad = torch.tensor(gradient, dtype=torch.float32)
+        optimizer.step()
+        mean = 0.9 * mean + 0.1 * gradient**2
+        expected -= 0.01 * gradient / np.sqrt(mean + 1e-7)
+    np.testing.assert_allclose(weight.detach().numpy(), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("balance", "expected"),
+    [
+        ("none", [1, 1, 1]),
+        ("corpora", [12**-0.5, 36**-0.5, 36**-0.5]),
+        ("speakers", [(12 * 12) ** -0.5, (36 * 30) ** -0.5, (36 * 6) ** -0.5]),
+    ],
+)
+def test_balance_weights_by_the_root_of_what_a_corpus_and_a_speaker_have(source, balance, expected):
+    weights = data_of(source).weights(np.arange(N), balance)
+    assert weights.mean() == pytest.approx(1)
+    np.testing.assert_allclose(weights[[0, 12, 42]] / weights[0], np.array(expected) / expected[0], rtol=1e-6)
+
+
+def test_balance_weights_the_loss_of_each_training_utterance(source):
+    settings = replace(QUICK, learning_rate=1e-12, batch_size=36, max_epochs=1, balance="corpora")
+    one = Training(data_of(source), range(36), [], replace(SMALL, dropout=0.0), settings)
+    found = one.run_epoch().train_loss
+    logits = torch.from_numpy(one.logits(range(36)))
+    each = torch.nn.functional.cross_entropy(logits, torch.from_numpy(source.targets[:36]), reduction="none")
+    weights = np.repeat([12**-0.5, 24**-0.5], [12, 24])
+    assert found == pytest.approx(float((each.numpy() * weights).sum() / weights.sum()), rel=1e-5)
+    assert found != pytest.approx(float(each.mean()), rel=1e-3)
+
+
+def test_numbers_too_small_for_a_processor_are_rounded_to_zero_while_training_and_only_then():
+    tiny = torch.full((8,), 2e-38)
+    with flushed_denormals():
+        assert (tiny * 0.1).sum() == 0
+    assert (tiny * 0.1).sum() > 0
+
+
 def test_the_defaults_are_the_papers_best_configuration():
     settings = TrainingSettings()
     assert (settings.learning_rate, settings.l2, settings.optimizer) == (0.003, 0.016, "sgd")
@@ -170,7 +252,8 @@ def test_settings_come_from_flat_parameters_and_unknown_ones_are_refused():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"learning_rate": 0}, {"optimizer": "lion"}, {"patience": -1}, {"momentum": 1.0}]
+    "wrong",
+    [{"learning_rate": 0}, {"optimizer": "lion"}, {"patience": -1}, {"momentum": 1.0}, {"balance": "all"}],
 )
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
+from sklearn.metrics import f1_score
 from tuning_support import BASE, EMOTIONS, ENCODER, SMALL_SPACE, Toy, small_search
 
 import ser.training.lockstep
@@ -19,8 +20,8 @@ import ser.tuning.search
 from ser.classifier.bigru import ClassifierSettings
 from ser.classifier.checkpoint import load_checkpoint
 from ser.errors import JobError, SettingsError, Stopped
-from ser.scoring.predictions import read_predictions, recompute
-from ser.training.trainer import Training
+from ser.scoring.predictions import read_predictions
+from ser.training.trainer import Diverged, Training
 from ser.tuning.search import NOT_NESTED, Search, sampler
 from ser.tuning.space import SPACE, TuningSettings, suggest, trial_settings
 from ser.tuning.storage import (
@@ -138,9 +139,10 @@ def test_no_trial_hears_a_test_speaker(toy, storage, monkeypatch):
             return toy.gather(indices, max_frames)
 
     class GuardedTraining(Training):
-        def __init__(self, features, *others, name=0):
-            guarded.append(name)
-            super().__init__(Guard(set(folds[name].test)), *others, name=name)
+        def __init__(self, data, *others, stream=0):
+            guarded.append(stream)
+            guard = Guard(set(folds[stream].test))
+            super().__init__(replace(data, features=guard), *others, stream=stream)
 
     monkeypatch.setattr(ser.training.lockstep, "Training", GuardedTraining)
     search.run(search.open(storage, "guarded"))
@@ -195,8 +197,8 @@ def test_the_figures_of_the_best_trial_follow_from_the_saved_predictions(toy, st
         for emotion in EMOTIONS
     ]
     assert figures["uar"] == pytest.approx(np.mean(recalls))
-    again = recompute(rows, EMOTIONS)["pooled"]
-    assert figures["macro_f1"] == pytest.approx(again["macro_f1"]["value"])
+    columns = [[row[name] for row in rows] for name in ("emotion", "predicted")]
+    assert figures["macro_f1"] == pytest.approx(f1_score(*columns, average="macro"))
     tested = {
         (utterance.speaker, str(number))
         for number, fold in enumerate(BASE.folds(toy.corpus), start=1)
@@ -441,7 +443,7 @@ def test_a_trial_that_fails_by_itself_says_why_and_does_not_block_the_study(toy,
     class Broken:
         """A lockstep that the first configuration breaks, each time."""
 
-        def __init__(self, features, targets, folds, n_labels, dim, classifier, training):
+        def __init__(self, data, folds, classifier, training):
             tried.append((classifier, training))
             if (classifier, training) == tried[0]:
                 raise RuntimeError("out of memory")
@@ -459,6 +461,18 @@ def test_a_trial_that_fails_by_itself_says_why_and_does_not_block_the_study(toy,
     assert states(study) == ["FAIL"]
     search.run(study)
     assert states(study) == ["FAIL", *["COMPLETE"] * 3]
+
+
+def test_a_trial_that_diverges_at_once_is_pruned(toy, database, monkeypatch):
+    def diverging(*_):
+        raise Diverged("not finite")
+
+    monkeypatch.setattr(ser.tuning.search, "Lockstep", diverging)
+    search = small_search(toy, trials=2)
+    study = search.open(database, "diverging")
+    search.run(study)
+    assert states(study) == ["PRUNED", "PRUNED"]
+    assert summary(study)["best"] is None
 
 
 def test_the_summary_is_plain_json(toy, storage):

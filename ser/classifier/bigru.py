@@ -13,6 +13,8 @@ from torch.nn import functional
 from ser.classifier.gru import BiGRULayer, PackedIndex
 from ser.classifier.settings import ClassifierSettings as ClassifierSettings
 
+NORM_EPSILON = 1e-3  # Keras' default; torch has 1e-5
+
 
 class BiGRUClassifier(nn.Module):
     """Frames of an encoder to logits of the emotions."""
@@ -23,7 +25,7 @@ class BiGRUClassifier(nn.Module):
         self.dim, self.n_labels = dim, n_labels
         if self.settings.weighted_layers:
             self.layer_weights = nn.Parameter(torch.zeros(self.settings.weighted_layers))
-        self.norm = nn.LayerNorm(dim)
+        self.norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
         inputs = [dim] + [2 * units for units in self.settings.units]
         self.gru = nn.ModuleList(
             BiGRULayer(width, units) for width, units in zip(inputs, self.settings.units, strict=False)
@@ -66,11 +68,6 @@ class BiGRUClassifier(nn.Module):
         scaled = first.weight_ih * self.norm.weight, first.bias_ih + first.weight_ih @ self.norm.bias
         rest = [(layer, layer.weight_ih, layer.bias_ih) for layer in list(self.gru)[1:]]
         return [(first, *scaled), *rest]
-
-    def padded(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-        """The same for a zero-padded batch `(batch, steps, dim)`, or `(batch, steps, weighted_layers, dim)`."""
-        steps = torch.arange(frames.shape[1], device=frames.device)
-        return self(frames[steps < lengths.to(frames.device)[:, None]], lengths)
 
     def penalty(self) -> torch.Tensor:
         """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""

@@ -1,7 +1,5 @@
-"""A trained classifier on disk: weights as safetensors and, beside them, one JSON that rebuilds everything.
+"""A trained classifier on disk: its weights in `model.safetensors`, and in `model.json` a `Checkpoint`.
 
-`model.safetensors` holds the weights, `model.json` the labels, the settings, the encoder with its
-fingerprint, the calibration, the scores with their conditions, the data's fingerprint, seed and versions.
 Loading is strict: wrong keys, types, shapes or labels, weights of another file or a foreign encoder raise
 `CheckpointError`.
 """
@@ -17,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ser.classifier.settings import ClassifierSettings
 from ser.errors import CheckpointError, SettingsError
-from ser.files import SHIPPED_CLASSIFIER, write_atomically
+from ser.files import SHIPPED_CLASSIFIER, write_atomically, write_json
 from ser.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
@@ -28,28 +26,27 @@ if TYPE_CHECKING:
 
 FORMAT = "persian-ser checkpoint 1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
-Settings = TypeVar("Settings")
-# What JSON may hold for a field of each annotation.
-JSON_TYPES: dict[str, Any] = {
-    "int": int, "str": str, "float": (int, float), "float | None": (int, float, type(None)),
-}  # fmt: skip
+Kind = TypeVar("Kind")
 
 
 @dataclass(frozen=True)
 class EncoderReference:
-    """Which encoder a classifier was trained on.
+    """Encoder that a classifier was trained on.
 
     Attributes:
         source: what `Encoder.load` takes: a hub id, an absolute path, or "shipped".
         layer: the hidden layer.
         fingerprint: of weights, configuration, layer and normalisation.
-        dim: numbers a frame.
+        dim: feature dimension.
+        engine: that computed the features, such as "torch 2.13.0"; engines agree but for rounding, so it is no part of
+            the identity of a run. Empty where it was not recorded.
     """
 
     source: str
     layer: int
     fingerprint: str
     dim: int
+    engine: str = field(default="", metadata={"may_be_absent": True})  # checkpoints are older
 
 
 @dataclass(frozen=True)
@@ -58,15 +55,12 @@ class Checkpoint:
 
     Attributes:
         labels: emotions in the order of the logits.
-        encoder: what it was trained on.
-        classifier: its `ClassifierSettings`.
+        encoder, classifier, calibration: what it was trained on, its shape, temperature and threshold.
         max_frames: utterances were cut to this many frames in training.
-        calibration: temperature and threshold.
-        training: how it was trained, as a dictionary.
+        training: how it was trained.
         scores: measured figures with the conditions they hold under.
         data: names, sizes and fingerprints of the corpora.
-        seed: of the training.
-        versions: of the libraries.
+        seed, versions: of the training, and of what it was computed with.
         members: classifiers whose probabilities are averaged; 1 is a single one.
     """
 
@@ -80,7 +74,24 @@ class Checkpoint:
     data: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 40
     versions: Mapping[str, str] = field(default_factory=dict)
-    members: int = 1
+    members: int = field(default=1, metadata={"may_be_absent": True})  # checkpoints are older
+
+    def __post_init__(self) -> None:
+        labels = self.labels
+        if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) < max(
+            2, len(labels)
+        ):
+            raise SettingsError(f"labels must be at least two different names, got {list(labels)!r}.")
+        if min(self.max_frames, self.members) < 1:
+            raise SettingsError(
+                f"max_frames and members must be at least 1, got {self.max_frames} and {self.members}."
+            )
+
+
+# JSON types of a field by its annotation; the others are checked by their own class.
+JSON_TYPES: dict[str, Any] = {"int": int, "str": str, "float": (int, float), "tuple": list, "Mapping": dict}
+JSON_TYPES["float | None"] = (int, float, type(None))
+NESTED = {kind.__name__: kind for kind in (EncoderReference, ClassifierSettings, Calibration)}
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: nn.Module) -> Path:
@@ -90,18 +101,14 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: nn.Module
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
-    description = {"format": FORMAT, "weights_sha256": hashlib.sha256(weights).hexdigest()} | asdict(
-        checkpoint
-    )
+    digest = hashlib.sha256(weights).hexdigest()
     write_atomically(folder / WEIGHTS, weights)
-    write_atomically(
-        folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode()
-    )
+    write_json(folder / DESCRIPTION, {"format": FORMAT, "weights_sha256": digest} | asdict(checkpoint))
     return folder
 
 
 def read_description(folder: str | Path = SHIPPED_CLASSIFIER) -> Checkpoint:
-    """The description of a checkpoint, without its weights.
+    """Description of a checkpoint, without its weights.
 
     Raises:
         CheckpointError: there is none, or it does not say what is needed.
@@ -131,9 +138,8 @@ def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint
     from ser.classifier.bigru import BiGRUClassifier
     from ser.classifier.ensemble import Ensemble
 
-    folder = Path(folder)
-    checkpoint, expected_sha256 = _described(folder)
-    path = folder / WEIGHTS
+    path = Path(folder) / WEIGHTS
+    checkpoint, expected_sha256 = _described(path.parent)
     try:
         content = path.read_bytes()
         state = load(content)
@@ -154,8 +160,8 @@ def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint
             )
     except (RuntimeError, TypeError, OverflowError) as error:  # sizes below zero or beyond any memory
         raise CheckpointError(
-            f"{folder / DESCRIPTION} describes no possible classifier: {checkpoint.encoder.dim} numbers a "
-            f"frame, {checkpoint.classifier}."
+            f"{path.parent / DESCRIPTION} describes no possible classifier: feature dimension "
+            f"{checkpoint.encoder.dim}, {checkpoint.classifier}."
         ) from error
     _check_state(model.state_dict(), state, path)
     model.load_state_dict(state, assign=True)
@@ -188,8 +194,10 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} is not of the format {FORMAT!r} but {found!r}.")
+    known = {entry.name for entry in fields(Checkpoint)}
     try:
-        return _checkpoint(content), str(content["weights_sha256"])
+        checkpoint = _read(Checkpoint, {key: value for key, value in content.items() if key in known})
+        return checkpoint, str(content["weights_sha256"])
     except KeyError as error:
         raise CheckpointError(
             f"{path} lacks the entry {error}. It was written by another program, or cut."
@@ -198,44 +206,23 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
         raise CheckpointError(f"{path} holds a setting that makes no sense: {error}") from error
 
 
-def _checkpoint(content: dict[str, Any]) -> Checkpoint:
-    labels = content["labels"]
-    if not isinstance(labels, list) or not all(isinstance(label, str) and label for label in labels):
-        raise ValueError(f"labels must be a list of names, got {labels!r}.")
-    if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise ValueError(f"labels must be at least two different names, got {labels!r}.")
-    if type(content["max_frames"]) is not int or content["max_frames"] < 1:
-        raise ValueError(f"max_frames must be a positive whole number, got {content['max_frames']!r}.")
-    if type(content["seed"]) is not int:
-        raise ValueError(f"seed must be a whole number, got {content['seed']!r}.")
-    members = content.get("members", 1)  # checkpoints are older
-    if type(members) is not int or members < 1:
-        raise ValueError(f"members must be a positive whole number, got {members!r}.")
-    for key in ("training", "scores", "data", "versions"):
-        if not isinstance(content[key], dict):
-            raise ValueError(f"{key} must be an object, got {content[key]!r}.")
-    return Checkpoint(
-        labels=tuple(labels),
-        encoder=_dataclass(EncoderReference, content["encoder"]),
-        classifier=_dataclass(ClassifierSettings, content["classifier"]),
-        max_frames=content["max_frames"],
-        members=members,
-        calibration=_dataclass(Calibration, content["calibration"]),
-        **{key: content[key] for key in ("training", "scores", "data", "seed", "versions")},
-    )
-
-
-def _dataclass(kind: type[Settings], content: dict[str, Any]) -> Settings:
-    """A dataclass from exactly its own entries, each of its own type."""
-    names = {entry.name for entry in fields(kind)}  # type: ignore[arg-type]
-    newer = {entry.name for entry in fields(kind) if entry.metadata.get("may_be_absent")}  # type: ignore[arg-type]
-    if not isinstance(content, dict) or not names - newer <= set(content) <= names:
-        raise ValueError(f"{kind.__name__} needs exactly the entries {sorted(names)}, got {content!r}.")
-    for entry in (one for one in fields(kind) if one.name in content):  # type: ignore[arg-type]
-        value, allowed = content[entry.name], JSON_TYPES.get(str(entry.type))
-        if allowed and (isinstance(value, bool) or not isinstance(value, allowed)):
-            raise ValueError(f"{entry.name} of {kind.__name__} must be {entry.type}, got {value!r}.")
-    return kind(**content)
+def _read(kind: type[Kind], content: Any) -> Kind:
+    """A dataclass from exactly its own entries, each of its own type; KeyError names one that is missing."""
+    entries = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    if not isinstance(content, dict) or content.keys() - entries.keys():
+        raise ValueError(f"{kind.__name__} has the entries {sorted(entries)}, got {content!r}.")
+    values: dict[str, Any] = {}
+    for name, entry in entries.items():
+        if name not in content and entry.metadata.get("may_be_absent"):
+            continue
+        value, annotation = content[name], str(entry.type)
+        allowed = JSON_TYPES.get(annotation.split("[")[0], object)
+        if annotation in NESTED:
+            value = _read(NESTED[annotation], value)
+        elif not isinstance(value, allowed) or (allowed is not object and isinstance(value, bool)):
+            raise ValueError(f"{name} of {kind.__name__} must be {annotation}, got {value!r}.")
+        values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)
 
 
 def _check_state(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: Path) -> None:

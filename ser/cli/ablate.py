@@ -11,14 +11,14 @@ from ser.cli import common
 if TYPE_CHECKING:
     from ser.classifier.checkpoint import EncoderReference
     from ser.features.extract import FeatureSet
-    from ser.training.crossval import CrossvalSettings
+    from ser.training.settings import CrossvalSettings
     from ser.training.trainer import EpochReport
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.classifier.settings import ClassifierSettings
     from ser.experiments.ablation import OPTIONS
-    from ser.training.trainer import TrainingSettings
+    from ser.training.settings import TrainingSettings
 
     common.add_corpus_arguments(parser)
     common.add_check(parser)
@@ -42,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ser.cli.crossval import draw_report
     from ser.errors import CorpusError
     from ser.experiments.ablation import FILE, Ablation
 
@@ -63,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
         return others, other_encoder
 
     ablation = Ablation(corpus, base, source, args.out, print_epoch, common.stop_on_signals())
-    print_contributions(ablation.run(args.options))
+    content = ablation.run(args.options)
+    for progress in args.out.glob("*/progress.json"):
+        draw_report(progress.parent)
+    print_contributions(content)
     print(f"Written: {args.out / FILE}")
     return 0
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.classifier.settings import ClassifierSettings
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import MODELS
-    from ser.training.trainer import TrainingSettings
+    from ser.training.settings import TrainingSettings
 
     common.add_corpus_arguments(parser)
     common.add_check(parser)
@@ -49,6 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ser.cli.crossval import draw_report
     from ser.errors import SettingsError, Stopped
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import FILE, MODELS, Comparison, ComparisonSettings, runnable
@@ -79,6 +80,9 @@ def run(args: argparse.Namespace) -> int:
             write_comparison_report(json.loads((args.out / FILE).read_text()), args.out / "report.html")
         raise
     write_comparison_report(content, args.out / "report.html")
+    for row in content["rows"]:
+        if MODELS[row["model"]].fit is None:
+            draw_report(args.out / row["run"])
     print_comparison(content)
     print(f"Report: {args.out / 'report.html'}")
     return 0

@@ -225,7 +225,9 @@ def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Enc
     from ser.encoders.encoder import Encoder
 
     encoder = Encoder.load(source, layer).stacked(n_layers)
-    return encoder, EncoderReference(encoder.source, encoder.layer, encoder.fingerprint, encoder.dim)
+    return encoder, EncoderReference(
+        encoder.source, encoder.layer, encoder.fingerprint, encoder.dim, encoder.engine
+    )
 
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:

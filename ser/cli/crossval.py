@@ -22,42 +22,55 @@ from ser.cli.common import (
 if TYPE_CHECKING:
     from ser.training.trainer import EpochReport
 
+HEAD = "epoch  fold  train loss  train WA    val loss    val WA   val UAR"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ser.classifier.bigru import ClassifierSettings
-    from ser.training.trainer import TrainingSettings
+    add_shared_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run is resumed"
+    )
+    parser.add_argument("--no-final", action="store_true", help="do not train a checkpoint on all speakers")
+
+
+def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of `ser crossval` that `ser train` has too."""
+    from ser.classifier.settings import ClassifierSettings
+    from ser.training.settings import PROTOCOLS, TrainingSettings
 
     add_corpus_arguments(parser)
     add_check(parser)
     add_encoder_arguments(parser)
-    parser.add_argument(
-        "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run goes on"
-    )
-    parser.add_argument("--split", choices=("speakers", "loso", "corpora", "random"), default="speakers")
+    parser.add_argument("--split", choices=tuple(PROTOCOLS), default="speakers")
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--validation-share", type=float, default=0.10)
     parser.add_argument(
-        "--also-random-split", action="store_true",
-        help="run the same on a split that ignores speakers, and print both: what a leak is worth",
-    )  # fmt: skip
-    parser.add_argument("--no-final", action="store_true", help="do not train a checkpoint on all speakers")
+        "--also-random-split",
+        action="store_true",
+        help="run the same on a split that ignores speakers, and print both: the gain by a leak",
+    )
     parser.add_argument(
-        "--ensemble", action="store_true",
+        "--ensemble",
+        action="store_true",
         help="the checkpoint averages the fold models; answers cost as many classifiers as there are folds",
-    )  # fmt: skip
+    )
     add_settings(parser, ClassifierSettings, TrainingSettings)
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.classifier.bigru import ClassifierSettings
-    from ser.files import write_json
-    from ser.training.crossval import Crossval, CrossvalSettings
-    from ser.training.trainer import TrainingSettings
+    from ser.classifier.settings import ClassifierSettings
+    from ser.training.crossval import Crossval
+    from ser.training.settings import CrossvalSettings, TrainingSettings
 
     settings = CrossvalSettings(
-        settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args), args.split, args.folds,
-        args.validation_share, args.seed, args.ensemble,
-    )  # fmt: skip
+        settings_of(ClassifierSettings, args),
+        settings_of(TrainingSettings, args),
+        args.split,
+        args.folds,
+        args.validation_share,
+        args.seed,
+        args.ensemble,
+    )
     corpus, features, encoder = prepare_features(args)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")
     should_stop = stop_on_signals()
@@ -69,50 +82,68 @@ def run(args: argparse.Namespace) -> int:
         print_epoch(number, report)
         stage((report.epoch - 1) * n_folds + number + 1, settings.training.max_epochs * n_folds)
 
+    print(HEAD, flush=True)
     result = crossval.run(after_epoch, should_stop, final=not args.no_final)
     print_scores(result)
     if args.also_random_split:
-        leaky = replace(settings, split="random")
+        leaky = replace(settings, split="random", ensemble=False)
         beside = Crossval(corpus, features, encoder, leaky, folder / "random_split")
-        random_result = beside.run(print_epoch, should_stop, final=False)
-        result["random_split"] = {
-            key: random_result[key] for key in ("protocol", "pooled", "mean_over_folds")
-        }
-        write_json(folder / "result.json", result)
-        crossval.write_report(result)
-        print_scores(random_result)
-        premium = 100 * (random_result["pooled"]["wa"]["value"] - result["pooled"]["wa"]["value"])
-        print(
-            f"Leak premium: {premium:+.2f} points of accuracy come from hearing the test speakers in training."
-        )
-    print(f"Report: {folder / 'report.html'}")
+        print(HEAD, flush=True)
+        compare_splits(folder, result, beside.run(print_epoch, should_stop, final=False))
+    print(f"Report: {draw_report(folder)}")
     return 0
 
 
-def print_epoch(number: int, report: EpochReport) -> None:
-    """One line of the live table."""
-    if number == 0:
-        print(f"epoch {report.epoch}   fold  train loss  train WA   val loss    val WA   val UAR", flush=True)
+def compare_splits(folder: Path, result: dict[str, Any], leaky: dict[str, Any]) -> None:
+    """Add the random split, run in `random_split` below the run folder, to its result, and print what it gains."""
+    from ser.files import write_json
+    from ser.scoring.predictions import leak_premium, read_predictions
+
+    leaky_rows = read_predictions(folder / "random_split" / "predictions.csv")
+    premium = leak_premium(leaky_rows, read_predictions(folder / "predictions.csv"), result["labels"])
+    shown = {key: leaky[key] for key in ("protocol", "pooled", "mean_over_folds")}
+    result["random_split"] = shown | {"premium": premium}
+    write_json(folder / "result.json", result)
+    print_scores(leaky)
     print(
-        f"{number + 1:14d}  {report.train_loss:10.4f}  {100 * report.train_wa:7.2f}%  {report.validation_loss:9.4f}"
-        f"  {100 * (report.validation_wa or 0):7.2f}%  {100 * (report.validation_uar or 0):7.2f}%",
+        f"Leak premium: {interval_text(premium['wa'])} of accuracy come from hearing the test speakers in training."
+    )
+
+
+def draw_report(folder: Path) -> Path:
+    """Draw `report.html` of a run folder from the result and the predictions that it holds."""
+    from ser.files import read_json
+    from ser.reporting.crossval_report import read_predictions, write_report
+
+    result, predictions = read_json(folder / "result.json"), read_predictions(folder / "predictions.csv")
+    return write_report(result, predictions, folder / "report.html")
+
+
+def print_epoch(number: int, report: EpochReport) -> None:
+    """One line of the live table; empty where a fold has diverged."""
+
+    def cell(value: float | None, kind: str) -> str:
+        return f"{'':10s}" if value is None else f"{value:10{kind}}"
+
+    losses = cell(report.train_loss, ".4f"), cell(report.validation_loss, ".4f")
+    train, *validation = (
+        cell(value, ".2%") for value in (report.train_wa, report.validation_wa, report.validation_uar)
+    )
+    print(
+        f"{report.epoch:5d}  {number + 1:4d}  {losses[0]}{train}  {losses[1]}{''.join(validation)}",
         flush=True,
     )
 
 
 def print_scores(result: dict[str, Any]) -> None:
-    """The pooled scores with their protocol, and the mean over folds."""
+    """Pooled scores with their protocol, and the mean over folds."""
     print(f"\n{result['protocol']}")
-    for name, key in (
-        ("WA (accuracy)", "wa"),
-        ("UAR", "uar"),
-        ("macro F1", "macro_f1"),
-        ("calibration error", "ece"),
-    ):
-        print(f"  {name:18s} {interval_text(result['pooled'][key])}")
+    pooled, mean = result["pooled"], result["mean_over_folds"]
+    names = {"WA (accuracy)": "wa", "UAR": "uar", "macro F1": "macro_f1", "calibration error": "ece"}
+    for name, key in names.items():
+        print(f"  {name:18s} {interval_text(pooled[key])}")
     for emotion in result["labels"]:
-        print(f"  recall {emotion:11s} {interval_text(result['pooled']['recall'][emotion])}")
-    mean = result["mean_over_folds"]
+        print(f"  recall {emotion:11s} {interval_text(pooled['recall'][emotion])}")
     print(f"  mean over folds    WA {100 * mean['wa']:.2f} %, UAR {100 * mean['uar']:.2f} %")
     print(f"  largest class      {100 * result['majority_share']:.2f} %", flush=True)
 

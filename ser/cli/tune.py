@@ -27,7 +27,7 @@ STATUS = "tune.json"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.classifier.settings import ClassifierSettings
-    from ser.training.trainer import TrainingSettings
+    from ser.training.settings import TrainingSettings
     from ser.tuning.space import SPACE, TuningSettings
 
     common.add_corpus_arguments(parser)
@@ -53,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ser.cli.crossval import draw_report
     from ser.errors import SettingsError, Stopped
     from ser.tuning.search import Search
     from ser.tuning.space import TuningSettings, check_study_name
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     except (Stopped, KeyboardInterrupt):
         status.write("stopped")
         raise
+    draw_report(run_folder)
     status.write("done")
     _print_result(result, run_folder)
     print(f"Study:  {status.finished()}")

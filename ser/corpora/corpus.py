@@ -19,6 +19,9 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ser.corpora.folder import AUDIO_SUFFIXES, corpus_contents, find_files, is_file, shown
 from ser.corpora.readers import READERS, Reader
 from ser.corpora.tables import TABLES, read_labels, read_table
@@ -78,6 +81,12 @@ class Corpus:
     @property
     def speakers(self) -> tuple[str, ...]:
         return tuple(sorted({utterance.speaker for utterance in self.utterances}))
+
+    @property
+    def targets(self) -> NDArray[np.int64]:
+        """`(utterances,)` index of each utterance's emotion in `emotions`."""
+        number = {emotion: index for index, emotion in enumerate(self.emotions)}
+        return np.array([number[utterance.emotion] for utterance in self.utterances], dtype=np.int64)
 
     @property
     def fingerprint(self) -> str:

@@ -21,8 +21,10 @@ from ser.files import write_json
 from ser.runtime import library_versions
 from ser.scoring.metrics import paired_difference
 from ser.scoring.predictions import arrays, read_predictions
-from ser.training.crossval import Crossval, CrossvalSettings
-from ser.training.trainer import EpochReport, FrameSource
+from ser.training.crossval import Crossval
+from ser.training.frames import FrameSource
+from ser.training.settings import CrossvalSettings
+from ser.training.trainer import EpochReport
 
 BASE, FILE = "base", "ablation.json"
 # Option, named as the flag of `ser crossval` -> what it changes in the base settings. "seed" is no option beyond the

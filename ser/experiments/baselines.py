@@ -23,7 +23,7 @@ from ser.corpora.folds import Fold
 from ser.errors import SettingsError
 from ser.runtime import chosen_device, import_torchaudio
 from ser.scoring.calibration import fit_temperature, softmax
-from ser.training.trainer import FrameSource
+from ser.training.frames import FrameSource
 
 MFCC_DIM, HOP_SAMPLES, WINDOW_SAMPLES = 40, 320, 512  # 50 frames a second, as the encoders have
 STRENGTHS_LR = (0.0001, 0.001, 0.01, 0.1, 1.0)  # inverse regularisation, to choose from

@@ -9,7 +9,6 @@ paper's is too.
 from __future__ import annotations
 
 import importlib.util
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -35,11 +34,14 @@ from ser.experiments.baselines import (
     mfccs,
     network,
 )
-from ser.files import write_atomically, write_json
+from ser.files import claim_folder, read_json, write_atomically, write_json
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
-from ser.training.crossval import Crossval, CrossvalSettings, identity, predictions_table
-from ser.training.trainer import EpochReport, FrameSource, told
+from ser.training.crossval import Crossval
+from ser.training.frames import FrameSource
+from ser.training.run_folder import identity, predictions_table
+from ser.training.settings import CrossvalSettings, settings_to_dict
+from ser.training.trainer import EpochReport
 
 FILE = "baselines.json"
 
@@ -155,13 +157,13 @@ class Comparison:
             Stopped: `should_stop` said so; the same call resumes.
         """
         settings, shared = self.settings.crossval, self._identity(self.encoded[0])
-        _claim(self.folder, {"settings": shared["settings"], "corpus": shared["corpus"]})
+        claim_folder(self.folder, {"settings": shared["settings"], "corpus": shared["corpus"]})
         rows: list[dict[str, Any]] = []
         content = {
             "kind": "baselines",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "protocol": settings.protocol(len(settings.folds(self.corpus))),
-            "settings": told(self.settings),
+            "settings": settings_to_dict(self.settings),
             "corpus": shared["corpus"],
             "labels": list(self.corpus.emotions),
             "intervals": "95 %, bootstrap over speakers",
@@ -215,15 +217,15 @@ class Comparison:
 
     def _baseline(self, name: str, run: str, one: Encoded) -> dict[str, Any]:
         folder, labels = self.folder / run, self.corpus.emotions
-        about = {"model": name, "baseline": told(self.settings.baseline), **self._identity(one)}
+        about = {"model": name, "baseline": settings_to_dict(self.settings.baseline), **self._identity(one)}
         if not MODELS[name].uses_encoder:
             del about["encoder"]
-        _claim(folder, about)
+        claim_folder(folder, about)
         if (folder / "result.json").exists():
-            return _read(folder / "result.json")
+            return read_json(folder / "result.json")
         probabilities, fold_of = self._predictions(name, run, one)
         speakers = [utterance.speaker for utterance in self.corpus.utterances]
-        scores = score(targets_of(self.corpus), probabilities, speakers, labels).to_dict()
+        scores = score(self.corpus.targets, probabilities, speakers, labels).to_dict()
         table = predictions_table(self.corpus, probabilities, fold_of)
         write_atomically(folder / "predictions.csv", table.encode())
         return {**about, "labels": list(labels), "pooled": scores}
@@ -232,7 +234,7 @@ class Comparison:
         self, name: str, run: str, one: Encoded
     ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """`(utterances, labels)` probabilities of every utterance by the fold that tests it, and which that is."""
-        fit, targets, n_labels = MODELS[name].fit, targets_of(self.corpus), len(self.corpus.emotions)
+        fit, targets, n_labels = MODELS[name].fit, self.corpus.targets, len(self.corpus.emotions)
         assert fit is not None
         source = self._source(MODELS[name].needs, one)
         probabilities, fold_of = np.zeros((len(targets), n_labels)), np.zeros(len(targets), dtype=np.int64)
@@ -268,34 +270,3 @@ class Comparison:
 def slug(source: str) -> str:
     """An encoder's name as a part of a folder's."""
     return "".join(letter if letter.isalnum() else "_" for letter in source.strip("/").split("/")[-1])
-
-
-def targets_of(corpus: Corpus) -> NDArray[np.int64]:
-    labels = tuple(corpus.emotions)
-    return np.array([labels.index(utterance.emotion) for utterance in corpus.utterances])
-
-
-def _claim(folder: Path, about: dict[str, Any]) -> None:
-    """Mark the folder as this run's.
-
-    Raises:
-        SettingsError: it is another's.
-    """
-    path, about = folder / "run.json", json.loads(json.dumps(about))
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_json(path, about)
-        return
-    found = _read(path)
-    if found != about:
-        other = [key for key in about if found.get(key) != about[key]]
-        raise SettingsError(
-            f"{folder} holds a run with other {', '.join(other)}. Choose another folder by --out, or delete that one."
-        )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, RecursionError) as error:
-        raise SettingsError(f"{path} is damaged ({error}). Delete its folder and run it again.") from error

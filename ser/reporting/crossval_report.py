@@ -24,7 +24,7 @@ from ser.reporting.folds_report import PARTS, class_shares, validated_by
 from ser.reporting.render import MEASURES, flat, number, percent, write_page
 from ser.reporting.score_charts import class_shares_figure, reliability_figure, speaker_strip_figure
 from ser.scoring.metrics import reliability
-from ser.scoring.predictions import Row, answer_matrix, arrays
+from ser.scoring.predictions import Row, arrays, confusion_of
 from ser.scoring.predictions import read_predictions as read_predictions
 
 MAX_FOLD_MATRICES = 10  # beyond it (one fold a speaker) a page of matrices says less than their sum
@@ -37,7 +37,7 @@ def write_report(result: Row, predictions: Sequence[Row], path: str | Path) -> P
         JobError: the predictions are not those of the result.
     """
     labels, folds = result["labels"], result["folds"]
-    if answer_matrix(predictions, labels) != [list(row) for row in result["pooled_confusion"]]:
+    if confusion_of(predictions, labels) != [list(row) for row in result["pooled_confusion"]]:
         raise JobError(
             f"The predictions do not belong to the result: {len(predictions)} rows give another confusion "
             "matrix. Take both from the same run folder."

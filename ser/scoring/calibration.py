@@ -1,6 +1,7 @@
-"""Probabilities that mean something: a temperature for the logits and a threshold for "unsure".
+"""Calibration: a temperature for the logits, and a threshold below which the answer is "unsure".
 
-Both are fitted on validation speakers; what they are worth is measured on speakers that neither saw.
+In: logits of validation speakers and their emotions. Out: a `Calibration`. What it is worth is measured by the
+cross-validation on speakers that helped to choose neither number.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from ser.errors import SettingsError
 
 TEMPERATURES = (0.05, 20.0)
 TARGET_PRECISION = 0.75  # of the answers that are not "unsure", on validation speakers
-LEAST_COVERAGE = 0.1  # a threshold that leaves fewer answers than this is no use
+LEAST_COVERAGE, LEAST_ANSWERS = 0.1, 10  # a precision counted on fewer sure answers is chance
+NEVER = 1.01  # a threshold above every probability: no answer is sure
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What turns logits into probabilities that mean something.
+    """How logits become probabilities, and which of them count as sure.
 
     Attributes:
-        temperature: logits are divided by it (Guo et al. 2017), fitted on validation speakers.
-        threshold: below this top probability the answer is "unsure".
-        precision: share of right answers at or above the threshold, on speakers not used to choose it.
-        coverage: share of utterances at or above the threshold, on the same speakers.
+        temperature: logits are divided by it (Guo et al. 2017).
+        threshold: below this top probability the answer is "unsure"; `NEVER` where no threshold was precise enough.
+        precision: share of right answers among the sure ones, on speakers that helped to choose neither number; None
+            where nothing was measured or no answer was sure.
+        coverage: share of sure answers, on the same speakers.
     """
 
     temperature: float = 1.0
@@ -35,22 +38,22 @@ class Calibration:
 
     def __post_init__(self) -> None:
         # Beyond these bounds the division overflows, or leaves nothing of the logits.
-        if not 1e-6 <= self.temperature <= 1e6 or not 0 <= self.threshold <= 1:
+        if not 1e-6 <= self.temperature <= 1e6 or not 0 <= self.threshold <= NEVER:
             raise SettingsError(
-                f"temperature must be positive (1e-6 to 1e6) and threshold between 0 and 1, "
+                f"temperature must be positive (1e-6 to 1e6) and threshold between 0 and {NEVER}, "
                 f"got {self.temperature} and {self.threshold}."
             )
 
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
-    """Rows of probabilities from rows of logits."""
+    """Probabilities `(utterances, labels)` from logits."""
     scaled = np.asarray(logits, dtype=np.float64) / temperature
     exponentials = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 def fit_temperature(logits: NDArray[np.floating], true: NDArray[np.int64]) -> float:
-    """The temperature with the least negative log likelihood (Guo et al. 2017).
+    """Temperature with the least negative log likelihood (Guo et al. 2017).
 
     Args:
         logits: `(utterances, labels)` of utterances that the model was not trained on.
@@ -66,30 +69,34 @@ def fit_temperature(logits: NDArray[np.floating], true: NDArray[np.int64]) -> fl
 
 
 def choose_threshold(probabilities: NDArray[np.floating], true: NDArray[np.int64]) -> float:
-    """The least top probability at which `TARGET_PRECISION` of the answers are right.
+    """Least top probability from which on `TARGET_PRECISION` of the answers are right, or `NEVER`.
 
-    Where that is out of reach, the threshold with the best precision that still answers `LEAST_COVERAGE`.
+    A threshold counts only where it leaves `LEAST_COVERAGE` of the answers, and `LEAST_ANSWERS` of them, as sure: so
+    a model at chance level is never sure.
+
+    Args:
+        probabilities: `(utterances, labels)`.
+        true: `(utterances,)` indices of their emotions.
     """
-    top, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == true
+    top = probabilities.max(axis=1)
     order = np.argsort(-top, kind="stable")
-    precision = np.cumsum(right[order]) / np.arange(1, len(order) + 1)
-    useful = np.arange(1, len(order) + 1) >= LEAST_COVERAGE * len(order)
-    reached = np.flatnonzero(useful & (precision >= TARGET_PRECISION))
-    chosen = reached[-1] if len(reached) else int(np.where(useful, precision, -1).argmax())
-    return float(top[order][chosen])
+    top, right = top[order], (probabilities.argmax(axis=1) == true)[order]
+    n_sure = np.arange(1, len(top) + 1)
+    whole = np.append(top[1:] < top[:-1], True)[: len(top)]  # a threshold does not split equal probabilities
+    useful = whole & (n_sure >= max(LEAST_COVERAGE * len(top), LEAST_ANSWERS))
+    reached = np.flatnonzero(useful & (np.cumsum(right) / n_sure >= TARGET_PRECISION))
+    return float(top[reached[-1]]) if len(reached) else NEVER
 
 
-def calibrate(logits: NDArray[np.floating], true: NDArray[np.int64]) -> Calibration:
-    """Temperature and threshold from validation logits `(utterances, labels)`."""
-    temperature = fit_temperature(logits, true)
+def calibrate(
+    logits: NDArray[np.floating], true: NDArray[np.int64], temperature: float | None = None
+) -> Calibration:
+    """Temperature, if none is given, and threshold from validation logits `(utterances, labels)`."""
+    temperature = fit_temperature(logits, true) if temperature is None else temperature
     return Calibration(temperature, choose_threshold(softmax(logits, temperature), true))
 
 
-def measured(
-    calibration: Calibration, probabilities: NDArray[np.floating], true: NDArray[np.int64]
-) -> Calibration:
-    """The same calibration with its precision and coverage on utterances of other speakers."""
-    sure = probabilities.max(axis=1) >= calibration.threshold
-    right = probabilities.argmax(axis=1) == true
+def measured(calibration: Calibration, sure: NDArray[np.bool_], right: NDArray[np.bool_]) -> Calibration:
+    """Calibration with its precision and coverage: which answers `(utterances,)` were sure, and which right."""
     precision = float(right[sure].mean()) if sure.any() else None
     return replace(calibration, precision=precision, coverage=float(sure.mean()))

@@ -1,25 +1,29 @@
-"""How good a set of answers is, with an interval that respects that clips of one speaker are alike.
+"""Scores with bootstrap confidence intervals over speakers.
 
-In: true classes, probabilities (or predicted classes) and the speaker of every clip. Out: `Scores`, each
-number with a 95 % percentile interval from a bootstrap over speakers: whole speakers are drawn with
-replacement, every draw takes all their clips. Everything is a sum over clips, so one table of sums per
-speaker and one matrix product serve a thousand draws.
+In: true classes, probabilities (or predicted classes) and the speaker of every utterance. Out: `Scores`, each number
+with a 95 % percentile interval: whole speakers are drawn with replacement, since utterances of one speaker are alike,
+and a replicate takes all utterances of a speaker as often as the speaker was drawn (the condition-aware bootstrap of
+Ferrer and Riera's `confidence_intervals`). Every score is a function of sums over utterances, so one table of sums per
+speaker and one matrix product serve a thousand replicates.
 
-Conventions where a score is undefined: UAR averages recall over the classes that occur in `true`; macro F1
-averages over the classes that occur in `true` or among the answers (both as scikit-learn does); recall of a
-class that does not occur and precision of a class that is never answered are NaN, not zero.
+Conventions where a score is undefined: UAR averages recall over the classes that occur in `true`; macro F1 averages
+over the classes that occur in `true` or among the predictions (both as scikit-learn does); recall of a class that does
+not occur and precision of a class that is never predicted are NaN, not zero.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CALIBRATION_BINS = 15
 CONFIDENCE_LEVEL = 0.95
+N_BOOTSTRAP, SEED = 1000, 40  # replicates, and of their random numbers
+ECE = 3  # its place in `_all_scores`
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -37,14 +41,22 @@ class Interval:
     def to_dict(self) -> dict[str, float | str | None]:
         """Plain JSON values: None for NaN, `note` only when there is one."""
         numbers: dict[str, float | str | None] = {
-            name: None if np.isnan(number) else float(number)
-            for name, number in (("value", self.value), ("low", self.low), ("high", self.high))
+            name: None if np.isnan(getattr(self, name)) else float(getattr(self, name))
+            for name in ("value", "low", "high")
         }
         return {**numbers, "note": self.note} if self.note else numbers
 
 
+class _Result:
+    """Intervals, mappings of intervals and counts."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values, in the shape that `result.json` holds."""
+        return {name: _plain(value) for name, value in vars(self).items()}
+
+
 @dataclass(frozen=True)
-class Scores:
+class Scores(_Result):
     """Accuracy (`wa`), mean recall (`uar`), macro F1, calibration error (`ece`), and each class by itself."""
 
     wa: Interval
@@ -56,43 +68,28 @@ class Scores:
     n_utterances: int
     n_speakers: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON values, in the shape that `result.json` holds."""
-        return {
-            **{name: getattr(self, name).to_dict() for name in ("wa", "uar", "macro_f1", "ece")},
-            "recall": {label: interval.to_dict() for label, interval in self.recall.items()},
-            "precision": {label: interval.to_dict() for label, interval in self.precision.items()},
-            "n_utterances": self.n_utterances,
-            "n_speakers": self.n_speakers,
-        }
-
 
 @dataclass(frozen=True)
-class Accuracies:
-    """Accuracy and mean recall of one confusion matrix, as fractions; NaN when it is empty."""
-
-    wa: float
-    uar: float
-
-
-@dataclass(frozen=True)
-class Difference:
-    """What a candidate gains over a reference on the same clips, as fractions with intervals."""
+class Difference(_Result):
+    """Gain of a candidate over a reference on the same utterances, as fractions with intervals."""
 
     wa: Interval
     uar: Interval
     n_utterances: int
     n_speakers: int
 
-    def to_dict(self) -> dict[str, object]:
-        """Plain JSON values."""
-        counts = {"n_utterances": self.n_utterances, "n_speakers": self.n_speakers}
-        return {"wa": self.wa.to_dict(), "uar": self.uar.to_dict(), **counts}
+
+@dataclass(frozen=True)
+class Accuracies:
+    """Accuracy and mean recall of one confusion matrix, as fractions; NaN where it is empty."""
+
+    wa: float
+    uar: float
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Mean top probability, share of right answers and number of clips in each bin of the top probability."""
+    """Mean top probability, share of right predictions and number of utterances in each bin of the top probability."""
 
     confidence: tuple[float, ...]
     accuracy: tuple[float, ...]
@@ -100,20 +97,15 @@ class Reliability:
 
 
 def confusion(true: ArrayLike, predicted: ArrayLike, n_classes: int) -> Integers:
-    """Count answers: (classes, classes), rows are the true class, columns the answer."""
+    """Confusion matrix `(classes, classes)`: rows are the true class, columns the predicted one."""
     pairs = np.asarray(true, dtype=np.int64) * n_classes + np.asarray(predicted, dtype=np.int64)
     return np.bincount(pairs, minlength=n_classes * n_classes).reshape(n_classes, n_classes)
 
 
 def accuracy_and_uar(matrix: ArrayLike) -> Accuracies:
-    """Accuracy and mean recall of one (classes, classes) matrix; cheap enough for every epoch."""
+    """Accuracy and mean recall of one `(classes, classes)` matrix; cheap enough for every epoch."""
     counts = np.asarray(matrix, dtype=np.float64)
     return Accuracies(wa=float(_accuracy(counts)), uar=float(_mean_recall(counts)))
-
-
-def macro_f1(matrix: ArrayLike) -> float:
-    """Macro F1 of one (classes, classes) matrix over the classes that occur in it."""
-    return float(_macro_f1(np.asarray(matrix, dtype=np.float64)))
 
 
 def score(
@@ -121,30 +113,36 @@ def score(
     probabilities: ArrayLike,
     speakers: Sequence[str],
     labels: Sequence[str],
-    n_bootstrap: int = 1000,
-    seed: int = 40,
+    n_bootstrap: int = N_BOOTSTRAP,
 ) -> Scores:
-    """Score answers, with intervals by bootstrap over speakers.
+    """Score predictions, with intervals by bootstrap over speakers; the order of the utterances does not matter.
 
-    true: (clips,) class numbers. probabilities: (clips, classes), or (clips,) predicted class numbers, in
-    which case the calibration error is NaN. speakers: (clips,) names. labels: name of each class.
-    The order of the clips does not matter.
-    Raises ValueError for no clips, unequal lengths or class numbers outside `labels`.
+    Args:
+        true: `(utterances,)` class numbers.
+        probabilities: `(utterances, classes)`, or `(utterances,)` predicted class numbers, whose calibration error is
+            NaN.
+        speakers: `(utterances,)` names.
+        labels: name of each class.
+        n_bootstrap: number of replicates; 0 gives no intervals.
+
+    Raises:
+        ValueError: no utterances, unequal lengths or class numbers outside `labels`.
     """
-    truth, answers, confidence = _checked(true, probabilities, speakers, len(labels))
-    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    matrices = _confusion_by_speaker(truth, answers, speaker_of, len(names), len(labels))
-    gaps = _gaps_by_speaker(truth == answers, confidence, speaker_of, len(names))
-    weights = _draws(len(names), n_bootstrap, seed)
-    point = _all_scores(matrices.sum(axis=0), gaps.sum(axis=0))
-    drawn = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ gaps)
+    matrices, residuals = _sums_by_speaker(true, probabilities, speakers, len(labels))
+    weights = _bootstrap_weights(len(matrices), n_bootstrap)
+    point = _all_scores(matrices.sum(axis=0), residuals.sum(axis=0))
+    replicates = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ residuals)
     notes = ["", "", "", "needs probabilities"]
-    notes += [f"no clip of {label}" for label in labels] + [f"never answered {label}" for label in labels]
-    every = [_interval(float(point[i]), drawn[:, i], len(names), note) for i, note in enumerate(notes)]
-    wa, uar, f1, ece, *by_class = every
+    notes += [f"no utterance of {label}" for label in labels] + [
+        f"never predicted {label}" for label in labels
+    ]
+    wa, uar, f1, ece, *by_class = (
+        _interval(float(point[i]), replicates[:, i], len(matrices), note, is_biased=i == ECE)
+        for i, note in enumerate(notes)
+    )
     recall = dict(zip(labels, by_class[: len(labels)], strict=True))
     precision = dict(zip(labels, by_class[len(labels) :], strict=True))
-    return Scores(wa, uar, f1, ece, recall, precision, n_utterances=len(truth), n_speakers=len(names))
+    return Scores(wa, uar, f1, ece, recall, precision, len(speakers), len(matrices))
 
 
 def scores_by(
@@ -153,134 +151,128 @@ def scores_by(
     probabilities: ArrayLike,
     speakers: Sequence[str],
     labels: Sequence[str],
-    n_bootstrap: int = 1000,
-    seed: int = 40,
+    n_bootstrap: int = N_BOOTSTRAP,
 ) -> dict[str, Scores]:
-    """`score` for each value of `group`, (clips,), in sorted order: by gender, by speaker, by corpus."""
-    truth, answers = np.asarray(true), np.asarray(probabilities)
-    groups, names = np.asarray(group, dtype=str), np.asarray(speakers, dtype=str)
-    scores = {}
-    for value in sorted(set(groups.tolist())):
-        rows = groups == value
-        scores[value] = score(truth[rows], answers[rows], names[rows].tolist(), labels, n_bootstrap, seed)
-    return scores
+    """`score` for each value of `group`, `(utterances,)`, in sorted order: by gender, by speaker, by corpus."""
+    rows = {str(value): np.flatnonzero(np.asarray(group) == value) for value in np.unique(group)}
+    truth, predicted, names = (np.asarray(one) for one in (true, probabilities, speakers))
+    return {
+        value: score(truth[chosen], predicted[chosen], names[chosen].tolist(), labels, n_bootstrap)
+        for value, chosen in rows.items()
+    }
 
 
 def paired_difference(
-    true: ArrayLike,
-    candidate: ArrayLike,
-    reference: ArrayLike,
-    speakers: Sequence[str],
-    n_classes: int,
-    n_bootstrap: int = 1000,
-    seed: int = 40,
+    true: ArrayLike, candidate: ArrayLike, reference: ArrayLike, speakers: Sequence[str], n_classes: int
 ) -> Difference:
-    """Candidate minus reference in WA and UAR on the same clips, with intervals.
+    """Candidate minus reference in WA and UAR on the same utterances, with intervals.
 
-    Both sets of answers see the same draws of speakers, so what is hard for both cancels out.
-    candidate, reference: (clips, classes) probabilities or (clips,) class numbers. Raises as `score` does.
+    Both see the same draws of speakers, so what is hard for both cancels out. `candidate` and `reference` are
+    `(utterances, classes)` probabilities or `(utterances,)` class numbers. Raises as `score` does.
     """
-    truth, first, _ = _checked(true, candidate, speakers, n_classes)
-    _, second, _ = _checked(true, reference, speakers, n_classes)
-    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
-    weights = _draws(len(names), n_bootstrap, seed)
-    pair = [_confusion_by_speaker(truth, each, speaker_of, len(names), n_classes) for each in (first, second)]
-    points = [matrices.sum(axis=0) for matrices in pair]
-    drawn = [np.tensordot(weights, matrices, axes=1) for matrices in pair]
-
-    def gain(measure: str) -> Interval:
-        function = {"wa": _accuracy, "uar": _mean_recall}[measure]
-        value = float(function(points[0]) - function(points[1]))
-        return _interval(value, function(drawn[0]) - function(drawn[1]), len(names), "")
-
-    return Difference(gain("wa"), gain("uar"), n_utterances=len(truth), n_speakers=len(names))
+    pair = [_sums_by_speaker(true, one, speakers, n_classes)[0] for one in (candidate, reference)]
+    weights = _bootstrap_weights(len(pair[0]), N_BOOTSTRAP)
+    gains = []
+    for measure in (_accuracy, _mean_recall):
+        points = [measure(matrices.sum(axis=0)) for matrices in pair]
+        replicates = [measure(np.tensordot(weights, matrices, axes=1)) for matrices in pair]
+        value = float(points[0] - points[1])
+        gains.append(_interval(value, replicates[0] - replicates[1], len(pair[0]), ""))
+    wa, uar = gains
+    return Difference(wa, uar, len(speakers), len(pair[0]))
 
 
 def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRATION_BINS) -> Reliability:
-    """What the calibration error sums up, bin by bin, for a chart; an empty bin holds NaN.
+    """Bin by bin what the calibration error sums up, for a chart; an empty bin holds NaN.
 
-    true: (clips,) class numbers. probabilities: (clips, classes).
+    `true` are `(utterances,)` class numbers, `probabilities` `(utterances, classes)`.
     """
     values = np.asarray(probabilities, dtype=np.float64)
     top, right = values.max(axis=1), values.argmax(axis=1) == np.asarray(true)
     bins = _bin_of(top, n_bins)
     counts = np.bincount(bins, minlength=n_bins)
-    confidence = _ratio(np.bincount(bins, weights=top, minlength=n_bins), counts)
-    accuracy = _ratio(np.bincount(bins, weights=right, minlength=n_bins), counts)
+    confidence, accuracy = (
+        _ratio(np.bincount(bins, weights=sums, minlength=n_bins), counts) for sums in (top, right)
+    )
     return Reliability(tuple(confidence.tolist()), tuple(accuracy.tolist()), tuple(counts.tolist()))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: one.to_dict() for key, one in value.items()}
+    return value.to_dict() if isinstance(value, Interval) else value
+
+
+def _sums_by_speaker(
+    true: ArrayLike, probabilities: ArrayLike, speakers: Sequence[str], n_classes: int
+) -> tuple[Floats, Floats]:
+    """Confusion matrices `(speakers, classes, classes)` and calibration residuals `(speakers, bins)`.
+
+    A residual is top probability minus hit, summed in each bin: the sum of their absolute values over the number of
+    utterances is the expected calibration error (Guo et al. 2017, equation 3). NaN without probabilities.
+    """
+    truth, predicted, confidence = _checked(true, probabilities, speakers, n_classes)
+    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    cells = (speaker_of * n_classes + truth) * n_classes + predicted
+    matrices = np.bincount(cells, minlength=len(names) * n_classes * n_classes).astype(np.float64)
+    residuals = np.full(len(names) * CALIBRATION_BINS, np.nan)
+    if confidence is not None:
+        cells = speaker_of * CALIBRATION_BINS + _bin_of(confidence, CALIBRATION_BINS)
+        residuals = np.bincount(cells, confidence - (truth == predicted), minlength=len(residuals))
+    return matrices.reshape(-1, n_classes, n_classes), residuals.reshape(-1, CALIBRATION_BINS)
 
 
 def _checked(
     true: ArrayLike, probabilities: ArrayLike, speakers: Sequence[str], n_classes: int
 ) -> tuple[Integers, Integers, Floats | None]:
-    """True classes, answers and top probabilities (None when only answers were given), each (clips,)."""
+    """True and predicted classes and top probabilities (None when only classes were given), each `(utterances,)`."""
     truth, given = np.asarray(true, dtype=np.int64), np.asarray(probabilities)
     if not len(truth):
         raise ValueError("There is nothing to score: the list of true classes is empty.")
     if not len(truth) == len(given) == len(speakers):
-        lengths = f"{len(truth)} true classes, {len(given)} answers and {len(speakers)} speakers"
-        raise ValueError(f"Every clip needs one of each, but there are {lengths}.")
+        lengths = f"{len(truth)} true classes, {len(given)} predictions and {len(speakers)} speakers"
+        raise ValueError(f"Every utterance needs one of each, but there are {lengths}.")
     if given.ndim == 2 and given.shape[1] != n_classes:
-        raise ValueError(f"There are {n_classes} labels but {given.shape[1]} probabilities a clip.")
+        raise ValueError(f"There are {n_classes} labels but {given.shape[1]} probabilities an utterance.")
     confidence = given.max(axis=1).astype(np.float64) if given.ndim == 2 else None
     if confidence is not None and not np.isfinite(confidence).all():
         raise ValueError("Some probabilities are not finite numbers.")
-    answers = (given.argmax(axis=1) if given.ndim == 2 else given).astype(np.int64)
-    both = np.concatenate([truth, answers])
+    predicted = (given.argmax(axis=1) if given.ndim == 2 else given).astype(np.int64)
+    both = np.concatenate([truth, predicted])
     if both.min() < 0 or both.max() >= n_classes:
         raise ValueError(
             f"Class numbers run from {both.min()} to {both.max()}, but there are {n_classes} labels."
         )
-    return truth, answers, confidence
-
-
-def _confusion_by_speaker(
-    true: Integers, answers: Integers, speaker_of: Integers, n_speakers: int, n_classes: int
-) -> Floats:
-    """One confusion matrix a speaker: (speakers, classes, classes)."""
-    cells = (speaker_of * n_classes + true) * n_classes + answers
-    counts = np.bincount(cells, minlength=n_speakers * n_classes * n_classes)
-    return counts.reshape(n_speakers, n_classes, n_classes).astype(np.float64)
-
-
-def _gaps_by_speaker(
-    right: NDArray[np.bool_], confidence: Floats | None, speaker_of: Integers, n_speakers: int
-) -> Floats:
-    """Top probability minus hits, summed in each bin of each speaker: (speakers, bins).
-
-    The sum of their absolute values over the clips is the expected calibration error (Guo et al. 2017,
-    equation 3). NaN without probabilities.
-    """
-    if confidence is None:
-        return np.full((n_speakers, CALIBRATION_BINS), np.nan)
-    cells = speaker_of * CALIBRATION_BINS + _bin_of(confidence, CALIBRATION_BINS)
-    sums = np.bincount(cells, weights=confidence - right, minlength=n_speakers * CALIBRATION_BINS)
-    return sums.astype(np.float64).reshape(n_speakers, CALIBRATION_BINS)
+    return truth, predicted, confidence
 
 
 def _bin_of(confidence: Floats, n_bins: int) -> Integers:
-    """The bin of each probability: equal widths, closed on the right (Guo et al. 2017, section 2)."""
+    """Bin of each probability: equal widths, closed on the right (Guo et al. 2017, section 2)."""
     bins: Integers = np.clip(np.ceil(confidence * n_bins).astype(np.int64) - 1, 0, n_bins - 1)
     return bins
 
 
-def _draws(n_speakers: int, n_bootstrap: int, seed: int) -> Floats:
-    """How often each speaker is taken in each bootstrap draw: (draws, speakers)."""
-    generator = np.random.default_rng(seed)
-    return generator.multinomial(n_speakers, np.full(n_speakers, 1 / n_speakers), n_bootstrap).astype(
-        np.float64
-    )
+def _bootstrap_weights(n_speakers: int, n_bootstrap: int) -> Floats:
+    """Number of times each speaker is drawn in each replicate: `(replicates, speakers)`."""
+    shares = np.full(n_speakers, 1 / n_speakers)
+    return np.random.default_rng(SEED).multinomial(n_speakers, shares, n_bootstrap).astype(np.float64)
 
 
-def _interval(value: float, replicates: Floats, n_speakers: int, absent: str) -> Interval:
-    """Percentile interval over the draws in which the score exists, none for a single speaker."""
-    if np.isnan(value):
-        return Interval(value, np.nan, np.nan, absent)
-    if n_speakers < 2:
-        return Interval(value, np.nan, np.nan, "one speaker gives no interval")
+def _interval(
+    value: float, replicates: Floats, n_speakers: int, absent: str, is_biased: bool = False
+) -> Interval:
+    """Percentile interval over the replicates in which the score exists, none for a single speaker.
+
+    The replicates of a calibration error are biased: speakers drawn twice make the residuals noisier, and noise only
+    adds to a sum of absolute values, so that at times all of them lie above the measured value. They are shifted, their
+    median to that value, and cut at zero.
+    """
     kept = replicates[~np.isnan(replicates)]
-    if not len(kept):
-        return Interval(value, np.nan, np.nan, "no draw gives this score")
+    if np.isnan(value) or n_speakers < 2 or not len(kept):
+        alone = "one speaker gives no interval" if n_speakers < 2 else "no draw gives this score"
+        return Interval(value, np.nan, np.nan, absent if np.isnan(value) else alone)
+    if is_biased:
+        kept = np.maximum(kept + value - np.median(kept), 0)
     tail = (1 - CONFIDENCE_LEVEL) / 2
     low, high = np.quantile(kept, [tail, 1 - tail])
     missing = len(replicates) - len(kept)
@@ -294,11 +286,14 @@ def _ratio(above: ArrayLike, below: ArrayLike) -> Floats:
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom != 0)
 
 
-def _all_scores(matrices: Floats, gaps: Floats) -> Floats:
-    """WA, UAR, macro F1, ECE, recalls and precisions of (..., classes, classes) and (..., bins) sums."""
-    ece = _ratio(np.abs(gaps).sum(axis=-1), matrices.sum(axis=(-2, -1)))
-    summary = np.stack([_accuracy(matrices), _mean_recall(matrices), _macro_f1(matrices), ece], axis=-1)
-    return np.concatenate([summary, _recall(matrices), _precision(matrices)], axis=-1)
+def _all_scores(matrices: Floats, residuals: Floats) -> Floats:
+    """WA, UAR, macro F1, ECE, recalls and precisions of `(..., classes, classes)` and `(..., bins)` sums."""
+    hits = _hits(matrices)
+    f1 = _mean_of_defined(_ratio(2 * hits, matrices.sum(axis=-1) + matrices.sum(axis=-2)))
+    ece = _ratio(np.abs(residuals).sum(axis=-1), matrices.sum(axis=(-2, -1)))
+    summary = np.stack([_accuracy(matrices), _mean_recall(matrices), f1, ece], axis=-1)
+    by_class = [_ratio(hits, matrices.sum(axis=axis)) for axis in (-1, -2)]
+    return np.concatenate([summary, *by_class], axis=-1)
 
 
 def _hits(matrices: Floats) -> Floats:
@@ -309,20 +304,8 @@ def _accuracy(matrices: Floats) -> Floats:
     return _ratio(_hits(matrices).sum(axis=-1), matrices.sum(axis=(-2, -1)))
 
 
-def _recall(matrices: Floats) -> Floats:
-    return _ratio(_hits(matrices), matrices.sum(axis=-1))
-
-
-def _precision(matrices: Floats) -> Floats:
-    return _ratio(_hits(matrices), matrices.sum(axis=-2))
-
-
 def _mean_recall(matrices: Floats) -> Floats:
-    return _mean_of_defined(_recall(matrices))
-
-
-def _macro_f1(matrices: Floats) -> Floats:
-    return _mean_of_defined(_ratio(2 * _hits(matrices), matrices.sum(axis=-1) + matrices.sum(axis=-2)))
+    return _mean_of_defined(_ratio(_hits(matrices), matrices.sum(axis=-1)))
 
 
 def _mean_of_defined(values: Floats) -> Floats:

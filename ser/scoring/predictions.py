@@ -1,7 +1,7 @@
-"""`predictions.csv` of a cross-validation: reading it, and getting every score back from it alone.
+"""`predictions.csv` of a cross-validation: reading it, as rows or as arrays that every score can be computed from.
 
-The file has the columns `file, speaker, fold, emotion, predicted` and one a label with its probability; the
-fold is counted from 1. It holds test clips only.
+The file has the columns `file, speaker, fold, emotion, predicted` and, for each label, one with its probability; folds
+are counted from 1. It holds test utterances only.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.errors import JobError
-from ser.scoring.metrics import Scores, confusion, score
+from ser.scoring.metrics import confusion, paired_difference
 
 COLUMNS = ("file", "speaker", "fold", "emotion", "predicted")
-SUMMARY = ("wa", "uar", "macro_f1")
 
 Row = Mapping[str, Any]
 Arrays = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
@@ -48,36 +46,22 @@ def read_predictions(path: str | Path) -> list[dict[str, str]]:
     return rows
 
 
-def recompute(predictions: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
-    """The scores of `result.json` from the rows of `predictions.csv` alone, in the same shape.
+def leak_premium(leaky: Sequence[Row], apart: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+    """Gain of hearing the test speakers in training: predictions of a split that ignores speakers minus those of one
+    that keeps them apart, in WA and UAR on the same utterances, with intervals by speakers.
 
-    Gives `pooled`, `pooled_confusion`, `mean_over_folds`, `by_speaker` and, in `folds`, each fold's
-    `test_confusion` and `test_scores`. Raises JobError for labels or columns that do not fit.
+    Raises JobError where the two did not test the same utterances.
     """
-    folds: list[dict[str, Any]] = [
-        {"test_confusion": answer_matrix(rows, labels), "test_scores": _scores(rows, labels).to_dict()}
-        for _, rows in sorted(_grouped(predictions, "fold").items(), key=lambda item: int(item[0]))
-    ]
-    means = {name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds])) for name in SUMMARY}
-    by_speaker = sorted(_grouped(predictions, "speaker").items())
-    return {
-        "pooled": _scores(predictions, labels).to_dict(),
-        "pooled_confusion": answer_matrix(predictions, labels),
-        "mean_over_folds": means,
-        "folds": folds,
-        "by_speaker": {speaker: _scores(rows, labels).to_dict() for speaker, rows in by_speaker},
-    }
-
-
-def _grouped(rows: Sequence[Row], column: str) -> dict[str, list[Row]]:
-    groups: dict[str, list[Row]] = {}
-    for row in rows:
-        groups.setdefault(str(row[column]), []).append(row)
-    return groups
+    pair = [sorted(rows, key=lambda row: str(row["file"])) for rows in (leaky, apart)]
+    if [row["file"] for row in pair[0]] != [row["file"] for row in pair[1]]:
+        raise JobError("The two splits did not test the same recordings. Delete both runs and start again.")
+    (true, first, _), (_, second, _) = (arrays(rows, labels) for rows in pair)
+    speakers = [row["speaker"] for row in pair[0]]
+    return paired_difference(true, first, second, speakers, len(labels)).to_dict()
 
 
 def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:
-    """True classes (clips,), answers (clips,) and probabilities (clips, classes) of the rows.
+    """True and predicted classes `(utterances,)` and probabilities `(utterances, classes)` of the rows.
 
     Raises JobError for labels or columns that do not fit.
     """
@@ -100,16 +84,8 @@ def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:
     return true, predicted, probabilities
 
 
-def _scores(rows: Sequence[Row], labels: Sequence[str]) -> Scores:
-    """Scores of the written answers; their rounded probabilities serve the calibration error only."""
-    true, predicted, probabilities = arrays(rows, labels)
-    speakers = [row["speaker"] for row in rows]
-    of_answers = score(true, predicted, speakers, labels)
-    return replace(of_answers, ece=score(true, probabilities, speakers, labels).ece)
-
-
-def answer_matrix(rows: Sequence[Row], labels: Sequence[str]) -> list[list[int]]:
-    """Confusion matrix of the written answers, rows = true class."""
+def confusion_of(rows: Sequence[Row], labels: Sequence[str]) -> list[list[int]]:
+    """Confusion matrix of the written predictions, rows = true class."""
     true, predicted, _ = arrays(rows, labels)
     counts: list[list[int]] = confusion(true, predicted, len(labels)).tolist()
     return counts

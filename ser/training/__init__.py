@@ -1,6 +1,6 @@
 """One training, the folds in lockstep, the cross-validation.
 
-In: features, labels, folds, settings.
-Out: an epoch report, a run folder with scores and a checkpoint.
+In: the frames of a corpus and its labels, folds, settings.
+Out: a report each epoch; a run folder with scores, predictions and a checkpoint.
 Called by: experiments, tuning, the command line.
 """

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna import Study
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
@@ -31,9 +30,11 @@ from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.errors import JobError, SettingsError, Stopped
 from ser.files import write_json
-from ser.training.crossval import Crossval, CrossvalSettings
+from ser.training.crossval import Crossval
+from ser.training.frames import FrameSource, LabelledFrames
 from ser.training.lockstep import Lockstep
-from ser.training.trainer import EpochReport, FrameSource
+from ser.training.settings import CrossvalSettings
+from ser.training.trainer import Diverged, EpochReport
 from ser.tuning import storage as studies
 from ser.tuning.space import SPACE, Space, TuningSettings, check_study_name, suggest, trial_settings
 from ser.tuning.storage import FINISHED, best_of, count_finished
@@ -92,8 +93,7 @@ class Search:
     space: Space = field(default_factory=lambda: SPACE)
 
     def __post_init__(self) -> None:
-        labels = tuple(self.corpus.emotions)
-        self.targets = np.array([labels.index(utterance.emotion) for utterance in self.corpus.utterances])
+        self.data = LabelledFrames.of(self.corpus, self.features, self.encoder.dim)
         # No trial gets to know who is in a test part.
         self.folds = [replace(fold, test=()) for fold in self.base.folds(self.corpus)]
         self.about = studies.study_identity(self.corpus, self.encoder, self.base, self.folds, self.space)
@@ -233,7 +233,6 @@ class Search:
                 "validation_accuracy": crossval.lockstep.best_validation_accuracy(),
             }
             write_json(run / "result.json", result)
-            crossval.write_report(result)
         figures = {name: result["pooled"][name]["value"] for name in ("wa", "uar", "macro_f1")}
         study.set_user_attr(studies.SCORED, {"trial": best.number, "run": run.name, **figures})
         return run, result
@@ -266,6 +265,8 @@ class _Objective:
             self.is_lost = True
             self.listener(Event("lost", trial.number))
             raise
+        except Diverged as error:  # without weights there is no accuracy to report
+            raise optuna.TrialPruned from error
         except optuna.TrialPruned:
             raise
         except Exception as error:
@@ -276,15 +277,7 @@ class _Objective:
         search, started = self.search, time.monotonic()
         trial.set_user_attr(studies.SECONDS, 0.0)
         settings = trial_settings(search.base, suggest(trial, search.space))
-        lockstep = Lockstep(
-            search.features,
-            search.targets,
-            search.folds,
-            len(search.corpus.emotions),
-            search.encoder.dim,
-            settings.classifier,
-            settings.training,
-        )
+        lockstep = Lockstep(search.data, search.folds, settings.classifier, settings.training)
         while not lockstep.done:
             epoch = lockstep.run_epoch(self._after_fold)
             value = lockstep.validation_accuracy()

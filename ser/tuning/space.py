@@ -16,8 +16,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from ser.errors import SettingsError
-from ser.training.crossval import CrossvalSettings
-from ser.training.trainer import settings_from
+from ser.training.settings import CrossvalSettings, settings_from
 
 STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # it is also the name of a folder
 

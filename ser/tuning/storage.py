@@ -30,8 +30,8 @@ from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError
-from ser.training.crossval import CrossvalSettings, identity
-from ser.training.trainer import told
+from ser.training.run_folder import identity
+from ser.training.settings import CrossvalSettings, settings_to_dict
 from ser.tuning.space import Space
 
 JOURNAL, GRPC = "journal:", "grpc://"
@@ -90,7 +90,7 @@ def study_identity(
 ) -> dict[str, Any]:
     """What a study is about; a search with anything else is another study."""
     members = json.dumps([[fold.train, fold.validation] for fold in folds])
-    shared = {**told(base.classifier), **told(base.training)}
+    shared = {**settings_to_dict(base.classifier), **settings_to_dict(base.training)}
     content = {
         "corpus": identity(corpus, encoder, base)["corpus"],
         "encoder": {"fingerprint": encoder.fingerprint, "layer": encoder.layer, "dim": encoder.dim},
