@@ -78,9 +78,7 @@ class Lockstep:
                 after_fold(number, report)
         finally:
             pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(
-                threads
-            )  # a worker's setting is also the default of threads that begin later
+            torch.set_num_threads(threads)  # which a worker changed for threads that begin later
         return goal
 
     def validation_accuracy(self) -> float:
