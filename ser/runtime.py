@@ -15,9 +15,6 @@ import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -29,9 +26,7 @@ if TYPE_CHECKING:
 
 DEVICE_VARIABLE = "SER_DEVICE"
 SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
-
-_blas_lock = threading.Lock()
-_blas_users: list[Any] = []  # the limit of the first that came, and a None for each while it was in force
+_importing = threading.Lock()  # recordings are loaded by several threads at once
 
 
 def let_threads_sleep() -> None:
@@ -44,33 +39,7 @@ def let_threads_sleep() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, see `one_blas_thread`
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Let numpy's products be done by the thread that asks for them, where OpenBLAS does them; for the whole process.
-
-    Its threads spin for a while after each product, in the way of torch's: on two cores the encoder took three times as
-    long after a recording that was resampled with two. They spin once more when they are given back at the end, which
-    is why commands and page never have them.
-    """
-    with _blas_lock:
-        _blas_users.append(_openblas().limit(limits=1) if not _blas_users else None)
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            limit = _blas_users.pop()
-            if not _blas_users:
-                limit.restore_original_limits()
-
-
-@cache
-def _openblas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(internal_api="openblas")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin too, in the way of torch's
 
 
 def give_back_memory() -> None:
@@ -81,13 +50,14 @@ def give_back_memory() -> None:
 
 def import_torchaudio() -> ModuleType:
     """Import and return torchaudio, with its compiled extension left out where it cannot load."""
-    try:
-        import torchaudio
-    except OSError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
-            del sys.modules[name]
-        sys.modules["torchaudio._extension"] = _extension_stand_in()
-        import torchaudio
+    with _importing:
+        try:
+            import torchaudio
+        except OSError:
+            for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+                del sys.modules[name]
+            sys.modules["torchaudio._extension"] = _extension_stand_in()
+            import torchaudio
     return torchaudio
 
 
@@ -123,5 +93,5 @@ def chosen_device() -> torch.device:
 
 def library_versions() -> dict[str, str]:
     """Versions that figures depend on."""
-    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile")
+    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile", "av")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

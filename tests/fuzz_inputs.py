@@ -11,7 +11,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import soundfile
 from fuzz_support import CLIP, FRAMES, LABELS, FakeEncoder
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from support import voice
+from support import encode, voice
 
 from ser.corpora.tables import COLUMNS
 from ser.features.shards import PREFIX
@@ -165,8 +165,8 @@ def sounds() -> dict[str, bytes]:
 
 
 def changed_sounds(seeds: dict[str, bytes]) -> SearchStrategy[Input]:
-    # What ffmpeg reads takes a process each: a few of them.
-    names = [name for name in seeds if not name.startswith("ffmpeg")] * 6 + list(seeds)
+    # What FFmpeg reads takes a process each: a few of them.
+    names = [name for name in seeds if not name.startswith("av ")] * 6 + list(seeds)
     return st.builds(
         lambda name, changes: {CLIP: change_bytes(seeds[name], changes)}, st.sampled_from(names), CHANGES
     )
@@ -429,18 +429,20 @@ HYPERPARAMETERS = st.builds(
 # ---- valid files ------------------------------------------------------------------------------------------
 
 
-def seeds(checkpoint: Path, folder: Path, convert: Callable[..., Path] | None) -> Seeds:
-    """Valid files of every target; `convert(source, target, *options)` is ffmpeg's, where there is one."""
+def seeds(checkpoint: Path, folder: Path) -> Seeds:
+    """Valid files of every target."""
     from fuzz_support import kept_frames
 
     from ser.features.cache import FeatureCache
 
     audio = sounds()
-    if convert is not None:
-        (folder / "clip.wav").write_bytes(audio["wav"])
-        for suffix, codec in (("m4a", "aac"), ("webm", "libopus"), ("aac", "aac")):
-            path = convert(folder / "clip.wav", folder / f"clip.{suffix}", "-c:a", codec)
-            audio[f"ffmpeg {suffix}"] = path.read_bytes()
+    for suffix, codec, options in (
+        ("m4a", "aac", {}),
+        ("webm", "libopus", {}),
+        ("aac", "aac", {"format": "adts"}),
+    ):
+        path = encode(folder / f"clip.{suffix}", codec, voice(0.25, 48_000), 48_000, **options)
+        audio[f"av {suffix}"] = path.read_bytes()
     store = FeatureCache(folder / "cache").store(FakeEncoder(), {})
     for key in FRAMES:
         store.add(key, kept_frames(key))

@@ -44,7 +44,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the addr
 HERE = Path(__file__).parent
 HANG_S = 120.0
 # Inputs of each target in a quick run; the decoders, which are native code, take most.
-SHARES = {"audio": 90, "checkpoint": 50, "corpus": 30, "folds": 20} | dict.fromkeys(
+SHARES = {"audio": 60, "checkpoint": 50, "corpus": 30, "folds": 20} | dict.fromkeys(
     ["samples", "table", "labels", "environment", "hyperparameters", "shards", "predictions", "results"], 20
 )
 TOTAL = int(os.environ.get("SER_FUZZ", "0"))
@@ -128,23 +128,8 @@ def write(folder: Path, files: Input) -> None:
 
 
 @pytest.fixture(scope="module")
-def convert() -> Any:
-    """ffmpeg, or None."""
-    if shutil.which("ffmpeg") is None:
-        return None
-
-    def run(source: Path, target: Path, *options: str) -> Path:
-        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
-        return target
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def strategies(
-    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, convert: Any
-) -> dict[str, Any]:
-    made = seeds(tiny_checkpoint, tmp_path_factory.mktemp("seeds"), convert)
+def strategies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    made = seeds(tiny_checkpoint, tmp_path_factory.mktemp("seeds"))
     return {"seeds": made, **inputs(made)}
 
 

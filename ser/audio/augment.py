@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ser.audio.load import MIN_DURATION_S, SAMPLE_RATE_HZ, Samples, resample
+from ser.audio.load import MIN_DURATION_S, SAMPLE_RATE_HZ, Samples
+from ser.audio.resample import resample
 
 SNR_DB = (5.0, 30.0)
 REVERBERATION_S = (0.1, 0.6)  # time to fall by 60 dB

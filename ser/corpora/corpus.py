@@ -19,7 +19,8 @@ from itertools import count
 from pathlib import Path
 from typing import Literal
 
-from ser.corpora.folder import AUDIO_SUFFIXES, corpus_contents, find_files, is_file, shown
+from ser.audio.find import SUFFIXES
+from ser.corpora.folder import corpus_contents, find_files, is_file, shown
 from ser.corpora.readers import READERS, Reader
 from ser.corpora.tables import TABLES, read_labels, read_table
 from ser.corpora.words import common_label, first_spellings, folded, look_alikes
@@ -264,7 +265,7 @@ def _read_names(folder: Path, name: str | None) -> Corpus:
     files = there.recordings
     if not files:
         raise CorpusError(
-            f"There are no recordings below {folder} (looked for {' '.join(AUDIO_SUFFIXES)}), and none of "
+            f"There are no recordings below {folder} (looked for {' '.join(SUFFIXES)}), and none of "
             f"the tables {', '.join(TABLES)}."
         )
     known = [reader for reader in READERS if name is None or reader.name.casefold() == name.casefold()]
