@@ -1,4 +1,4 @@
-"""What the project runs on: processor or GPU, threads of several libraries, freed memory, versions.
+"""What the project runs on: processor or GPU, threads of several libraries, versions.
 
 torchaudio 2.11 ships one compiled extension that is linked against CUDA. Beside a CPU torch its import
 fails with an OSError, and then transformers, which looks for torchaudio, fails with it. None of the
@@ -10,7 +10,6 @@ of torch. Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
@@ -40,12 +39,6 @@ def let_threads_sleep() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin too, in the way of torch's
-
-
-def give_back_memory() -> None:
-    """Give what was freed back to the system, where glibc would keep it for later in ever more pieces."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def import_torchaudio() -> ModuleType:
