@@ -276,7 +276,7 @@ def features(seed: dict[str, bytes]) -> SearchStrategy[Input]:
 
     def repaired(tree: Any, in_frames: Any) -> Input:
         content = change_bytes(frames, in_frames)
-        shapes = sorted((key, entry["shape"]) for key, entry in header.items() if key != "__metadata__")
+        shapes = [(key, header[key]["shape"]) for key in sorted(header.keys() - {"__metadata__"})]
         digest = hashlib.sha256(json.dumps(shapes).encode() + content).hexdigest()
         text = change_tree(header | {"__metadata__": {"sha256": digest}}, tree).encode(errors="surrogatepass")
         return {name: struct.pack("<Q", len(text)) + text + content}

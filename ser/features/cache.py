@@ -15,13 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,7 +35,6 @@ FORMAT = 2  # part of every key: raise it when loading or storing changes what t
 FILE_BYTES = 64 << 20
 FILE_S = 120.0  # a slow encoder's work is written at least this often
 STALE_S = 3600.0  # an unfinished file this old belongs to nobody
-OPEN_FILES = 64
 ENVIRONMENT = "SER_CACHE"
 DESCRIPTION, VERIFIED, SUFFIX, UNFINISHED = "encoder.json", "verified.json", ".safetensors", ".tmp"
 OWN_FILES = (
@@ -45,6 +44,8 @@ OWN_FILES = (
     VERIFIED,
     "*.shard",
 )  # the last: of earlier versions
+
+HALF = np.dtype("<f2")
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +61,11 @@ class FrameEncoder(Protocol):
 
 @dataclass(frozen=True)
 class Cached:
-    """Where the frames of one utterance are, how many, and of what shape."""
+    """Where the frames of one utterance begin, in bytes, how many they are, and of what shape."""
 
     file: Path
     key: str
+    offset: int
     n_frames: int
     frame_shape: tuple[int, ...]
 
@@ -74,13 +76,13 @@ class Cached:
             CacheError: the file is not there any more.
         """
         n = self.n_frames if n_frames is None else min(n_frames, self.n_frames)
-        try:
-            frames: NDArray[np.float16] = _reader(self.file).get_slice(self.key)[:n]
-        except Exception as error:  # safetensors has errors of its own
+        try:  # mapped into memory, pages would count as the process' own
+            numbers = np.fromfile(self.file, HALF, n * math.prod(self.frame_shape), offset=self.offset)
+            return numbers.reshape(n, *self.frame_shape)
+        except (OSError, ValueError) as error:
             raise CacheError(
                 f"Cached features are gone ({error}); was the cache cleared? Run again."
             ) from error
-        return frames
 
 
 @dataclass(frozen=True)
@@ -127,9 +129,8 @@ class FeatureCache:
             n_clips = len({one.key for held in Store(folder, {}).files() for one in held})
             n_bytes = sum(_status(path)[0] for path in _own_files(folder))
             names = (str(about["encoder"]), about["layer"], str(about["fingerprint"]))
-            found.append(
-                CachedEncoder(*names, settings if isinstance(settings, dict) else {}, n_clips, n_bytes)
-            )
+            known = settings if isinstance(settings, dict) else {}
+            found.append(CachedEncoder(*names, known, n_clips, n_bytes))
         return found
 
     def clear(self) -> int:
@@ -224,9 +225,10 @@ class Store:
                 path.unlink(missing_ok=True)
         if not (self.folder / DESCRIPTION).exists():
             write_json(self.folder / DESCRIPTION, self.description)
+        waiting = dict(sorted(waiting.items()))  # the order of the file
         digest = _listing({key: frames.shape for key, frames in waiting.items()})
-        for key in sorted(waiting):  # the order of the file
-            digest.update(waiting[key])
+        for frames in waiting.values():
+            digest.update(frames)
         path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
         unfinished = path.with_name(f".{path.stem}{UNFINISHED}")
         try:
@@ -245,37 +247,33 @@ class Store:
             write_json(self.folder / VERIFIED, verified)
 
 
-@lru_cache(maxsize=OPEN_FILES)
-def _reader(file: Path) -> Any:
-    from safetensors import safe_open
-
-    return safe_open(file, "np", backend="pread")  # mapped pages would count as the process' own
-
-
 def _index(path: Path, verify: bool) -> list[Cached]:
     """What a file holds by its header, compared with its checksum on demand; raises whatever damage leads to."""
     from safetensors import safe_open
 
     with safe_open(path, "np", backend="pread") as content:
-        slices = {key: content.get_slice(key) for key in content.keys()}  # noqa: SIM118  it is no mapping
+        slices = {key: content.get_slice(key) for key in content.offset_keys()}
         shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
         expected = (content.metadata() or {}).get("sha256")
     if {one.get_dtype() for one in slices.values()} != {"F16"} or not all(map(all, shapes.values())):
         raise ValueError("it holds something else than frames")
-    if verify:
+    with path.open("rb") as file:
+        start = file.seek(8 + int.from_bytes(file.read(8), "little"))
         digest = _listing(shapes)
-        with path.open("rb") as file:
-            file.seek(8 + int.from_bytes(file.read(8), "little"))
-            while chunk := file.read(1 << 20):
-                digest.update(chunk)
-        if digest.hexdigest() != expected:
-            raise ValueError("its checksum is another")
-    return [Cached(path, key, shape[0], shape[1:]) for key, shape in shapes.items()]
+        while verify and (chunk := file.read(1 << 20)):
+            digest.update(chunk)
+    if verify and digest.hexdigest() != expected:
+        raise ValueError("its checksum is another")
+    held = []
+    for key, shape in shapes.items():  # one behind the other, as safetensors has made sure
+        held.append(Cached(path, key, start, shape[0], shape[1:]))
+        start += HALF.itemsize * math.prod(shape)
+    return held
 
 
 def _listing(shapes: Mapping[str, tuple[int, ...]]) -> Any:
-    """SHA-256 of keys and shapes, to be updated with the frames."""
-    return hashlib.sha256(json.dumps(sorted(shapes.items())).encode())
+    """SHA-256 of keys and shapes in the order of the file, to be updated with the frames."""
+    return hashlib.sha256(json.dumps(list(shapes.items())).encode())
 
 
 def _discard(path: Path, reason: Exception) -> None:

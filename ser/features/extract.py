@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,6 @@ from ser.features.reduce import averaged
 
 if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
-
-__all__ = ["FeatureCache", "FeatureSet", "extract", "progress_bar", "usable_features", "with_copies"]
 
 Progress = Callable[[int, int], None]  # (utterances done, utterances in all)
 Failure = tuple[Path, str]  # file, why it has no frames
@@ -53,19 +51,19 @@ class FeatureSet:
     def __init__(
         self,
         paths: Sequence[Path],
-        utterances: Sequence[Cached | None],
+        cached: Sequence[Cached | None],
         failed: Sequence[Failure],
         n_computed: int = 0,
     ) -> None:
         self.paths, self.failed, self.n_computed = tuple(paths), tuple(failed), n_computed
-        self._utterances = tuple(utterances)
-        self.lengths = np.array([0 if one is None else one.n_frames for one in utterances], dtype=np.int64)
-        self.usable = np.array([one is not None for one in utterances], dtype=bool)
+        self._cached = tuple(cached)
+        self.lengths = np.array([0 if one is None else one.n_frames for one in cached], dtype=np.int64)
+        self.usable = np.array([one is not None for one in cached], dtype=bool)
 
     @property
     def frame_shape(self) -> tuple[int, ...]:
         """Shape of one frame, `(dim,)`, or `(layers, dim)` from an encoder of several layers."""
-        return next((one.frame_shape for one in self._utterances if one is not None), (0,))
+        return next((one.frame_shape for one in self._cached if one is not None), (0,))
 
     @property
     def dim(self) -> int:
@@ -73,7 +71,7 @@ class FeatureSet:
         return self.frame_shape[-1]
 
     def __len__(self) -> int:
-        return len(self._utterances)
+        return len(self._cached)
 
     def __getitem__(self, index: int) -> NDArray[np.float16]:
         """One utterance's frames as they are cached, `(frames, *frame_shape)` float16.
@@ -81,7 +79,7 @@ class FeatureSet:
         Raises:
             CacheError: the utterance has no frames because its file could not be used.
         """
-        return self._utterance(index).read()
+        return self._of(index).read()
 
     def gather(
         self, indices: Sequence[int], max_frames: int | None = None
@@ -101,7 +99,7 @@ class FeatureSet:
         packed = np.empty((int(lengths.sum()), *self.frame_shape), dtype=np.float32)
         start = 0
         for index, length in zip(indices, lengths.tolist(), strict=True):
-            frames = self._utterance(index).read(length * self._averaged)
+            frames = self._of(index).read(length * self._averaged)
             packed[start : start + length] = averaged(frames, self._averaged)
             start += length
         return packed, lengths
@@ -115,40 +113,24 @@ class FeatureSet:
     def select(self, indices: Iterable[int]) -> FeatureSet:
         """The same frames for some of the utterances, in the order of `indices`."""
         chosen = [int(index) for index in indices]
-        paths = [self.paths[index] for index in chosen]
-        failed = [failure for failure in self.failed if failure[0] in set(paths)]
-        selected = FeatureSet(paths, [self._utterances[index] for index in chosen], failed, self.n_computed)
-        return selected.reduced(self._averaged)
+        paths, cached = [self.paths[index] for index in chosen], [self._cached[index] for index in chosen]
+        kept = set(paths)
+        failed = [failure for failure in self.failed if failure[0] in kept]
+        return FeatureSet(paths, cached, failed, self.n_computed).reduced(self._averaged)
 
     def followed_by(self, others: Sequence[FeatureSet]) -> FeatureSet:
         """The utterances of this set, then those of the others."""
         every = (self, *others)
-        joined = FeatureSet(
-            [path for one in every for path in one.paths],
-            [utterance for one in every for utterance in one._utterances],
-            [failure for one in every for failure in one.failed],
-            sum(one.n_computed for one in every),
-        )
-        return joined.reduced(self._averaged)
+        paths = [path for one in every for path in one.paths]
+        cached = [cached for one in every for cached in one._cached]
+        failed = [failure for one in every for failure in one.failed]
+        return FeatureSet(paths, cached, failed, sum(one.n_computed for one in every)).reduced(self._averaged)
 
-    def _utterance(self, index: int) -> Cached:
-        utterance = self._utterances[index]
-        if utterance is None:
+    def _of(self, index: int) -> Cached:
+        cached = self._cached[index]
+        if cached is None:
             raise CacheError(f"{self.paths[index]} has no features: {dict(self.failed)[self.paths[index]]}")
-        return utterance
-
-
-@dataclass
-class _Failures:
-    """Files without frames; each is told as it happens."""
-
-    tell: Callable[[Path, str], None] | None
-    found: list[Failure] = field(default_factory=list)
-
-    def __call__(self, path: Path, message: str) -> None:
-        self.found.append((path, message))
-        if self.tell is not None:
-            self.tell(path, message)
+        return cached
 
 
 def extract(
@@ -156,7 +138,6 @@ def extract(
     encoder: FrameEncoder,
     cache: FeatureCache | None = None,
     progress: Progress | None = None,
-    on_error: Callable[[Path, str], None] | None = None,
     max_duration_s: float = MAX_DURATION_S,
     augmentation: Augmentation | None = None,
 ) -> FeatureSet:
@@ -167,8 +148,6 @@ def extract(
         encoder: samples to frames; its `fingerprint`, `layer` and `engine` tell it from others.
         cache: where to keep the frames; default `FeatureCache()`.
         progress: called with (done, in all) at the start and after every utterance.
-        on_error: called with file and message of each utterance that cannot be used, as it happens; all of them
-            are in the result's `failed`.
         max_duration_s: a longer utterance is not used.
         augmentation: encode this copy of every utterance in its place.
 
@@ -176,8 +155,8 @@ def extract(
         CacheError: the cache cannot be read or written.
     """
     paths = [Path(getattr(item, "path", item)) for item in getattr(corpus, "utterances", corpus)]
-    failures = _Failures(on_error)
-    keys = [_content_key(path, failures) for path in paths]
+    failed: list[Failure] = []
+    keys = [_content_key(path, failed) for path in paths]
     wanted: dict[str, list[Path]] = {}
     for key, path in zip(keys, paths, strict=True):
         if key is not None:
@@ -199,8 +178,7 @@ def extract(
             for done, (key, frames) in enumerate(results, start=len(found) + 1):
                 if message := _keep(store, key, frames):
                     broken.add(key)
-                    for path in wanted[key]:
-                        failures(path, message)
+                    failed += [(path, message) for path in wanted[key]]
                 tell(done, len(wanted))
     finally:
         store.flush()  # an interruption loses nothing that was computed
@@ -211,7 +189,7 @@ def extract(
             f"{len(vanished)} features vanished while others were computed; run the same command again."
         )
     utterances = [None if key is None else found.get(key) for key in keys]
-    return FeatureSet(paths, utterances, failures.found, len(missing) - len(broken))
+    return FeatureSet(paths, utterances, failed, len(missing) - len(broken))
 
 
 def usable_features(
@@ -287,12 +265,12 @@ def threads_of(encoder: FrameEncoder) -> int:
     return torch.get_num_threads()
 
 
-def _content_key(path: Path, report: Callable[[Path, str], None]) -> str | None:
+def _content_key(path: Path, failed: list[Failure]) -> str | None:
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        report(path, f"{path} cannot be read: {error.strerror}.")
+        failed.append((path, f"{path} cannot be read: {error.strerror}."))
         return None
 
 
