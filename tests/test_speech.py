@@ -52,12 +52,8 @@ def test_speech_is_found_in_real_voices_loud_and_faint(clip, level):
 def test_silence_in_front_and_behind_is_cut_to_the_margin(seconds, noise):
     for clip in CLIPS[:4]:
         speech = trim_to_speech(load_audio(clip))
-        silence = (
-            np.float32(noise)
-            * np.abs(speech).max()
-            * RNG.standard_normal((2, round(seconds * SAMPLE_RATE_HZ))).astype(np.float32)
-        )
-        trimmed = trim_to_speech(np.concatenate([silence[0], speech, silence[1]]))
+        silence = noise * np.abs(speech).max() * RNG.standard_normal((2, round(seconds * SAMPLE_RATE_HZ)))
+        trimmed = trim_to_speech(np.concatenate([silence[0], speech, silence[1]]).astype(np.float32))
         assert trimmed.size == pytest.approx(speech.size, abs=0.2 * SAMPLE_RATE_HZ)
 
 

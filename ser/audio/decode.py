@@ -107,10 +107,7 @@ def mono(block: NDArray[np.float32]) -> Samples:
 
 def check_rate(rate_hz: float, name: str) -> None:
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise AudioError(
-            f"{name} has a sample rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are read.",
-            "unreadable",
-        )
+        raise AudioError(f"{name} has a rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are read.")
 
 
 def problem(name: str, kind: str, detail: str = "") -> AudioError:
@@ -121,12 +118,8 @@ def problem(name: str, kind: str, detail: str = "") -> AudioError:
 def _opened(path: Path) -> Iterator[IO[bytes]]:
     try:
         if not path.is_file():
-            reason = (
-                "is not a file. Give the path of one recording."
-                if path.exists()
-                else "is not there. Check it."
-            )
-            raise AudioError(f"{path} {reason}", "missing")
+            reason = "is no file; give one recording" if path.exists() else "is not there; check the path"
+            raise AudioError(f"{path} {reason}.", "missing")
         file = path.open("rb", buffering=0)  # both decoders share its descriptor and position
     except OSError as error:
         raise AudioError(f"{path} cannot be opened: {error.strerror}. Check path and permissions.") from error
