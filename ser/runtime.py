@@ -1,4 +1,4 @@
-"""What the project runs on: processor or GPU, threads of several libraries, freed memory, versions.
+"""What the project runs on: processor or GPU, threads of several libraries, versions.
 
 torchaudio 2.11 ships one compiled extension that is linked against CUDA. Beside a CPU torch its import
 fails with an OSError, and then transformers, which looks for torchaudio, fails with it. None of the
@@ -10,14 +10,10 @@ of torch. Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
-import ctypes
 import os
 import platform
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
 from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -29,9 +25,7 @@ if TYPE_CHECKING:
 
 DEVICE_VARIABLE = "SER_DEVICE"
 SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
-
-_blas_lock = threading.Lock()
-_blas_users: list[Any] = []  # the limit of the first that came, and a None for each while it was in force
+_importing = threading.Lock()  # recordings are loaded by several threads at once
 
 
 def let_threads_sleep() -> None:
@@ -44,50 +38,19 @@ def let_threads_sleep() -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's, see `one_blas_thread`
-
-
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """Let numpy's products be done by the thread that asks for them, where OpenBLAS does them; for the whole process.
-
-    Its threads spin for a while after each product, in the way of torch's: on two cores the encoder took three times as
-    long after a recording that was resampled with two. They spin once more when they are given back at the end, which
-    is why commands and page never have them.
-    """
-    with _blas_lock:
-        _blas_users.append(_openblas().limit(limits=1) if not _blas_users else None)
-    try:
-        yield
-    finally:
-        with _blas_lock:
-            limit = _blas_users.pop()
-            if not _blas_users:
-                limit.restore_original_limits()
-
-
-@cache
-def _openblas() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController().select(internal_api="openblas")
-
-
-def give_back_memory() -> None:
-    """Give what was freed back to the system, where glibc would keep it for later in ever more pieces."""
-    if platform.libc_ver()[0] == "glibc":
-        ctypes.CDLL(None).malloc_trim(0)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin too, in the way of torch's
 
 
 def import_torchaudio() -> ModuleType:
     """Import and return torchaudio, with its compiled extension left out where it cannot load."""
-    try:
-        import torchaudio
-    except OSError:
-        for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
-            del sys.modules[name]
-        sys.modules["torchaudio._extension"] = _extension_stand_in()
-        import torchaudio
+    with _importing:
+        try:
+            import torchaudio
+        except OSError:
+            for name in [name for name in sys.modules if name.split(".")[0] == "torchaudio"]:
+                del sys.modules[name]
+            sys.modules["torchaudio._extension"] = _extension_stand_in()
+            import torchaudio
     return torchaudio
 
 
@@ -123,5 +86,5 @@ def chosen_device() -> torch.device:
 
 def library_versions() -> dict[str, str]:
     """Versions that figures depend on."""
-    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile")
+    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile", "av")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -75,16 +73,3 @@ def shared_data() -> Callable[[str], Path]:
         return folder / name
 
     return find
-
-
-@pytest.fixture
-def ffmpeg() -> Callable[..., Path]:
-    """`ffmpeg(source, target, *options)` converts a recording; skips where ffmpeg is not installed."""
-    if shutil.which("ffmpeg") is None:
-        pytest.skip("ffmpeg is not installed")
-
-    def convert(source: Path, target: Path, *options: str) -> Path:
-        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
-        return target
-
-    return convert

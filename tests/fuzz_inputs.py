@@ -11,7 +11,7 @@ import io
 import json
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,9 @@ import soundfile
 from fuzz_support import CLIP, FRAMES, LABELS, FakeEncoder
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
-from support import voice
+from support import encode, voice
 
 from ser.corpora.tables import COLUMNS
-from ser.features.shards import PREFIX
 
 Input = dict[str, bytes | Path | None]
 Seeds = dict[str, dict[str, bytes]]  # target -> name of a valid file -> its content
@@ -87,7 +86,7 @@ def inputs(seeds: Seeds) -> dict[str, SearchStrategy[Input]]:
         "labels": st.builds(_labels, st.sampled_from([0, 1]), TREE_CHANGES, RARELY),
         "environment": ENVIRONMENTS,
         "hyperparameters": HYPERPARAMETERS,
-        "shards": shards(seeds["shards"]),
+        "features": features(seeds["features"]),
         "predictions": csv_inputs("predictions.csv", seeds["predictions"]["predictions.csv"]),
         "results": st.one_of(*(csv_inputs("results", one) for one in seeds["results"].values())),
         "folds": st.builds(_folds, TABLES, FOLD_WORDS),
@@ -165,8 +164,8 @@ def sounds() -> dict[str, bytes]:
 
 
 def changed_sounds(seeds: dict[str, bytes]) -> SearchStrategy[Input]:
-    # What ffmpeg reads takes a process each: a few of them.
-    names = [name for name in seeds if not name.startswith("ffmpeg")] * 6 + list(seeds)
+    # What FFmpeg reads takes a process each: a few of them.
+    names = [name for name in seeds if not name.startswith("av ")] * 6 + list(seeds)
     return st.builds(
         lambda name, changes: {CLIP: change_bytes(seeds[name], changes)}, st.sampled_from(names), CHANGES
     )
@@ -260,15 +259,12 @@ def checkpoints(seed: dict[str, bytes]) -> SearchStrategy[Input]:
     )
 
 
-def shards(seed: dict[str, bytes]) -> SearchStrategy[Input]:
-    """A cache with one shard, changed anywhere, with or without checksums that fit the change."""
-    name = next(name for name in seed if name.endswith(".shard"))
-    description = next(name for name in seed if name.endswith(".json"))
-    _, length, _ = PREFIX.unpack(seed[name][: PREFIX.size])
-    header, rest = (
-        json.loads(seed[name][PREFIX.size : PREFIX.size + length]),
-        seed[name][PREFIX.size + length :],
-    )
+def features(seed: dict[str, bytes]) -> SearchStrategy[Input]:
+    """A cache with one file of frames, changed anywhere, with or without a checksum that fits the change."""
+    name = next(name for name in seed if name.endswith(".safetensors"))
+    description = next(name for name in seed if name.endswith("encoder.json"))
+    length = struct.unpack("<Q", seed[name][:8])[0]
+    header, frames = json.loads(seed[name][8 : 8 + length]), seed[name][8 + length :]
 
     def unrepaired(changes: Any, about: Any) -> Input:
         changed = change_tree(json.loads(seed[description]), about) if about else "{}"
@@ -279,14 +275,11 @@ def shards(seed: dict[str, bytes]) -> SearchStrategy[Input]:
         }
 
     def repaired(tree: Any, in_frames: Any) -> Input:
-        frames = change_bytes(rest, in_frames)
-        content = (
-            header | {"frames_sha256": hashlib.sha256(frames.lstrip(b"\0")).hexdigest()}
-            if in_frames
-            else header
-        )
-        text = change_tree(content, tree).encode(errors="surrogatepass")
-        return {name: PREFIX.pack(b"SERFEAT1", len(text), hashlib.sha256(text).digest()) + text + frames}
+        content = change_bytes(frames, in_frames)
+        shapes = [(key, header[key]["shape"]) for key in sorted(header.keys() - {"__metadata__"})]
+        digest = hashlib.sha256(json.dumps(shapes).encode() + content).hexdigest()
+        text = change_tree(header | {"__metadata__": {"sha256": digest}}, tree).encode(errors="surrogatepass")
+        return {name: struct.pack("<Q", len(text)) + text + content}
 
     return st.one_of(
         st.builds(unrepaired, CHANGES, st.one_of(st.just([]), TREE_CHANGES)),
@@ -429,23 +422,25 @@ HYPERPARAMETERS = st.builds(
 # ---- valid files ------------------------------------------------------------------------------------------
 
 
-def seeds(checkpoint: Path, folder: Path, convert: Callable[..., Path] | None) -> Seeds:
-    """Valid files of every target; `convert(source, target, *options)` is ffmpeg's, where there is one."""
+def seeds(checkpoint: Path, folder: Path) -> Seeds:
+    """Valid files of every target."""
     from fuzz_support import kept_frames
 
     from ser.features.cache import FeatureCache
 
     audio = sounds()
-    if convert is not None:
-        (folder / "clip.wav").write_bytes(audio["wav"])
-        for suffix, codec in (("m4a", "aac"), ("webm", "libopus"), ("aac", "aac")):
-            path = convert(folder / "clip.wav", folder / f"clip.{suffix}", "-c:a", codec)
-            audio[f"ffmpeg {suffix}"] = path.read_bytes()
+    for suffix, codec, options in (
+        ("m4a", "aac", {}),
+        ("webm", "libopus", {}),
+        ("aac", "aac", {"format": "adts"}),
+    ):
+        path = encode(folder / f"clip.{suffix}", codec, voice(0.25, 48_000), 48_000, **options)
+        audio[f"av {suffix}"] = path.read_bytes()
     store = FeatureCache(folder / "cache").store(FakeEncoder(), {})
     for key in FRAMES:
         store.add(key, kept_frames(key))
     store.flush()
-    kept = [path for path in (folder / "cache").rglob("*") if path.is_file()]
+    kept = [path for path in (folder / "cache").rglob("*") if path.is_file() and path.name != "verified.json"]
     rows = [f"{path},{speaker},{n % 3 + 1},{emotion},{LABELS[n % 3]},0.2,0.3,0.5"
             for n, (path, speaker, emotion, _) in enumerate(MANY[:30])]  # fmt: skip
     answers = [f"{n}.wav,anger,true,1.5,0.2,0.3,0.5" for n in range(4)]
@@ -456,7 +451,7 @@ def seeds(checkpoint: Path, folder: Path, convert: Callable[..., Path] | None) -
         "checkpoint": {
             name: (checkpoint / name).read_bytes() for name in ("model.json", "model.safetensors")
         },
-        "shards": {str(path.relative_to(folder / "cache")): path.read_bytes() for path in kept},
+        "features": {str(path.relative_to(folder / "cache")): path.read_bytes() for path in kept},
         "predictions": {
             "predictions.csv": "\n".join(
                 ["file,speaker,fold,emotion,predicted," + ",".join(LABELS), *rows]

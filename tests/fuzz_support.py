@@ -19,7 +19,7 @@ from typing import Any
 
 MEMORY_BYTES = 512 << 20
 CLIP = "clip.bin"
-FRAMES = {"first": 3, "second": 5}  # clips in the kept features, with their numbers of frames
+FRAMES = {"first": 3, "second": 5}  # utterances in the cached features, with their numbers of frames
 DIM = 4
 LABELS = ("anger", "neutral", "sadness")
 
@@ -109,20 +109,18 @@ def hyperparameters(folder: Path) -> Any:
     return made
 
 
-def shards(folder: Path) -> Any:
-    """Kept features: what is damaged is computed again, never used."""
+def features(folder: Path) -> Any:
+    """Cached features: what is damaged is computed again, never used."""
     import numpy as np
 
     from ser.features.cache import FeatureCache
 
     cache = FeatureCache(folder)
-    store = cache.store(FakeEncoder(), {})
-    found = store.find(set(FRAMES))
-    for key, shard in found.items():
-        start, n_frames = shard.clips[key]
-        frames = np.asarray(shard.map().frames[start : start + n_frames])
-        assert frames.shape == (n_frames, *shard.frame_shape)
-        assert n_frames > 0
+    found = cache.store(FakeEncoder(), {}).find(set(FRAMES))
+    for key, cached in found.items():
+        frames = cached.read()
+        assert frames.shape == (cached.n_frames, *cached.frame_shape)
+        assert cached.n_frames > 0
         if (folder / "unrepaired").exists():  # no checksum was made to fit: it must be what was written
             assert np.array_equal(frames, kept_frames(key)), key
     contents = [(one.name, one.n_clips) for one in cache.contents()]
@@ -159,7 +157,7 @@ def folds(folder: Path) -> Any:
 TARGETS: dict[str, Callable[[Path], Any]] = {
     one.__name__: one
     for one in (
-        audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, shards, predictions,
+        audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, features, predictions,
         results, folds,
     )
 }  # fmt: skip
@@ -175,7 +173,7 @@ class FakeEncoder:
 
 
 def kept_frames(key: str) -> Any:
-    """`(frames, DIM)` float16 of a clip of `FRAMES`."""
+    """`(frames, DIM)` float16 of a utterance of `FRAMES`."""
     import numpy as np
 
     return np.arange(FRAMES[key] * DIM, dtype=np.float16).reshape(-1, DIM) + len(key)

@@ -42,6 +42,26 @@ def write_voice(
     return path
 
 
+def encode(
+    path: Path, codec: str, samples: NDArray[np.float32] | None = None, rate_hz: int = RATE_HZ,
+    bit_rate: int = 64_000, **options: str,
+) -> Path:  # fmt: skip
+    """A recording of `voice`, or of samples, in a format that libsndfile does not write; options of the container."""
+    import av
+
+    sound = voice(2.0, rate_hz) if samples is None else samples
+    tracks = np.ascontiguousarray(np.atleast_2d(sound.T), np.float32)
+    layout = {1: "mono", 2: "stereo"}[len(tracks)]
+    with av.open(str(path), "w", format=options.pop("format", None), options=options) as container:
+        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
+        stream.bit_rate = bit_rate
+        frame = av.AudioFrame.from_ndarray(tracks, format="fltp", layout=layout)
+        frame.sample_rate = rate_hz
+        for packet in [*stream.encode(frame), *stream.encode(None)]:
+            container.mux(packet)
+    return path
+
+
 def write_corpus(folder: Path, n_speakers: int, per_emotion: int = 1) -> Path:
     """A corpus of tones with a `metadata.csv`: every speaker in every one of the six emotions."""
     folder.mkdir(parents=True)

@@ -249,27 +249,6 @@ def test_a_killed_run_loses_nothing_and_is_taken_up(predict, tiny_checkpoint, tm
     assert [line["file"] for line in json_lines(out.read_text())] == names
 
 
-def test_openblas_has_its_threads_back_after_the_last_that_wanted_one():
-    from threadpoolctl import threadpool_info
-
-    from ser.runtime import one_blas_thread
-
-    def threads() -> list[int]:
-        return [pool["num_threads"] for pool in threadpool_info() if pool["internal_api"] == "openblas"]
-
-    before = threads()
-    if max(before, default=1) == 1:
-        pytest.skip("numpy has another library here, or one thread")
-    first, second = one_blas_thread(), one_blas_thread()
-    first.__enter__()
-    second.__enter__()
-    assert 1 in threads()
-    first.__exit__(None, None, None)
-    assert 1 in threads()
-    second.__exit__(None, None, None)
-    assert threads() == before
-
-
 def test_a_file_that_holds_something_else_is_left_alone(predict, clips, tmp_path):
     foreign = (
         "my own notes\n",

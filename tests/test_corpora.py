@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from support import write_voice
 
+from ser.audio.find import contents
 from ser.corpora.corpus import Corpus, facts, keep_emotions, read_corpora, read_corpus
-from ser.corpora.folder import contents
 from ser.corpora.readers import READERS
 from ser.corpora.words import common_label, look_alikes, spelled_emotion
 from ser.errors import CorpusError

@@ -1,6 +1,6 @@
 """What goes wrong around the program is said in a sentence, and nothing is lost: disks, clocks, kills, bad requests.
 
-More of it is beside what it concerns: missing ffmpeg in test_audio.py, damaged shards and two writers in
+More of it is beside what it concerns: recordings in test_audio.py, damaged features and two writers in
 test_features.py, wrong checkpoints in test_checkpoint.py, no network in test_shemo.py and test_encoder.py, killed jobs
 and workers in test_jobs.py and test_tuning_command.py.
 """
@@ -87,7 +87,7 @@ def test_a_full_disk_stops_the_cache_with_a_message_and_leaves_no_piece(disk, cl
     place = disk("size=64k")
     with pytest.raises(CacheError, match=r"No space left on device\. Free space, or name another folder"):
         extract(clips, Frames(), FeatureCache(place / "cache"))
-    assert not [path for path in place.rglob("*") if path.suffix in (".shard", ".tmp")]
+    assert not [path for path in place.rglob("*") if path.suffix in (".safetensors", ".tmp")]
 
 
 def test_a_cache_that_cannot_be_written_is_said_and_one_that_holds_everything_is_read(disk, clips):
@@ -158,16 +158,16 @@ def test_a_clock_that_jumps_changes_neither_limits_nor_when_a_recording_goes(tmp
 def test_a_clock_that_jumps_ahead_costs_no_features(tmp_path, clips, monkeypatch):
     """Another process takes our unfinished file for one that was left behind, and deletes it while we write."""
     ours, theirs = FeatureCache(tmp_path / "cache"), FeatureCache(tmp_path / "cache")
-    sync, real, jumped = os.fsync, time.time, []
+    sync, real, jumped = os.fsync, time.time_ns, []
 
     def fsync(descriptor: int) -> None:
         if not jumped:
             jumped.append(1)
-            monkeypatch.setattr("ser.features.cache.time.time", lambda: real() + 86_400)
+            monkeypatch.setattr("ser.features.cache.time.time_ns", lambda: real() + 86_400 * 10**9)
             extract(clips[2:], Frames(), theirs)
         sync(descriptor)
 
-    monkeypatch.setattr("ser.features.shards.os.fsync", fsync)
+    monkeypatch.setattr("ser.features.cache.os.fsync", fsync)
     assert extract(clips[:2], Frames(), ours).n_computed == 2
     monkeypatch.undo()
     assert extract(clips, Frames(), ours).n_computed == 0

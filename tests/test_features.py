@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import resource
 import signal
@@ -16,15 +17,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from sklearn.decomposition import PCA
 from support import write_voice
 
 from ser.audio.load import load_audio
 from ser.cli import main
 from ser.encoders.encoder import Encoder
 from ser.errors import CacheError, CorpusError, SettingsError
+from ser.features import cache as cache_module
 from ser.features.cache import FeatureCache
-from ser.features.extract import FeatureSet, extract, shard, usable_features
-from ser.features.shards import DamagedShardError, Shard, write_shard
+from ser.features.extract import FeatureSet, extract, usable_features
+from ser.features.reduce import averaged, fit_projection, neighbours
 
 HERE = Path(__file__)
 
@@ -83,12 +88,12 @@ def cache(tmp_path: Path) -> FeatureCache:
 
 
 @pytest.fixture
-def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ser.features.cache.SHARD_BYTES", 500)
+def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ser.features.cache.FILE_BYTES", 500)
 
 
-def shards_of(cache: FeatureCache) -> list[Path]:
-    return sorted(cache.folder.rglob("*.shard"))
+def files_of(cache: FeatureCache) -> list[Path]:
+    return sorted(cache.folder.rglob("*.safetensors"))
 
 
 def assert_right(features: FeatureSet, paths: list[Path], encoder: FakeEncoder | None = None) -> None:
@@ -100,7 +105,7 @@ def assert_right(features: FeatureSet, paths: list[Path], encoder: FakeEncoder |
         np.testing.assert_array_equal(features[index], expected.astype(np.float16))
 
 
-def test_features_are_computed_once_and_come_back_in_the_order_of_the_clips(clips, cache, small_shards):
+def test_features_are_computed_once_and_come_back_in_the_order_of_the_clips(clips, cache, small_files):
     encoder = FakeEncoder()
     first = extract(clips, encoder, cache)
     assert (encoder.n_encoded, first.n_computed) == (12, 12)
@@ -108,7 +113,7 @@ def test_features_are_computed_once_and_come_back_in_the_order_of_the_clips(clip
     again = extract(clips[::-1], encoder, cache)
     assert (encoder.n_encoded, again.n_computed) == (12, 0)
     assert_right(again, clips[::-1])
-    assert len(shards_of(cache)) > 3
+    assert len(files_of(cache)) > 3
 
 
 def test_a_corpus_and_its_paths_are_the_same_to_the_cache(clips, cache):
@@ -169,15 +174,58 @@ def test_several_layers_a_frame_are_kept_as_they_are(clips, cache):
     assert features.gather([0, 1])[0].shape[1:] == (2, 8)
 
 
+# ---- reductions -------------------------------------------------------------------------------------------
+
+
+def test_averages_of_neighbouring_frames_are_what_is_gathered(clips, cache):
+    features = extract(clips, FakeEncoder(), cache)
+    pairs = features.reduced(2)
+    assert pairs.lengths.tolist() == [-(-length // 2) for length in features.lengths]
+    frames, lengths = pairs.gather([4, 1], max_frames=3)
+    assert lengths.tolist() == [3, 3]
+    expected = [np.asarray(features[index][:6], np.float32).reshape(3, 2, 8).mean(axis=1) for index in (4, 1)]
+    np.testing.assert_allclose(frames, np.concatenate(expected), rtol=1e-6)
+    assert pairs.select([4]).followed_by([pairs]).lengths.tolist() == [pairs.lengths[4], *pairs.lengths]
+    odd, _ = features.reduced(3).gather([1])
+    np.testing.assert_allclose(odd[-1], features[1][9:].astype(np.float32).mean(axis=0), rtol=1e-6)
+    assert averaged(np.ones((5, 2, 8), np.float32), 2).shape == (3, 2, 8)
+
+
+def test_the_setting_of_averages_is_checked():
+    assert [neighbours(name) for name in ("none", "mean2", "mean4")] == [1, 2, 4]
+    for wrong in ("mean0", "mean", "pca", "2"):
+        with pytest.raises(SettingsError, match=wrong):
+            neighbours(wrong)
+
+
+def test_principal_components_come_from_the_given_utterances_alone():
+    rng = np.random.default_rng(0)
+    frames = (rng.standard_normal((90, 2)) * (3, 1)) @ rng.standard_normal((2, 6)) + rng.standard_normal(6)
+
+    class Source:
+        def gather(self, indices, max_frames=None):
+            assert set(indices) <= set(range(6))  # the others are for testing
+            return np.concatenate([frames[15 * index : 15 * index + 15] for index in indices]), None
+
+    projection = fit_projection(Source(), range(6), 2)
+    theirs = PCA(2).fit(frames)
+    np.testing.assert_allclose(projection.explained, theirs.explained_variance_ratio_, rtol=1e-5)
+    np.testing.assert_allclose(np.abs(projection(frames)), np.abs(theirs.transform(frames)), atol=1e-4)
+    with pytest.raises(SettingsError, match="no 7 principal"):
+        fit_projection(Source(), range(6), 7)
+
+
+# ---- what goes wrong --------------------------------------------------------------------------------------
+
+
 def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, tmp_path):
     text, missing = tmp_path / "text.wav", tmp_path / "missing.wav"
     text.write_text("not a recording")
-    heard: list[Path] = []
     paths = [clips[0], text, clips[1], missing, tmp_path]
-    features = extract(paths, FakeEncoder(), cache, on_error=lambda path, message: heard.append(path))
+    features = extract(paths, FakeEncoder(), cache)
     assert features.usable.tolist() == [True, False, True, False, False]
     assert features.lengths[1] == 0
-    assert {path for path, _ in features.failed} == set(heard) == {text, missing, tmp_path}
+    assert {path for path, _ in features.failed} == {text, missing, tmp_path}
     assert all(message for _, message in features.failed)
     with pytest.raises(CacheError, match=r"text\.wav"):
         features[1]
@@ -206,7 +254,7 @@ def test_frames_that_half_precision_cannot_hold_are_reported_and_not_kept(clips,
 
     features = extract(clips[:2], Overflowing(), cache)
     assert not features.usable.any()
-    assert not shards_of(cache)
+    assert not files_of(cache)
 
 
 def test_progress_counts_what_was_there_before(clips, cache):
@@ -231,20 +279,34 @@ def test_an_interruption_keeps_what_was_computed(clips, cache):
 @pytest.mark.parametrize("place", [0, 9, 20, 60, "middle", -1])
 def test_a_flipped_bit_anywhere_is_noticed_and_the_clips_are_computed_again(clips, cache, place):
     extract(clips, FakeEncoder(), cache)
-    (path,) = shards_of(cache)
+    (path,) = files_of(cache)
     content = bytearray(path.read_bytes())
     content[len(content) // 2 if place == "middle" else place] ^= 4
     path.write_bytes(content)
+    os.utime(path, ns=(1, 1))  # a clock ticks too slowly for a test
     encoder = FakeEncoder()
     assert_right(extract(clips, encoder, cache), clips)
     assert encoder.n_encoded == len(clips)
-    assert path not in shards_of(cache)
+    assert path not in files_of(cache)
+
+
+def test_frames_that_a_header_gives_to_another_utterance_are_noticed(clips, cache):
+    extract([clips[0], clips[5]], FakeEncoder(), cache)  # of equal length
+    (path,) = files_of(cache)
+    content = path.read_bytes()
+    first, second = sorted(
+        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).keys() - {"__metadata__"}
+    )
+    swapped = content.replace(first.encode(), b"?" * 64).replace(second.encode(), first.encode())
+    path.write_bytes(swapped.replace(b"?" * 64, second.encode()))
+    os.utime(path, ns=(1, 1))
+    assert_right(extract([clips[0], clips[5]], FakeEncoder(), cache), [clips[0], clips[5]])
 
 
 @pytest.mark.parametrize("keep", [0, 30, 200, 0.5, 0.999])
-def test_a_shortened_shard_is_noticed_and_the_clips_are_computed_again(clips, cache, keep):
+def test_a_shortened_file_is_noticed_and_the_clips_are_computed_again(clips, cache, keep):
     extract(clips, FakeEncoder(), cache)
-    (path,) = shards_of(cache)
+    (path,) = files_of(cache)
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
     encoder = FakeEncoder()
@@ -252,50 +314,49 @@ def test_a_shortened_shard_is_noticed_and_the_clips_are_computed_again(clips, ca
     assert encoder.n_encoded == len(clips)
 
 
-def test_only_the_clips_of_a_lost_shard_are_computed_again(clips, cache, small_shards):
+def test_only_the_clips_of_a_lost_file_are_computed_again(clips, cache, small_files):
     extract(clips, FakeEncoder(), cache)
-    n_lost = len(Shard.read(shards_of(cache)[0]).clips)
-    shards_of(cache)[0].unlink()
+    with safe_open(files_of(cache)[0], "np") as content:
+        n_lost = len(content.keys())
+    files_of(cache)[0].unlink()
     encoder = FakeEncoder()
     assert_right(extract(clips, encoder, cache), clips)
     assert encoder.n_encoded == n_lost < len(clips)
 
 
-def test_a_file_of_something_else_among_the_shards_does_no_harm(clips, cache):
+def test_files_of_something_else_in_the_cache_do_no_harm(clips, cache, caplog):
     extract(clips, FakeEncoder(), cache)
-    (shards_of(cache)[0].parent / "huge.shard").write_bytes(b"SERFEAT1" + b"\xff" * 40)
+    folder = files_of(cache)[0].parent
+    (folder / "huge.safetensors").write_bytes(b"\xff" * 40)
+    save_file({"weights": np.ones((3, 4), np.float32)}, folder / "model.safetensors")
     assert extract(clips, FakeEncoder(), cache).n_computed == 0
+    assert sum("cannot be used" in line for line in caplog.messages) == 2
 
 
-def test_a_shard_is_verified_once_a_process_and_again_after_it_changed(tmp_path, monkeypatch):
-    written = write_shard(tmp_path, [("a", np.ones((3, 4), np.float16))])
-    monkeypatch.setattr("ser.features.shards._verified", set())
-    Shard.read(written.path).verify()
-    with monkeypatch.context() as patch:
-        patch.setattr(
-            "ser.features.shards.hashlib.file_digest", None
-        )  # a second look at the frames would fail
-        Shard.read(written.path).verify()
-    content = bytearray(written.path.read_bytes())
-    content[-1] ^= 1
-    written.path.write_bytes(content)
-    os.utime(written.path, ns=(1, 1))
-    with pytest.raises(DamagedShardError):
-        Shard.read(written.path).verify()
+def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_each_start(
+    clips, cache, monkeypatch
+):
+    verified = []
+    index = cache_module._index
+    monkeypatch.setattr(
+        cache_module, "_index", lambda path, verify: verified.append(verify) or index(path, verify)
+    )
+    extract(clips, FakeEncoder(), cache)
+    extract(clips, FakeEncoder(), cache)
+    assert not any(verified)
+    (path,) = files_of(cache)
+    os.utime(path, ns=(1, 1))  # as a copy from elsewhere
+    for expected in (True, False):
+        assert extract(clips, FakeEncoder(), cache).n_computed == 0
+        assert verified[-1] is expected
 
 
-def test_features_outlive_the_clearing_of_the_cache(clips, cache):
+def test_features_whose_cache_was_cleared_are_a_message(clips, cache):
     features = extract(clips, FakeEncoder(), cache)
     assert cache.clear() > 0
-    assert_right(features, clips)
     assert cache.contents() == []
-
-
-def test_pages_are_given_back_and_can_be_read_again(clips, cache, monkeypatch):
-    features = extract(clips, FakeEncoder(), cache)
-    monkeypatch.setattr("ser.features.extract.RESIDENT_BYTES", 100)
-    assert_right(features, clips)
-    assert_right(features, clips)
+    with pytest.raises(CacheError, match="cleared"):
+        features.gather([0])
 
 
 def test_a_full_disk_is_a_message_that_leaves_no_half_written_file(clips, cache, monkeypatch):
@@ -303,10 +364,10 @@ def test_a_full_disk_is_a_message_that_leaves_no_half_written_file(clips, cache,
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("ser.features.shards.os.fsync", full)
+        patch.setattr("ser.features.cache.os.fsync", full)
         with pytest.raises(CacheError, match="No space left"):
             extract(clips, FakeEncoder(), cache)
-    assert not [path for path in cache.folder.rglob("*") if path.suffix in (".shard", ".tmp")]
+    assert not [path for path in cache.folder.rglob("*") if path.suffix in (".safetensors", ".tmp")]
     assert extract(clips, FakeEncoder(), cache).n_computed == len(clips)
 
 
@@ -337,7 +398,7 @@ def test_a_killed_process_loses_only_what_it_had_not_written(tmp_path, cache):
     clips = write_clips(tmp_path / "many", 60)
     for n_shards in (1, 5):
         run = child(cache.folder, clips, delay_s=0.01)
-        wait_for(lambda wanted=n_shards: len(shards_of(cache)) >= wanted)
+        wait_for(lambda wanted=n_shards: len(files_of(cache)) >= wanted)
         run.send_signal(signal.SIGKILL)
         run.wait(60)
     encoder = FakeEncoder()
@@ -347,26 +408,16 @@ def test_a_killed_process_loses_only_what_it_had_not_written(tmp_path, cache):
 
 def test_a_process_killed_while_it_writes_leaves_nothing_that_is_used(clips, cache):
     run = child(cache.folder, clips, hang_in_write=True)
-    unfinished_shard = f".{'?' * 32}.tmp"  # and no other file on its way
-    wait_for(lambda: list(cache.folder.rglob(unfinished_shard)))
+    unfinished_name = f".{'?' * 32}.tmp"  # and no other file on its way
+    wait_for(lambda: list(cache.folder.rglob(unfinished_name)))
     run.send_signal(signal.SIGKILL)
     run.wait(60)
-    (unfinished,) = cache.folder.rglob(unfinished_shard)
-    assert not shards_of(cache)
+    (unfinished,) = cache.folder.rglob(unfinished_name)
+    assert not files_of(cache)
     assert_right(extract(clips, FakeEncoder(), cache), clips)
     os.utime(unfinished, (0, 0))  # an hour later it is taken away
     extract(write_clips(clips[0].parent / "more", 1, 0.4), FakeEncoder(), cache)
     assert not unfinished.exists()
-
-
-def test_shares_of_n_processes_are_disjoint_and_complete():
-    items = list(range(11))
-    shares = [shard(items, i, 3) for i in (1, 2, 3)]
-    assert sorted(item for share in shares for item in share) == items
-    assert max(map(len, shares)) - min(map(len, shares)) <= 1
-    for i, n in ((0, 3), (4, 3), (1, 0)):
-        with pytest.raises(SettingsError, match=f"{i}/{n}"):
-            shard(items, i, n)
 
 
 def test_the_folder_comes_from_the_argument_else_the_environment_else_the_home(tmp_path, monkeypatch):
@@ -380,7 +431,7 @@ def test_the_folder_comes_from_the_argument_else_the_environment_else_the_home(t
 
 def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, capsys):
     extract(clips, FakeEncoder(), cache)
-    foreign = shards_of(cache)[0].parent / "notes.txt"
+    foreign = files_of(cache)[0].parent / "notes.txt"
     foreign.write_text("mine")
     (cache.folder / "top.txt").write_text("mine too")
     assert main(["cache", "--cache", str(cache.folder)]) == 0
@@ -388,7 +439,7 @@ def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, cap
     assert "fake" in shown
     assert "12 clips" in shown
     assert main(["cache", "--cache", str(cache.folder), "--clear"]) == 0
-    assert not shards_of(cache)
+    assert not files_of(cache)
     assert foreign.exists()
     assert (cache.folder / "top.txt").exists()
     assert main(["cache", "--cache", str(cache.folder / "nowhere")]) == 0
@@ -407,9 +458,10 @@ def test_the_extract_command_takes_its_share_and_names_bad_files(clips, cache, c
     shown = capsys.readouterr()
     assert "7 clips: 6 computed, 1 failed" in shown.out
     assert "text.wav" in shown.err
-    for wrong in ("two", "3/2", "0/2"):
+    for wrong in ("two", "3/2", "0/2", "1/0"):
         with pytest.raises(SystemExit, match="2"):
             main([*words, wrong])
+        assert "is not I/N with I from 1 to N" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -417,7 +469,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     peaks = []
     for name, n in (("small", 60), ("large", 600)):
         clips = write_clips(tmp_path / name, n)
-        run = child(tmp_path / f"cache-{name}", clips, dim=768, n_frames=600, shard_bytes=64 << 20)
+        run = child(tmp_path / f"cache-{name}", clips, dim=768, n_frames=600, file_bytes=64 << 20)
         assert run.wait(300) == 0
         peaks.append(int(run.communicate()[0].split()[-1]))
     assert peaks[1] - peaks[0] < 100 << 10  # KiB; the features grew by 500 MB
@@ -438,12 +490,12 @@ def child(folder: Path, clips: list[Path], **options) -> subprocess.Popen[str]:
 
 
 def extract_as_a_program(
-    folder, clips, delay_s=0.0, dim=8, n_frames=0, shard_bytes=500, limit=0, hang_in_write=False
+    folder, clips, delay_s=0.0, dim=8, n_frames=0, file_bytes=500, limit=0, hang_in_write=False
 ):
-    cache.SHARD_BYTES = shard_bytes
+    cache_module.FILE_BYTES = file_bytes
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        cache.SHARD_BYTES = 1 << 30
+        cache_module.FILE_BYTES = 1 << 30
     if hang_in_write:
         os.fsync = lambda descriptor: time.sleep(600)
     try:
@@ -462,27 +514,6 @@ if __name__ == "__main__":
     import ast
 
     sys.exit(extract_as_a_program(sys.argv[2], sys.argv[3:], **ast.literal_eval(sys.argv[1])))
-
-
-@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="reads Linux' own figures")
-def test_gathered_frames_do_not_stay_mapped(tmp_path, cache):
-    features = extract(write_clips(tmp_path / "clips", 40), FakeEncoder(256, n_frames=500), cache)  # 10 MB
-
-    def mapped_bytes() -> int:
-        lines = Path("/proc/self/smaps").read_text().splitlines()
-        at = [number for number, line in enumerate(lines) if line.endswith(".shard")]
-        rss = [next(line for line in lines[number:] if line.startswith("Rss:")) for number in at]
-        assert rss
-        return sum(int(line.split()[1]) * 1024 for line in rss)
-
-    first, _ = features.gather([0, 39])
-    for start in range(0, 40, 8):
-        features.gather(range(start, start + 8))
-    assert mapped_bytes() < 1 << 20
-    again, _ = features.gather([0, 39])
-    np.testing.assert_array_equal(first, again)
-    assert all([features[index].any() for index in range(40)])  # noqa: C419  every one is looked at
-    assert mapped_bytes() > 8 << 20  # views stay as long as they may be looked at
 
 
 def test_clips_encoded_side_by_side_have_the_frames_that_each_has_alone(tmp_path, tiny_encoder):

@@ -8,7 +8,6 @@ What it found is below as plain tests, so that it stays found.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import select
@@ -31,7 +30,6 @@ from ser.corpora.inspect import inspect_corpus
 from ser.corpora.tables import read_labels
 from ser.errors import CheckpointError, CorpusError, FoldError, JobError, SettingsError
 from ser.features.cache import FeatureCache
-from ser.features.shards import MAGIC, PREFIX, DamagedShardError, Shard
 from ser.inference.output_files import JsonLines, ResultFile
 from ser.scoring.calibration import Calibration
 from ser.scoring.predictions import confusion_of, read_predictions
@@ -44,8 +42,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the addr
 HERE = Path(__file__).parent
 HANG_S = 120.0
 # Inputs of each target in a quick run; the decoders, which are native code, take most.
-SHARES = {"audio": 90, "checkpoint": 50, "corpus": 30, "folds": 20} | dict.fromkeys(
-    ["samples", "table", "labels", "environment", "hyperparameters", "shards", "predictions", "results"], 20
+SHARES = {"audio": 60, "checkpoint": 50, "corpus": 30, "folds": 20} | dict.fromkeys(
+    ["samples", "table", "labels", "environment", "hyperparameters", "features", "predictions", "results"], 20
 )
 TOTAL = int(os.environ.get("SER_FUZZ", "0"))
 
@@ -128,23 +126,8 @@ def write(folder: Path, files: Input) -> None:
 
 
 @pytest.fixture(scope="module")
-def convert() -> Any:
-    """ffmpeg, or None."""
-    if shutil.which("ffmpeg") is None:
-        return None
-
-    def run(source: Path, target: Path, *options: str) -> Path:
-        subprocess.run(["ffmpeg", "-v", "error", "-y", "-i", source, *options, target], check=True)
-        return target
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def strategies(
-    tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory, convert: Any
-) -> dict[str, Any]:
-    made = seeds(tiny_checkpoint, tmp_path_factory.mktemp("seeds"), convert)
+def strategies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    made = seeds(tiny_checkpoint, tmp_path_factory.mktemp("seeds"))
     return {"seeds": made, **inputs(made)}
 
 
@@ -158,7 +141,7 @@ def child(strategies: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) 
         "corpus": {"F03S02.wav": made["audio"]["wav"], "M03A02.flac": made["audio"]["flac"]},
         "table": {"metadata.csv": table, "clip0.wav": b""},
         "predictions": made["predictions"],
-        "shards": {**made["shards"], "unrepaired": b""},
+        "features": {**made["features"], "unrepaired": b""},
         "folds": {"folds.csv": FOLDABLE, "words.json": b"[]"},
         "hyperparameters": {"settings.json": b'{"training": {}, "crossval": {}}'},
         "samples": {
@@ -235,25 +218,6 @@ def test_hyperparameters_that_nothing_can_be_trained_with_are_refused(wrong):
 
 def test_a_number_of_epochs_beyond_all_floats_is_a_number():
     assert TrainingSettings(max_epochs=10**400).max_epochs == 10**400
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"null", b'"text"', b"22", b"{}", DEEP.encode(), b'{"clips": 5}', 5_000 * b"9",
-        b'{"frame_shape": null, "clips": [], "frames_sha256": ""}',
-        b'{"frame_shape": [4], "clips": [null], "frames_sha256": ""}',
-        b'{"frame_shape": [4], "clips": [["key", -1]], "frames_sha256": ""}',
-        b'{"frame_shape": [4], "clips": [["key", 1, 2]], "frames_sha256": ""}',
-        b'{"frame_shape": [4], "clips": [[["list"], 1]], "frames_sha256": ""}',
-        b'{"frame_shape": [0.5], "clips": [["key", 1]], "frames_sha256": 30}',
-    ],
-)  # fmt: skip
-def test_a_shard_whose_header_passes_its_checksum_and_makes_no_sense_is_damaged(tmp_path, header):
-    content = PREFIX.pack(MAGIC, len(header), hashlib.sha256(header).digest()) + header
-    (tmp_path / "one.shard").write_bytes(content + bytes(128))
-    with pytest.raises(DamagedShardError):
-        Shard.read(tmp_path / "one.shard")
 
 
 @pytest.mark.parametrize("about", ['{"settings": 5}', '{"settings": ["abc"]}', DEEP, "[]"])

@@ -1,30 +1,49 @@
-"""Degrading a waveform as a microphone, a room and a street would: noise, reverberation, spectral tilt; and its speed.
+"""Changing a recording as speakers, microphones, rooms, telephones and codecs do, by audiomentations.
 
-In and out: `(samples,)` float32 at 16 kHz; every random choice comes from the generator that is passed in.
+In and out: `(samples,)` float32 at 16 kHz; every random choice comes from the generator or the seed that is passed in.
 """
 
 from __future__ import annotations
 
+import io
+import random
+import threading
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
+import soundfile
 
-from ser.audio.load import MIN_DURATION_S, SAMPLE_RATE_HZ, Samples, resample
+from ser.audio.load import MIN_DURATION_S, SAMPLE_RATE_HZ, Samples
+from ser.audio.resample import resample
+from ser.errors import SettingsError
 
 SNR_DB = (5.0, 30.0)
+NOISE_DECAY_DB = (-6.0, 0.0)  # an octave: from brown to white
 REVERBERATION_S = (0.1, 0.6)  # time to fall by 60 dB
-TILT = 0.6
-SPEEDS = (0.9, 1.1)  # Ko et al. 2015
+TELEPHONE_HZ = (300.0, 3_400.0)
+GAIN_DB = (-20.0, 6.0)
+SPEEDS = (0.9, 1.0, 1.1)  # Ko et al. 2015
+SILENCE_S, CUT_S, LEFT_S = (
+    1.5,
+    0.3,
+    0.5,
+)  # at most in front and behind; at most off the start; what a cut leaves
+# libsndfile's name of a codec, and how hard it may compress, of 1.
+CODECS = (("OGG", "OPUS", 0.8, 0.98), ("OGG", "VORBIS", 0.6, 1.0), ("MP3", "MPEG_LAYER_III", 0.3, 0.9))
+VERSION = 2  # of the copies: part of the key of cached features
+
+_global_draws = threading.Lock()  # audiomentations draws from the generators of `random` and numpy
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """One copy of every clip at another speed and with noise, always the same for the same clip.
+    """One copy of every utterance at another speed and level, with noise, silence and more, always the same one.
 
     Attributes:
         copy: number of the copy, from 1.
-        seed: of the speeds and the noise.
+        seed: of all that is drawn.
     """
 
     copy: int
@@ -32,53 +51,85 @@ class Augmentation:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that the copies depend on, for the key of kept features."""
-        return {**asdict(self), "speeds": SPEEDS, "snr_db": SNR_DB}
+        """All that the copies depend on, for the key of cached features."""
+        return {**asdict(self), "version": VERSION}
 
     def __call__(self, samples: Samples, key: str) -> Samples:
-        """The copy of a clip whose content has the SHA-256 `key`, in hex."""
+        """The copy of an utterance whose content has the SHA-256 `key`, in hex.
+
+        Raises:
+            SettingsError: audiomentations is not installed.
+        """
         rng = np.random.default_rng((self.seed, self.copy, int(key[:16], 16)))
-        return add_noise(change_speed(samples, rng), rng)
+        cut = int(rng.uniform(0, min(CUT_S * SAMPLE_RATE_HZ, max(0, samples.size - LEFT_S * SAMPLE_RATE_HZ))))
+        changed = resample(samples[cut:], round(rng.choice(SPEEDS) * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+        silence = rng.uniform(0, SILENCE_S, 2) * (rng.random(2) < 0.5) * SAMPLE_RATE_HZ
+        short = max(0, int(MIN_DURATION_S * SAMPLE_RATE_HZ) - changed.size)
+        changed = np.pad(changed, (int(silence[0]), int(silence[1]) + short))
+        return _drawn([_library().Gain(*GAIN_DB, p=1.0)], degrade(changed, rng), rng)
 
 
 def degrade(samples: Samples, rng: np.random.Generator) -> Samples:
-    """One or several of noise, a room and a tilt, each with an even chance, at least one of them."""
-    steps = [add_noise, add_room, tilt]
-    chosen = [step for step in steps if rng.random() < 0.5] or [steps[int(rng.integers(len(steps)))]]
-    for step in chosen:
-        samples = step(samples, rng)
-    return samples
+    """One or two of noise, a room, a telephone's band and a codec; the length stays.
+
+    Raises:
+        SettingsError: audiomentations is not installed.
+    """
+    library = _library()
+    low, high = ((hz, hz) for hz in TELEPHONE_HZ)
+    telephone = [library.HighPassFilter(*low, p=1.0), library.LowPassFilter(*high, p=1.0)]
+    steps = [
+        library.AddColorNoise(*SNR_DB, *NOISE_DECAY_DB, p=1.0),
+        library.Compose(telephone),
+        library.Lambda(partial(_in_room, rng), p=1.0),
+        library.Lambda(partial(_coded, rng), p=1.0),
+    ]
+    return _drawn([library.SomeOf((1, 2), steps)], samples, rng)
 
 
-def change_speed(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Slower or faster by a tenth, pitch and all; a clip that would become too short stays as it is."""
-    speed = SPEEDS[int(rng.integers(len(SPEEDS)))]
-    changed = resample(samples, round(speed * SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
-    return changed if changed.size >= MIN_DURATION_S * SAMPLE_RATE_HZ else samples
+def _drawn(steps: list[Any], samples: Samples, rng: np.random.Generator) -> Samples:
+    """The steps of audiomentations, with all that they draw following from the generator."""
+    seed = int(rng.integers(2**32))
+    with _global_draws:
+        states = random.getstate(), np.random.get_state()
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            changed = _library().Compose(steps)(samples, SAMPLE_RATE_HZ)
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+    return np.clip(changed, -1.0, 1.0).astype(np.float32)
 
 
-def add_noise(samples: Samples, rng: np.random.Generator) -> Samples:
-    """Noise with a spectrum between white and brown, 5 to 30 dB below the speech."""
-    spectrum = np.fft.rfft(rng.standard_normal(samples.size))
-    frequency = np.arange(1, spectrum.size + 1)
-    noise = np.fft.irfft(spectrum * frequency ** -rng.uniform(0, 1), samples.size)
-    gain = np.sqrt(np.mean(samples**2) / (np.mean(noise**2) + 1e-12)) * 10 ** (-rng.uniform(*SNR_DB) / 20)
-    return (samples + gain * noise).astype(np.float32)
-
-
-def add_room(samples: Samples, rng: np.random.Generator) -> Samples:
+def _in_room(rng: np.random.Generator, samples: Samples, rate_hz: int) -> Samples:
     """Convolution with an impulse and an exponentially decaying tail of noise."""
     from scipy.signal import fftconvolve
 
     decay_s = rng.uniform(*REVERBERATION_S)
-    time_s = np.arange(int(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    time_s = np.arange(int(decay_s * rate_hz)) / rate_hz
     tail = rng.standard_normal(time_s.size) * 10 ** (-3 * time_s / decay_s)
     tail *= rng.uniform(0.2, 0.8) / np.linalg.norm(tail)
     tail[0] = 1.0
     return fftconvolve(samples, tail)[: samples.size].astype(np.float32)
 
 
-def tilt(samples: Samples, rng: np.random.Generator) -> Samples:
-    """A first-order filter that lifts the low or the high end."""
-    coefficient = rng.uniform(-TILT, TILT)
-    return (samples + coefficient * np.concatenate([[0.0], samples[:-1]])).astype(np.float32)
+def _coded(rng: np.random.Generator, samples: Samples, rate_hz: int) -> Samples:
+    """What is left of the samples behind a codec."""
+    form, subtype, least, most = CODECS[int(rng.integers(len(CODECS)))]
+    file = io.BytesIO()
+    options = {"format": form, "subtype": subtype, "compression_level": rng.uniform(least, most)}
+    soundfile.write(file, samples, rate_hz, **options)
+    file.seek(0)
+    decoded = soundfile.read(file, dtype="float32")[0][: samples.size]
+    return np.pad(decoded, (0, samples.size - decoded.size))
+
+
+def _library() -> Any:
+    try:
+        import audiomentations
+    except ImportError as error:
+        raise SettingsError(
+            "Augmentation needs audiomentations, which is not installed: pip install 'persian-ser[augment]'"
+        ) from error
+    return audiomentations

@@ -1,20 +1,23 @@
 """From a recording's file to its samples at their own rate, without trusting what the file says of itself.
 
-In: a path. Out: mono float32 samples and their rate. libsndfile decodes WAV, FLAC, OGG, Opus, MP3 and AIFF;
-ffmpeg, where it is installed, M4A, WebM, AAC, AMR and WMA. Memory follows the sound, never a header.
+In: a path. Out: mono float32 samples and their rate, block by block: memory follows the sound, never a header.
+libsndfile decodes what it knows (WAV, FLAC, OGG, Opus, MP3, AIFF and more). FFmpeg's libraries, in a process of their
+own (`ser.audio.av_child` says why), decode what libsndfile does not know (M4A, WebM, AAC, AMR, WMA, Speex, G.726) and
+that of which it may hear only a part: joined Ogg and FLAC, an MP3 longer than its tag says, a WAV whose header was
+never completed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
-import shutil
 import subprocess
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -25,31 +28,31 @@ from ser.errors import AudioError
 MAX_DURATION_S = 600.0
 MIN_RATE_HZ, MAX_RATE_HZ = 4_000, 192_000
 MAX_CHANNELS = 64
-BLOCK_SAMPLES = 1 << 20  # decoded at a time, over all channels
-LEAST_FRAMES = 1 << 14
-FFMPEG_TIMEOUT_S = 120
+BLOCK_SAMPLES = 1 << 18  # decoded at a time, over all channels
+CANCELLED = 0.01  # power of the channels' average against the loudest: 20 dB below it, they cancel each other
 
-# First bytes (offset, magic) of containers that libsndfile cannot read -> the demuxer that ffmpeg is held to,
-# so that a playlist or any other indirection in disguise is never followed.
-FFMPEG_CONTAINERS: tuple[tuple[int, bytes, str, str], ...] = (
-    (4, b"ftyp", "mov", "M4A/MP4"),
-    (0, b"\x1aE\xdf\xa3", "matroska", "WebM/Matroska"),
-    (0, b"\xff\xf1", "aac", "AAC"),
-    (0, b"\xff\xf9", "aac", "AAC"),
-    (0, b"#!AMR", "amr", "AMR"),
-    (0, b"0&\xb2u\x8ef\xcf\x11", "asf", "WMA"),
-)
-
-# What libsndfile logs of a chunk that ends too soon, and ffmpeg of a file.
+# What libsndfile logs of a chunk that ends too soon, and by how much it may: recorders that add their header's size.
 SHORT_CHUNK = re.compile(r"^ *(?:data|SSND|Data Size|riff) *: *(\d+) \(should be (\d+)\)", re.MULTILINE)
-FFMPEG_CUT = (b"ended prematurely", b"partial file")
-# A length of 0 or of about 2 GiB and more is what a recorder writes that cannot seek back: not a promise.
+HARMLESS_BYTES = 100
+# A length of about 2 GiB and more is what a recorder writes that cannot seek back: not a promise.
 NO_PROMISE_BYTES = (1 << 31) - (1 << 16)
 NO_PROMISE_FRAMES = 1 << 62
 OGG_PAGE_BYTES = 65_307  # at most
-UNRECOGNISED = 1  # libsndfile's error code for a file that is no recording
+MP3_TRAILER_BYTES = 4_096  # tags behind the sound; what goes beyond may be sound
+# The 8 bytes with which a recording begins, here or further on in a file of several, by libsndfile's names.
+BEGINNINGS = {"OGG": rb"OggS\0[\2\3\6\7]..", "FLAC": rb"fLaC\0\0\0\x22", "WAV": rb"WAVEfmt "}
+AV_CPU_S, AV_CPU_SHARE = 30, 0.1  # limit of FFmpeg's processor time, and more for each second that is allowed
+PROBLEMS = {
+    "empty": "holds no sound at all. Record again, or choose another file.",
+    "not_audio": "is not a recording in a known format. WAV, FLAC, OGG, Opus, MP3, M4A, WebM, AAC, AMR, WMA and AIFF "
+    "work; convert other formats first.",
+    "too_long": "lasts {detail} s. Cut it into shorter pieces.",
+    "truncated": "ends before its header says: part of it is missing. Copy or upload it again.",
+    "unreadable": "is damaged, or of a kind that is not read here ({detail}). Convert or export it to WAV.",
+}
 
 Samples = NDArray[np.float32]
+Block = tuple[NDArray[np.float32], int]  # `(frames, channels)` and the rate in Hz
 
 
 class SoundFile(soundfile.SoundFile):
@@ -61,161 +64,117 @@ class SoundFile(soundfile.SoundFile):
 
 
 def read_audio(path: str | Path, max_duration_s: float = MAX_DURATION_S) -> tuple[Samples, int]:
-    """Decode a recording at its own rate, channels averaged: `((samples,) float32, rate in Hz)`.
+    """Decode a recording at its own rate, whole: `((samples,) float32, rate in Hz)`.
 
     Raises:
-        AudioError: the file is missing, not audio, empty, damaged or longer than `max_duration_s`.
+        AudioError: as `read_blocks`.
     """
-    path = Path(path)
-    container = _ffmpeg_container(path)
-    if container is not None:
-        return _read_with_ffmpeg(path, *container, max_duration_s)
-    with path.open("rb") as file:
-        return _decode(file, path.name, max_duration_s)
+    blocks = list(read_blocks(path, max_duration_s))
+    return np.concatenate([samples for samples, _ in blocks]), blocks[0][1]
 
 
-def read_blocks(path: str | Path, block_s: float) -> Iterator[tuple[Samples, int]]:
-    """Decode a recording of any length piece by piece: `((samples,) float32, rate in Hz)`.
+def read_blocks(path: str | Path, max_duration_s: float = MAX_DURATION_S) -> Iterator[tuple[Samples, int]]:
+    """Decode a recording block by block: mono `(samples,)` float32 and the rate in Hz, which never changes.
 
-    Pieces are `block_s` long at most.
+    Channels are averaged; where they cancel each other, the loudest one is taken.
 
     Raises:
-        AudioError: the file cannot be opened as audio; damage further on ends the pieces instead.
+        AudioError: the file is missing, not audio, empty, damaged or longer than `max_duration_s`; what is found to be
+            damaged at its end was yielded before.
     """
-    path = Path(path)
-    if _ffmpeg_container(path) is not None:  # these are decoded whole
-        samples, rate_hz = read_audio(path)
-        step = int(block_s * rate_hz)
-        for start in range(0, samples.size, step):
-            yield samples[start : start + step], rate_hz
-        return
-    with (
-        path.open("rb") as file,
-        _sound_file(file, path.name) as sound,
-        contextlib.suppress(soundfile.LibsndfileError),
-    ):
-        for block in _mono_blocks(sound, int(block_s * sound.samplerate)):
-            yield block, sound.samplerate
+    path, n_read = Path(path), 0
+    with _opened(path) as file:
+        for block, rate_hz in _decoded(file, path.name, max_duration_s):
+            check_rate(rate_hz, path.name)
+            n_read += len(block)
+            if n_read > max_duration_s * rate_hz:
+                raise problem(path.name, "too_long", f"more than {max_duration_s:.0f}")
+            yield mono(block), rate_hz
+    if not n_read:
+        raise problem(path.name, "empty")
+
+
+def mono(block: NDArray[np.float32]) -> Samples:
+    """One channel `(frames,)` of `(frames, channels)`: the average, or the loudest one where they cancel each other."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    with np.errstate(over="ignore", invalid="ignore"):
+        average, power = block.mean(axis=1), block.var(axis=0)
+        if average.var() < CANCELLED * power.max():
+            return np.ascontiguousarray(block[:, power.argmax()])
+    return average
 
 
 def check_rate(rate_hz: float, name: str) -> None:
     if not MIN_RATE_HZ <= rate_hz <= MAX_RATE_HZ:
-        raise AudioError(
-            f"{name} has a sample rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are read.",
-            "unreadable",
-        )
+        raise AudioError(f"{name} has a rate of {rate_hz} Hz; {MIN_RATE_HZ} to {MAX_RATE_HZ} Hz are read.")
 
 
-def _ffmpeg_container(path: Path) -> tuple[str, str] | None:
-    """The demuxer and name of what ffmpeg must read; None for what libsndfile reads.
-
-    libsndfile takes the length of an MP3 without a length tag from its first frame, and would leave out the
-    rest of one whose bit rate varies: ffmpeg reads those whole, where it is installed.
-    """
-    head = _first_bytes(path)
-    for offset, magic, demuxer, name in FFMPEG_CONTAINERS:
-        if head[offset : offset + len(magic)] == magic:
-            return demuxer, name
-    if _is_untagged_mp3(path, head) and shutil.which("ffmpeg"):
-        return "mp3", "MP3"
-    return None
-
-
-def _is_untagged_mp3(path: Path, head: bytes) -> bool:
-    if head[:3] == b"ID3":
-        id3_bytes = 10 + sum(
-            (byte & 0x7F) << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=False)
-        )
-        with path.open("rb") as file:
-            file.seek(id3_bytes)
-            head = file.read(64)
-    is_layer_3 = head[:1] == b"\xff" and (head[1:2] or b"\0")[0] & 0xE6 == 0xE2
-    return is_layer_3 and not any(tag in head for tag in (b"Xing", b"Info", b"VBRI"))
-
-
-def _first_bytes(path: Path) -> bytes:
-    try:
-        if not path.exists():
-            raise AudioError(f"There is no file {path}. Check the path.", "missing")
-        if not path.is_file():
-            raise AudioError(f"{path} is not a file. Give the path of one recording.", "missing")
-        with path.open("rb") as file:
-            head = file.read(64)
-    except OSError as error:
-        raise AudioError(f"{path} cannot be opened: {error.strerror}. Check path and permissions.") from error
-    if not head:
-        raise AudioError(f"{path.name} is empty (0 bytes). Save or upload it again.", "empty")
-    return head
+def problem(name: str, kind: str, detail: str = "") -> AudioError:
+    return AudioError(f"{name} {PROBLEMS[kind].format(detail=detail)}", kind)
 
 
 @contextlib.contextmanager
-def _sound_file(file: IO[bytes], name: str) -> Iterator[SoundFile]:
-    """The recording opened by libsndfile, its header checked; what goes wrong inside becomes an `AudioError`."""
+def _opened(path: Path) -> Iterator[IO[bytes]]:
+    try:
+        if not path.is_file():
+            reason = "is no file; give one recording" if path.exists() else "is not there; check the path"
+            raise AudioError(f"{path} {reason}.", "missing")
+        file = path.open("rb", buffering=0)  # both decoders share its descriptor and position
+    except OSError as error:
+        raise AudioError(f"{path} cannot be opened: {error.strerror}. Check path and permissions.") from error
+    with file:
+        if not os.fstat(file.fileno()).st_size:
+            raise AudioError(f"{path.name} is empty (0 bytes). Save or upload it again.", "empty")
+        try:
+            yield file
+        except (RuntimeError, ValueError, TypeError, MemoryError, OSError) as error:
+            raise problem(path.name, "unreadable", str(error)) from error
+
+
+def _decoded(file: IO[bytes], name: str, max_duration_s: float) -> Iterator[Block]:
     try:
         # By its descriptor: soundfile takes any name that ends in .raw for samples without a header.
         with SoundFile(file.fileno(), closefd=False) as sound:
-            check_rate(sound.samplerate, name)
-            if sound.channels > MAX_CHANNELS:
-                raise AudioError(f"{name} claims {sound.channels} channels; at most {MAX_CHANNELS} are read.")
-            yield sound
+            place = file.tell()
+            may_hold_more = _may_hold_more(sound, file)
+            file.seek(place)
+            if not may_hold_more:
+                yield from _by_libsndfile(sound, file, name, max_duration_s)
+                return
     except soundfile.LibsndfileError as error:
-        if error.code == UNRECOGNISED:
-            raise AudioError(
-                f"{name} is not a recording in a known format. WAV, FLAC, OGG, Opus, MP3 and AIFF work; "
-                "convert other formats first.",
-                "not_audio",
-            ) from error
-        raise AudioError(f"{name} is damaged or not audio. Export it again.", "not_audio") from error
-    except (RuntimeError, ValueError, TypeError, MemoryError, OSError) as error:
-        raise AudioError(f"{name} is damaged and cannot be decoded ({error}). Export it again.") from error
+        if _holds_several(file, "WAV"):
+            raise problem(name, "unreadable", "several WAV files in one") from error
+    yield from _by_ffmpeg(file, name, max_duration_s)
 
 
-def _mono_blocks(sound: SoundFile, frames: int) -> Iterator[Samples]:
-    """Channels averaged, `frames` at a time or as many as fit into `BLOCK_SAMPLES`."""
-    # A short recording by its header gets no room for a long one: it is new memory each time.
-    frames = min(frames, max(sound.frames + 1, LEAST_FRAMES))
-    frames = max(1, min(frames, BLOCK_SAMPLES // sound.channels))
-    while len(block := sound.read(frames, dtype="float32", always_2d=True)):
-        with np.errstate(over="ignore", invalid="ignore"):
-            yield block[:, 0] if sound.channels == 1 else block.mean(axis=1)
-
-
-def _decode(file: IO[bytes], name: str, max_duration_s: float) -> tuple[Samples, int]:
-    with _sound_file(file, name) as sound:
-        rate_hz, limit = sound.samplerate, int(max_duration_s * sound.samplerate)
-        if limit < sound.frames < NO_PROMISE_FRAMES:
-            raise AudioError(
-                f"{name} lasts {sound.frames / rate_hz:.0f} s by its header; the limit is "
-                f"{max_duration_s:.0f} s. Cut it into shorter pieces.",
-                "too_long",
-            )
-        blocks: list[Samples] = []
-        n_read = 0
-        try:
-            for block in _mono_blocks(sound, BLOCK_SAMPLES):
-                blocks.append(block)
-                n_read += len(block)
-                if n_read > limit:
-                    raise AudioError(
-                        f"{name} lasts more than {max_duration_s:.0f} s. Cut it into shorter pieces.",
-                        "too_long",
-                    )
-        except soundfile.LibsndfileError as error:
-            raise _truncated(name) from error
-        if _falls_short(sound, n_read) or (sound.format == "OGG" and _ogg_is_cut(file)):
-            raise _truncated(name)
-    if not blocks:
-        raise AudioError(f"{name} holds no sound at all. Record again, or choose another file.", "empty")
-    return blocks[0] if len(blocks) == 1 else np.concatenate(blocks), rate_hz
+def _by_libsndfile(sound: SoundFile, file: IO[bytes], name: str, max_duration_s: float) -> Iterator[Block]:
+    rate_hz = sound.samplerate
+    if max_duration_s * rate_hz < sound.frames < NO_PROMISE_FRAMES:
+        detail = f"{sound.frames / rate_hz:.0f} s by its header; the limit is {max_duration_s:.0f}"
+        raise problem(name, "too_long", detail)
+    if sound.channels > MAX_CHANNELS:
+        raise problem(name, "unreadable", f"{sound.channels} channels; at most {MAX_CHANNELS} are read")
+    n_read = 0
+    try:
+        while len(block := sound.read(BLOCK_SAMPLES // sound.channels, dtype="float32", always_2d=True)):
+            n_read += len(block)
+            yield block, rate_hz
+    except soundfile.LibsndfileError as error:
+        raise problem(name, "truncated") from error
+    if _falls_short(sound, n_read) or (sound.format == "OGG" and _ogg_is_cut(file)):
+        raise problem(name, "truncated")
 
 
 def _falls_short(sound: SoundFile, n_read: int) -> bool:
     """True where fewer frames came than the file promised, by its frame count or by libsndfile's log."""
     expected = 0 if sound.frames >= NO_PROMISE_FRAMES else sound.frames
-    if sound.format == "MP3":  # its frame count can be an estimate
+    if sound.subtype.startswith("MPEG"):  # its frame count can be an estimate
         expected = int(0.95 * expected)
-    promises = [(int(claimed), int(found)) for claimed, found in SHORT_CHUNK.findall(sound.extra_info)]
-    return n_read < expected or any(found < claimed < NO_PROMISE_BYTES for claimed, found in promises)
+    promises = ((int(claimed), int(found)) for claimed, found in SHORT_CHUNK.findall(sound.extra_info))
+    return n_read < expected or any(
+        found + HARMLESS_BYTES < claimed < NO_PROMISE_BYTES for claimed, found in promises
+    )
 
 
 def _ogg_is_cut(file: IO[bytes]) -> bool:
@@ -227,36 +186,60 @@ def _ogg_is_cut(file: IO[bytes]) -> bool:
     return len(page) < 27 + len(segments) + sum(segments) or not segments
 
 
-def _truncated(name: str) -> AudioError:
-    return AudioError(
-        f"{name} ends before its header says: part of it is missing. Copy or upload it again.", "truncated"
-    )
+def _may_hold_more(sound: SoundFile, file: IO[bytes]) -> bool:
+    """Whether the file may hold more than libsndfile hears."""
+    if sound.format == "MP3":
+        return not _tag_counts_all(file)
+    if sound.format == "OGG":
+        return _holds_several(file, "OGG")
+    return sound.frames == 0 or (sound.format == "FLAC" and _holds_several(file, "FLAC"))
 
 
-def _read_with_ffmpeg(path: Path, demuxer: str, container: str, max_duration_s: float) -> tuple[Samples, int]:
-    ffmpeg = shutil.which("ffmpeg")
-    if ffmpeg is None:
-        raise AudioError(
-            f"{path.name} is {container}, which needs ffmpeg, and ffmpeg is not installed here. "
-            "Install ffmpeg, or convert the file to WAV, FLAC, OGG or MP3.",
-            "no_ffmpeg",
-        )
-    with tempfile.NamedTemporaryFile(suffix=".wav", prefix="ser-") as decoded:
-        command = [ffmpeg, "-nostdin", "-v", "error", "-y", "-protocol_whitelist", "file", "-f", demuxer]
-        command += ["-i", f"file:{path.resolve()}", "-vn", "-sn", "-dn", "-map", "0:a:0", "-ac", "1"]
-        command += ["-t", str(max_duration_s + 1), "-c:a", "pcm_s16le", "-f", "wav", f"file:{decoded.name}"]
+def _holds_several(file: IO[bytes], form: str) -> bool:
+    n_found, tail = 0, b""
+    file.seek(0)
+    while chunk := file.read(1 << 20):
+        n_found += len(re.findall(BEGINNINGS[form], tail + chunk, re.DOTALL))
+        tail = chunk[-7:]  # too short to be counted twice
+    return n_found > 1
+
+
+def _tag_counts_all(file: IO[bytes]) -> bool:
+    """Whether an MP3 has a Xing or Info tag whose count of bytes reaches the end of the file.
+
+    Else it has more (files that were joined), or libsndfile guesses its length from the bit rate of its first frame.
+    http://gabriel.mp3-tech.org/mp3infotag.html
+    """
+    file.seek(0)
+    head, start = file.read(10), 0
+    if head[:3] == b"ID3":
+        start = 10 + sum((byte & 0x7F) << shift for byte, shift in zip(head[6:], (21, 14, 7, 0), strict=True))
+    file.seek(start)
+    tag = re.search(rb"(?:Xing|Info)\0\0\0([\2\3\6\7\12\13\16\17])(.{8})", file.read(64), re.DOTALL)
+    if tag is None:
+        return False
+    has_frame_count = tag[1][0] & 1
+    n_bytes = int.from_bytes(tag[2][4:] if has_frame_count else tag[2][:4], "big")
+    return start + n_bytes + MP3_TRAILER_BYTES >= os.fstat(file.fileno()).st_size
+
+
+def _by_ffmpeg(file: IO[bytes], name: str, max_duration_s: float) -> Iterator[Block]:
+    file.seek(0)
+    cpu_s = int(AV_CPU_S + AV_CPU_SHARE * min(max_duration_s, 1e6))
+    command = [sys.executable, "-P", str(Path(__file__).with_name("av_child.py")), str(cpu_s)]
+    told: dict[str, Any] = {}
+    with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
+        assert child.stdout is not None
         try:
-            result = subprocess.run(command, capture_output=True, timeout=FFMPEG_TIMEOUT_S, check=False)
-        except subprocess.TimeoutExpired as error:
-            raise AudioError(
-                f"{path.name} took ffmpeg over {FFMPEG_TIMEOUT_S} s; convert it first."
-            ) from error
-        if any(remark in result.stderr for remark in FFMPEG_CUT):
-            raise _truncated(path.name)
-        if result.returncode != 0:
-            lines = result.stderr.decode(errors="replace").strip().splitlines()
-            reason = lines[-1].removeprefix(f"file:{path.resolve()}: ") if lines else "no reason given"
-            raise AudioError(
-                f"{path.name} looks like {container} but ffmpeg cannot decode it ({reason[:200]})."
-            )
-        return _decode(decoded.file, path.name, max_duration_s)
+            for line in child.stdout:
+                told = json.loads(line)
+                if "bytes" in told:
+                    samples = np.frombuffer(child.stdout.read(told["bytes"]), np.float32)
+                    yield samples.reshape(-1, told["channels"]), told["rate_hz"]
+        finally:
+            child.kill()
+    if "kind" not in told:
+        detail = f"the decoder ended with status {child.returncode}; it may take {cpu_s} s and 512 MB"
+        raise problem(name, "unreadable", detail)
+    if told["kind"]:
+        raise problem(name, told["kind"], told["reason"])

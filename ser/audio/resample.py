@@ -1,20 +1,16 @@
-"""Band-limited change of rate, the one of torchaudio's "kaiser best", in numpy alone.
+"""Band-limited change of rate by torchaudio, also for a recording that arrives in pieces.
 
-In: `(samples,)` float32 at one rate. Out: the same sound at another. Every output sample is a windowed sinc over the
-input around it; as the rates stand in the ratio of two whole numbers, there are only so many different kernels.
-Smith, "Digital audio resampling", https://ccrma.stanford.edu/~jos/resample/
+In: `(samples,)` float32 at one rate. Out: the same sound at another. Torch is imported when a rate changes, not before.
 """
 
 from __future__ import annotations
 
-import math
 from fractions import Fraction
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-
-from ser.runtime import one_blas_thread
 
 # The "kaiser best" design of the torchaudio documentation.
 LOWPASS_WIDTH = 64
@@ -22,33 +18,59 @@ ROLLOFF = 0.9475937167399596
 KAISER_BETA = 14.769656459379492
 # 44,101 Hz counts as 44,100: off by less than 5e-5 is inaudible, and the exact filter of an odd rate fills memory.
 MAX_RATIO_TERM = 1_000
-NUMBERS_AT_ONCE = 2**20  # of the input's windows in memory
+
+Samples = NDArray[np.float32]
+NOTHING: Samples = np.zeros(0, np.float32)
 
 
-def resample(samples: NDArray[np.float32], from_hz: int, to_hz: int) -> NDArray[np.float32]:
-    """Change the rate of `(samples,)` with a band-limited sinc filter under a Kaiser window."""
-    if from_hz == to_hz:
-        return samples
-    ratio = Fraction(from_hz, to_hz).limit_denominator(MAX_RATIO_TERM // max(1, from_hz // to_hz))
-    before, after = ratio.numerator, ratio.denominator
-    kernels = _kernels(before, after)
-    width = (len(kernels) - before) // 2
-    padded = np.pad(samples, (width, width + before))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, len(kernels))[::before]
-    out = np.empty((len(windows), after), dtype=np.float32)
-    rows = max(1, NUMBERS_AT_ONCE // len(kernels))
-    with one_blas_thread():
-        for start in range(0, len(windows), rows):
-            out[start : start + rows] = windows[start : start + rows] @ kernels
-    return np.clip(out.reshape(-1)[: math.ceil(after * samples.size / before)], -1.0, 1.0)
+class Resampler:
+    """Changes the rate of a recording piece by piece; the result is that of the whole at once.
+
+    Args:
+        from_hz, to_hz: rates in Hz.
+    """
+
+    def __init__(self, from_hz: float, to_hz: int) -> None:
+        limit = MAX_RATIO_TERM // max(1, int(from_hz // to_hz))
+        self.before, self.after = (Fraction(from_hz) / to_hz).limit_denominator(limit).as_integer_ratio()
+        self._held = NOTHING
+        self._n_past = 0  # samples at the front of `_held` that were converted and are heard by what follows
+
+    def __call__(self, piece: Samples, is_last: bool = False) -> Samples:
+        """The samples that can be told after a piece, `(samples,)`; all that is left after the last one."""
+        if self.before == self.after:
+            return piece
+        convert = _transform(self.before, self.after)
+        reach = -(-convert.width // self.before) * self.before
+        self._held = np.concatenate([self._held, piece])
+        n_ready = max(0, self._held.size - self._n_past - reach) // self.before * self.before
+        if not (n_ready or is_last):
+            return NOTHING
+        start, length = (n // self.before * self.after for n in (self._n_past, n_ready))
+        converted = _converted(self._held, convert)[start : None if is_last else start + length]
+        n_done = self._n_past + n_ready
+        self._n_past = min(n_done, reach)
+        self._held = self._held[n_done - self._n_past :]
+        return converted
+
+
+def resample(samples: Samples, from_hz: float, to_hz: int) -> Samples:
+    """Change the rate of `(samples,)` with a sinc filter under a Kaiser window; the result lies within [-1, 1]."""
+    converted = Resampler(from_hz, to_hz)(samples, is_last=True)
+    return converted if from_hz == to_hz else np.clip(converted, -1.0, 1.0)
+
+
+def _converted(samples: Samples, convert: Any) -> Samples:
+    import torch
+
+    with torch.inference_mode():
+        changed: Samples = convert(torch.from_numpy(samples)).numpy()
+    return changed
 
 
 @lru_cache(maxsize=16)
-def _kernels(before: int, after: int) -> NDArray[np.float32]:
-    """`(taps, after)`: what each of `after` outputs takes of the inputs around `before` of them."""
-    cutoff = min(before, after) * ROLLOFF
-    width = math.ceil(LOWPASS_WIDTH * before / cutoff)
-    at = np.arange(-width, width + before)[:, None] / before - np.arange(after) / after
-    at = np.clip(at * cutoff, -LOWPASS_WIDTH, LOWPASS_WIDTH)
-    window = np.i0(KAISER_BETA * np.sqrt(1 - (at / LOWPASS_WIDTH) ** 2)) / np.i0(KAISER_BETA)
-    return (np.sinc(at) * window * cutoff / before).astype(np.float32)
+def _transform(before: int, after: int) -> Any:
+    from ser.runtime import import_torchaudio
+
+    kind = import_torchaudio().transforms.Resample
+    return kind(before, after, "sinc_interp_kaiser", LOWPASS_WIDTH, ROLLOFF, KAISER_BETA)

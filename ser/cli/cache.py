@@ -7,8 +7,10 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, help="folder of kept features (default: SER_CACHE or ~/.cache)")
-    parser.add_argument("--clear", action="store_true", help="delete what is kept")
+    parser.add_argument(
+        "--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)"
+    )
+    parser.add_argument("--clear", action="store_true", help="delete what is cached")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,9 +20,9 @@ def run(args: argparse.Namespace) -> int:
     if args.clear:
         print(f"{cache.folder}: {_size_text(cache.clear())} freed")
         return 0
-    kept = cache.contents()
-    print(f"{cache.folder}: {_size_text(sum(one.n_bytes for one in kept))}, {len(kept)} encoders")
-    for one in kept:
+    cached = cache.contents()
+    print(f"{cache.folder}: {_size_text(sum(one.n_bytes for one in cached))}, {len(cached)} encoders")
+    for one in cached:
         print(
             f"  {one.name}  layer {one.layer}  fingerprint {one.fingerprint}: "
             f"{one.n_clips} clips, {_size_text(one.n_bytes)}"

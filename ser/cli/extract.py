@@ -1,4 +1,4 @@
-"""`ser extract`: compute and keep the encoder's frames of a corpus, so that training finds them ready."""
+"""`ser extract`: compute and cache the encoder's frames of a corpus, so that training finds them ready."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
     features = extract(utterances, encoder, cache, progress_bar())
     print(
         f"{len(features)} clips: {features.n_computed} computed, {len(features.failed)} failed, the others "
-        f"kept before; {features.lengths.sum()} frames of {encoder.dim} dimensions in {cache.folder}"
+        f"cached before; {features.lengths.sum()} frames of {encoder.dim} dimensions in {cache.folder}"
     )
     for path, message in features.failed:
         print(f"ser: {path}: {message}", file=sys.stderr)

@@ -20,11 +20,6 @@ if TYPE_CHECKING:
     from ser.inference.torch_engine import Prediction
 
 STDERR = 2
-# The files of a folder that are taken for recordings.
-SUFFIXES = {
-    ".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".aifc", ".au", ".caf", ".w64",
-    ".m4a", ".mp4", ".3gp", ".webm", ".mka", ".aac", ".amr", ".wma",
-}  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -143,15 +138,14 @@ def _predict(
 
 def _find(inputs: Sequence[Path]) -> tuple[list[Path], int]:
     """The recordings below the inputs, each once, in order; and how many inputs hold none."""
+    from ser.audio.find import find_recordings
+
     found: list[Path] = []
     n_bad = 0
     for path in inputs:
         is_folder = os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
         if is_folder:
-            below = sorted(
-                file for file in path.rglob("*")
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".") and file.is_file()
-            )  # fmt: skip
+            below = find_recordings(path)
         else:
             below = [path] if os.path.lexists(path) else []
         if not below:

@@ -22,7 +22,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.corpora.folder import AUDIO_SUFFIXES, corpus_contents, find_files, is_file, shown
+from ser.audio.find import SUFFIXES
+from ser.corpora.folder import corpus_contents, find_files, is_file, shown
 from ser.corpora.readers import READERS, Reader
 from ser.corpora.tables import TABLES, read_labels, read_table
 from ser.corpora.words import common_label, first_spellings, folded, look_alikes
@@ -273,7 +274,7 @@ def _read_names(folder: Path, name: str | None) -> Corpus:
     files = there.recordings
     if not files:
         raise CorpusError(
-            f"There are no recordings below {folder} (looked for {' '.join(AUDIO_SUFFIXES)}), and none of "
+            f"There are no recordings below {folder} (looked for {' '.join(SUFFIXES)}), and none of "
             f"the tables {', '.join(TABLES)}."
         )
     known = [reader for reader in READERS if name is None or reader.name.casefold() == name.casefold()]

@@ -1,10 +1,13 @@
-"""Where the encoder's frames are kept on disk, and how they are found again.
+"""Where the encoder's frames are cached on disk, and how they are found again.
 
-A folder for each (encoder with its layer, settings), named by their hash, with `encoder.json` to be read by
-people and any number of shards (`ser.features.shards`). A clip's key is the SHA-256 of its file, so a renamed file
-keeps its frames and a changed one gets new ones. There is no index file to be torn: the shards' headers are
-the index. Nothing is locked: processes that write at once make shards of their own, and a clip that is found
-twice is equal twice.
+A folder for each (encoder with its layer and engine, settings), named by their hash, with `encoder.json` for people to
+read and any number of safetensors files of some hundred utterances: one tensor each, `(frames, *frame_shape)` float16,
+under the SHA-256 of its recording, so that a renamed file keeps its frames and a changed one gets new ones. The files'
+headers are the only index. A file is written whole, under a name of its own, and never changed: processes may extract
+at once without locks, and an utterance that is found twice is equal twice.
+
+A file's checksum is compared when it is new here or has another size or date; `verified.json` remembers that, so that
+a start does not read the whole cache.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
 import time
+import uuid
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -23,14 +29,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.errors import CacheError
-from ser.features.shards import HALF, SUFFIX, UNFINISHED, DamagedShardError, Shard, write_shard
+from ser.files import write_json
 
-FORMAT = 1  # part of every key: raise it when loading or storing changes what the frames are
-SHARD_BYTES = 64 << 20
-SHARD_S = 120.0  # a slow encoder's work is written at least this often
+FORMAT = 2  # part of every key: raise it when loading or storing changes what the frames are
+FILE_BYTES = 64 << 20
+FILE_S = 120.0  # a slow encoder's work is written at least this often
 STALE_S = 3600.0  # an unfinished file this old belongs to nobody
 ENVIRONMENT = "SER_CACHE"
-DESCRIPTION = "encoder.json"
+DESCRIPTION, VERIFIED, SUFFIX, UNFINISHED = "encoder.json", "verified.json", ".safetensors", ".tmp"
+OWN_FILES = (
+    f"*{SUFFIX}",
+    f".*{UNFINISHED}",
+    DESCRIPTION,
+    VERIFIED,
+    "*.shard",
+)  # the last: of earlier versions
+
+HALF = np.dtype("<f2")
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +60,34 @@ class FrameEncoder(Protocol):
 
 
 @dataclass(frozen=True)
-class CachedEncoder:
-    """What is kept of one encoder.
+class Cached:
+    """Where the frames of one utterance begin, in bytes, how many they are, and of what shape."""
 
-    Attributes:
-        name, layer, fingerprint: of the encoder, "?" where the description is lost.
-        settings: of the extraction.
-        n_clips: different clips.
-        n_bytes: on the disk.
-    """
+    file: Path
+    key: str
+    offset: int
+    n_frames: int
+    frame_shape: tuple[int, ...]
+
+    def read(self, n_frames: int | None = None) -> NDArray[np.float16]:
+        """The first frames, by default all of them, `(frames, *frame_shape)`.
+
+        Raises:
+            CacheError: the file is not there any more.
+        """
+        n = self.n_frames if n_frames is None else min(n_frames, self.n_frames)
+        try:  # mapped into memory, pages would count as the process' own
+            numbers = np.fromfile(self.file, HALF, n * math.prod(self.frame_shape), offset=self.offset)
+            return numbers.reshape(n, *self.frame_shape)
+        except (OSError, ValueError) as error:
+            raise CacheError(
+                f"Cached features are gone ({error}); was the cache cleared? Run again."
+            ) from error
+
+
+@dataclass(frozen=True)
+class CachedEncoder:
+    """What is cached of one encoder; what it says of itself is "?" where the description is lost."""
 
     name: str
     layer: Any
@@ -64,7 +98,7 @@ class CachedEncoder:
 
 
 class FeatureCache:
-    """The folder of kept frames: `FeatureCache().store(encoder, settings)`.
+    """The folder of cached frames: `FeatureCache().store(encoder, settings)`.
 
     Args:
         folder: default is the environment's SER_CACHE, else `~/.cache/persian-ser`.
@@ -75,106 +109,80 @@ class FeatureCache:
         self.root = self.folder / "features"
 
     def store(self, encoder: FrameEncoder, settings: Mapping[str, Any]) -> Store:
-        """The part of the cache that belongs to one encoder and layer and one set of settings."""
+        """The part of the cache that belongs to one encoder, layer, engine and set of settings."""
         identity = {
             "format": FORMAT,
             "fingerprint": encoder.fingerprint,
             "layer": getattr(encoder, "layer", None),
+            "engine": getattr(encoder, "engine", "torch"),
             "settings": dict(settings),
         }
         key = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         return Store(self.root / key, {"encoder": getattr(encoder, "name", "?"), **identity})
 
     def contents(self) -> list[CachedEncoder]:
-        """What is kept, encoder by encoder."""
+        """What is cached, encoder by encoder."""
         found = []
         for folder in self._folders():
-            store = Store(folder, {})
-            clips = {key for shard in store.shards() for key in shard.clips}
-            about = _read_description(folder)
-            names = (str(about.get("encoder", "?")), about.get("layer"), str(about.get("fingerprint", "?")))
-            n_bytes = sum(_size(path) for path in _own_files(folder))
+            about = {"encoder": "?", "fingerprint": "?", "layer": None} | _read_json(folder / DESCRIPTION)
             settings = about.get("settings")
+            n_clips = len({one.key for held in Store(folder, {}).files() for one in held})
+            n_bytes = sum(_status(path)[0] for path in _own_files(folder))
+            names = (str(about["encoder"]), about["layer"], str(about["fingerprint"]))
             known = settings if isinstance(settings, dict) else {}
-            found.append(CachedEncoder(*names, known, len(clips), n_bytes))
+            found.append(CachedEncoder(*names, known, n_clips, n_bytes))
         return found
 
     def clear(self) -> int:
-        """Delete what is kept, and nothing else; returns the bytes that became free.
+        """Delete what is cached, and nothing else; returns the bytes that became free.
 
         Raises:
             CacheError: a file cannot be deleted.
         """
         freed = 0
-        try:
+        with _explained(self.folder, "cleared"):
             for folder in self._folders():
                 for path in _own_files(folder):
-                    n_bytes = _size(path)
+                    freed += _status(path)[0]
                     path.unlink(missing_ok=True)
-                    freed += n_bytes
                 if not any(folder.iterdir()):
                     folder.rmdir()
-        except OSError as error:
-            raise _cache_error(self.folder, "cleared", error) from error
         return freed
 
     def _folders(self) -> list[Path]:
-        try:
-            return sorted(path for path in self.root.iterdir() if path.is_dir())
-        except FileNotFoundError:
-            return []
-        except OSError as error:
-            raise _cache_error(self.folder, "read", error) from error
+        return sorted(path for path in self.root.glob("*") if path.is_dir())
 
 
 class Store:
-    """The shards of one encoder and one set of settings, and the clips that wait to be written."""
+    """The files of one encoder and one set of settings, and the utterances that wait to be written."""
 
     def __init__(self, folder: Path, description: Mapping[str, Any]) -> None:
-        self.folder = folder
-        self.description = dict(description)
-        self._waiting: list[tuple[str, NDArray[np.float16]]] = []
-        self._waiting_bytes = 0
+        self.folder, self.description = folder, dict(description)
+        self._waiting: dict[str, NDArray[np.float16]] = {}
         self._waiting_since = time.monotonic()
-        self._headers: dict[Path, Shard] = {}
 
-    def shards(self) -> Iterator[Shard]:
-        """Every shard whose header is right; a damaged one is deleted, so that its clips are computed again.
-
-        Raises:
-            CacheError: the folder cannot be read.
-        """
-        try:
-            paths = sorted(self.folder.glob(f"*{SUFFIX}")) if self.folder.exists() else []
-        except OSError as error:
-            raise _cache_error(self.folder, "read", error) from error
-        for path in paths:
-            if path not in self._headers:
-                try:
-                    self._headers[path] = Shard.read(path)
-                except (DamagedShardError, OSError) as error:
-                    _discard(path, error)
-                    continue
-            yield self._headers[path]
-
-    def find(self, keys: Collection[str]) -> dict[str, Shard]:
-        """The verified shard of each key that is kept."""
-        found: dict[str, Shard] = {}
-        for shard in self.shards():
-            wanted = [key for key in shard.clips if key in keys and key not in found]
-            if not wanted:
-                continue
+    def files(self) -> Iterator[list[Cached]]:
+        """What each file holds; a damaged one is deleted, so that its utterances are computed again."""
+        verified = _read_json(self.folder / VERIFIED)
+        found: dict[str, list[int]] = {}
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
-                shard.verify()
-            except (DamagedShardError, OSError) as error:
-                self._headers.pop(shard.path, None)
-                _discard(shard.path, error)
+                status = _status(path)
+                held = _index(path, verify=verified.get(path.name) != status)
+            except Exception as error:  # safetensors has errors of its own, and a header may say anything
+                _discard(path, error)
                 continue
-            found.update(dict.fromkeys(wanted, shard))
-        return found
+            found[path.name] = status
+            yield held
+        if found != verified:
+            self._remember(found)
+
+    def find(self, keys: Collection[str]) -> dict[str, Cached]:
+        """Where the frames of each key are, for those that are cached."""
+        return {one.key: one for held in self.files() for one in held if one.key in keys}
 
     def add(self, key: str, frames: NDArray[np.float32]) -> None:
-        """Keep the frames of a clip, `(frames, *frame_shape)`; on the disk after `flush` at the latest.
+        """Keep the frames of an utterance, `(frames, *frame_shape)`; on the disk after `flush` at the latest.
 
         Raises:
             CacheError: the disk is full or read-only.
@@ -183,16 +191,14 @@ class Store:
         if not len(frames):
             raise ValueError("the encoder made no frames of it")
         with np.errstate(over="ignore"):
-            half = frames.astype(HALF)
+            half = np.ascontiguousarray(frames, np.float16)
         if not np.isfinite(half).all():
             raise ValueError("the encoder's frames are not finite or too large for half precision")
         if not self._waiting:
             self._waiting_since = time.monotonic()
-        elif half.shape[1:] != self._waiting[0][1].shape[1:]:
-            raise ValueError(f"frames of shape {half.shape[1:]} after {self._waiting[0][1].shape[1:]}")
-        self._waiting.append((key, half))
-        self._waiting_bytes += half.nbytes
-        if self._waiting_bytes >= SHARD_BYTES or time.monotonic() - self._waiting_since >= SHARD_S:
+        self._waiting[key] = half
+        n_bytes = sum(one.nbytes for one in self._waiting.values())
+        if n_bytes >= FILE_BYTES or time.monotonic() - self._waiting_since >= FILE_S:
             self.flush()
 
     def flush(self) -> None:
@@ -201,73 +207,112 @@ class Store:
         Raises:
             CacheError: the disk is full or read-only.
         """
-        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        waiting, self._waiting = self._waiting, {}
         if not waiting:
             return
-        try:
-            self._prepare_folder()
+        with _explained(self.folder, "written"):
             try:
-                shard = write_shard(self.folder, waiting)
+                self._write(waiting)
             except FileNotFoundError:  # another process has just cleared the cache
-                self._prepare_folder()
-                shard = write_shard(self.folder, waiting)
-        except OSError as error:
-            raise _cache_error(self.folder, "written", error) from error
-        self._headers[shard.path] = shard
+                self._write(waiting)
 
-    def _prepare_folder(self) -> None:
+    def _write(self, waiting: dict[str, NDArray[np.float16]]) -> None:
+        from safetensors.numpy import save
+
         self.folder.mkdir(parents=True, exist_ok=True)
         for path in self.folder.glob(f".*{UNFINISHED}"):
-            if time.time() - _modified(path) > STALE_S:
+            if time.time_ns() - _status(path)[1] > STALE_S * 1e9:
                 path.unlink(missing_ok=True)
-        about = self.folder / DESCRIPTION
-        if not about.exists():
-            unfinished = self.folder / f".{DESCRIPTION}.{os.getpid()}{UNFINISHED}"
-            unfinished.write_text(json.dumps(self.description, indent=2) + "\n", encoding="utf-8")
-            unfinished.replace(about)
+        if not (self.folder / DESCRIPTION).exists():
+            write_json(self.folder / DESCRIPTION, self.description)
+        waiting = dict(sorted(waiting.items()))  # the order of the file
+        digest = _listing({key: frames.shape for key, frames in waiting.items()})
+        for frames in waiting.values():
+            digest.update(frames)
+        path = self.folder / f"{uuid.uuid4().hex}{SUFFIX}"
+        unfinished = path.with_name(f".{path.stem}{UNFINISHED}")
+        try:
+            with unfinished.open("xb") as file:
+                file.write(save(waiting, {"sha256": digest.hexdigest()}))
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.replace(path)
+        except BaseException:
+            unfinished.unlink(missing_ok=True)
+            raise
+        self._remember(_read_json(self.folder / VERIFIED) | {path.name: _status(path)})
+
+    def _remember(self, verified: Mapping[str, Any]) -> None:
+        with suppress(OSError):  # a cache that can only be read is verified each time
+            write_json(self.folder / VERIFIED, verified)
+
+
+def _index(path: Path, verify: bool) -> list[Cached]:
+    """What a file holds by its header, compared with its checksum on demand; raises whatever damage leads to."""
+    from safetensors import safe_open
+
+    with safe_open(path, "np", backend="pread") as content:
+        slices = {key: content.get_slice(key) for key in content.offset_keys()}
+        shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
+        expected = (content.metadata() or {}).get("sha256")
+    if {one.get_dtype() for one in slices.values()} != {"F16"} or not all(map(all, shapes.values())):
+        raise ValueError("it holds something else than frames")
+    with path.open("rb") as file:
+        start = file.seek(8 + int.from_bytes(file.read(8), "little"))
+        digest = _listing(shapes)
+        while verify and (chunk := file.read(1 << 20)):
+            digest.update(chunk)
+    if verify and digest.hexdigest() != expected:
+        raise ValueError("its checksum is another")
+    held = []
+    for key, shape in shapes.items():  # one behind the other, as safetensors has made sure
+        held.append(Cached(path, key, start, shape[0], shape[1:]))
+        start += HALF.itemsize * math.prod(shape)
+    return held
+
+
+def _listing(shapes: Mapping[str, tuple[int, ...]]) -> Any:
+    """SHA-256 of keys and shapes in the order of the file, to be updated with the frames."""
+    return hashlib.sha256(json.dumps(list(shapes.items())).encode())
 
 
 def _discard(path: Path, reason: Exception) -> None:
-    """A shard that cannot be used: delete it if it is damaged, in any case leave it out."""
-    if isinstance(reason, FileNotFoundError):
-        return
-    log.warning("kept features %s cannot be used (%s): its clips are computed again", path, reason)
-    if isinstance(reason, DamagedShardError):
-        try:
+    """A file that cannot be used: delete it if it is damaged, in any case leave it out."""
+    if not isinstance(reason, FileNotFoundError):  # else another process has just cleared the cache
+        log.warning("cached features %s cannot be used (%s): they are computed again", path, reason)
+    if not isinstance(reason, OSError):
+        with suppress(OSError):
             path.unlink(missing_ok=True)
-        except OSError:
-            log.warning("and it cannot be deleted")
 
 
-def _cache_error(folder: Path, verb: str, error: OSError) -> CacheError:
-    return CacheError(
-        f"The feature cache {folder} cannot be {verb}: {error.strerror or error}. "
-        f"Free space, or name another folder with --cache or {ENVIRONMENT}."
-    )
-
-
-def _own_files(folder: Path) -> Iterator[Path]:
-    for pattern in (f"*{SUFFIX}", f".*{UNFINISHED}", DESCRIPTION):
-        yield from folder.glob(pattern)
-
-
-def _read_description(folder: Path) -> dict[str, Any]:
+@contextmanager
+def _explained(folder: Path, verb: str) -> Iterator[None]:
+    """What the disk refuses becomes a sentence for the user."""
     try:
-        content = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        yield
+    except OSError as error:
+        raise CacheError(
+            f"The feature cache {folder} cannot be {verb}: {error.strerror or error}. "
+            f"Free space, or name another folder with --cache or {ENVIRONMENT}."
+        ) from error
+
+
+def _own_files(folder: Path) -> list[Path]:
+    return [path for pattern in OWN_FILES for path in folder.glob(pattern)]
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 
 
-def _size(path: Path) -> int:
+def _status(path: Path) -> list[int]:
+    """Bytes and date of a file in nanoseconds; 0 and now where it has gone."""
     try:
-        return path.stat().st_size
+        status = path.stat()
     except FileNotFoundError:
-        return 0
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()
+        return [0, time.time_ns()]
+    return [status.st_size, status.st_mtime_ns]

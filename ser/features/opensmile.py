@@ -44,13 +44,6 @@ def functionals(
     return cast(NDArray[np.float32], np.nan_to_num(np.stack(rows), nan=0.0, posinf=0.0, neginf=0.0))
 
 
-def available() -> bool:
-    """Whether openSMILE is installed."""
-    from importlib.util import find_spec
-
-    return find_spec("opensmile") is not None
-
-
 def _extractor(feature_set: str) -> Any:
     try:
         import opensmile

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from ser.audio.augment import degrade
+from ser.audio.find import SUFFIXES, find_recordings
 from ser.audio.load import SAMPLE_RATE_HZ, Samples, stream_audio
 from ser.audio.resample import resample
 from ser.encoders.chunking import FRAME_SAMPLES, normalised
@@ -23,9 +24,6 @@ from ser.encoders.encoder import Encoder
 from ser.encoders.states import frame_centre, receptive_samples
 from ser.errors import AudioError, EncoderError, SettingsError
 
-AUDIO_SUFFIXES = frozenset(
-    (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif", ".m4a", ".webm", ".mp4", ".aac", ".au")
-)
 BLOCK_S = 10.0  # a recording is read and shown to the teacher in pieces of this length
 STATISTICS_BLOCKS = 200  # pieces from which the scale of the teacher's layers is taken
 LEVEL = 0.1  # root mean square of every piece
@@ -73,11 +71,9 @@ def find_audio(folders: Sequence[str | Path]) -> list[Path]:
     for folder in folders:
         if not Path(folder).is_dir():
             raise SettingsError(f"There is no folder {folder}. Give a folder of recordings.")
-        found += [path for path in Path(folder).rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES]
+        found += find_recordings(folder)
     if not found:
-        raise SettingsError(
-            f"No recordings in {', '.join(map(str, folders))} ({' '.join(sorted(AUDIO_SUFFIXES))})."
-        )
+        raise SettingsError(f"No recordings in {', '.join(map(str, folders))} ({' '.join(SUFFIXES)}).")
     return sorted(found)
 
 

@@ -1,0 +1,91 @@
+"""Where somebody speaks in a recording: silero-vad's network (Silero Team, MIT licence) on ONNX Runtime, without torch.
+
+In: `(samples,)` float32 at 16 kHz. Out: spans of speech in seconds. https://github.com/snakers4/silero-vad
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ser.audio.load import SAMPLE_RATE_HZ, Samples
+
+FRAME, CONTEXT = 512, 64  # samples of a frame of the network, and of the one before that it hears too
+FRAMES_AT_ONCE = 1024
+SURE, STILL = 0.5, 0.35  # probability of speech somewhere in a span, and all through it
+PAUSE_S, SHORTEST_S = 0.3, 0.1  # a shorter pause parts no span; a shorter span is no speech
+FAINT_DB, STEP = -35.0, 160  # level of a silent end against the loudest step of a span, in samples
+PEAK = 0.5  # to which a recording is brought first: the network hears faint voices less
+
+Span = tuple[float, float]  # start and end in seconds
+
+
+def speech_spans(samples: Samples) -> list[Span]:
+    """Spans in which somebody speaks, in order; none where nobody does."""
+    probabilities = speech_probabilities(samples)
+    edges = np.diff((probabilities >= STILL).astype(np.int8), prepend=0, append=0).nonzero()[0].reshape(-1, 2)
+    pause, shortest = (seconds * SAMPLE_RATE_HZ / FRAME for seconds in (PAUSE_S, SHORTEST_S))
+    joined: list[list[int]] = []
+    for start, end in edges.tolist():
+        if joined and start - joined[-1][1] < pause:
+            joined[-1][1] = end
+        else:
+            joined.append([start, end])
+    sure = (one for one in joined if one[1] - one[0] >= shortest and probabilities[slice(*one)].max() >= SURE)
+    return [_tightened(samples, start * FRAME, min(samples.size, end * FRAME)) for start, end in sure]
+
+
+def _tightened(samples: Samples, start: int, end: int) -> Span:
+    """A span of samples in seconds, without ends that are silent beside its loudest part: the network lags behind."""
+    n = (end - start) // STEP
+    power = (samples[start : start + n * STEP].reshape(n, STEP) ** 2).mean(axis=1)
+    loud = np.flatnonzero(power > power.max() * 10 ** (FAINT_DB / 10))
+    first, last = (int(loud[0]), int(loud[-1]) + 1) if loud.size else (0, n)
+    return (start + first * STEP) / SAMPLE_RATE_HZ, (start + last * STEP) / SAMPLE_RATE_HZ
+
+
+def speech_share(samples: Samples, spans: list[Span]) -> float:
+    """Fraction of a recording in which somebody speaks."""
+    return sum(end - start for start, end in spans) * SAMPLE_RATE_HZ / samples.size
+
+
+def trim_to_speech(samples: Samples, margin_s: float = 0.05, spans: list[Span] | None = None) -> Samples:
+    """A recording without what is before the first and behind the last span, but for a margin; empty without speech."""
+    spoken = speech_spans(samples) if spans is None else spans
+    if not spoken:
+        return samples[:0]
+    start, end = max(0.0, spoken[0][0] - margin_s), spoken[-1][1] + margin_s
+    return samples[round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)]
+
+
+def speech_probabilities(samples: Samples) -> NDArray[np.float32]:
+    """Probability of speech in each 32 ms, `(ceil(samples / 512),)`."""
+    frames = np.zeros((-(-samples.size // FRAME), FRAME), np.float32)
+    frames.reshape(-1)[: samples.size] = samples * (PEAK / max(1e-4, float(np.abs(samples).max(initial=0))))
+    heard = np.zeros((len(frames), CONTEXT + FRAME), np.float32)
+    heard[:, CONTEXT:], heard[1:, :CONTEXT] = frames, frames[:-1, -CONTEXT:]
+    hidden = cell = np.zeros((1, 1, 128), np.float32)
+    found = [np.zeros(0, np.float32)]
+    for start in range(0, len(heard), FRAMES_AT_ONCE):
+        inputs = {"input": heard[start : start + FRAMES_AT_ONCE], "h": hidden, "c": cell}
+        some, hidden, cell = _network().run(["speech_probs", "hn", "cn"], inputs)
+        found.append(some.reshape(-1))
+    return np.concatenate(found)
+
+
+@cache
+def _network() -> Any:
+    import onnxruntime
+
+    package = find_spec("silero_vad")  # importing it would import torch
+    assert package is not None
+    assert package.origin is not None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    path = Path(package.origin).parent / "data" / "silero_vad_16k_sequence.onnx"
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
