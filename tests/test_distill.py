@@ -15,27 +15,34 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from support import TINY, WHISPER, voice
 
 from ser.audio.augment import degrade
-from ser.audio.load import SAMPLE_RATE_HZ
+from ser.audio.load import SAMPLE_RATE_HZ, load_audio
+from ser.cli import main
 from ser.encoders.distillation.data import (
+    LEVEL,
     CropSettings,
     CropStream,
     Position,
-    TeacherTargets,
     align,
     find_audio,
+    teacher_statistics,
 )
 from ser.encoders.distillation.distill import Distillation, DistillSettings, distillation_loss, schedule
-from ser.encoders.distillation.student import StudentSettings, build_student, filterbank
+from ser.encoders.distillation.student import Distiller, Student
 from ser.encoders.encoder import Encoder
+from ser.encoders.states import hidden_states
 from ser.errors import SettingsError
+from ser.runtime import import_torchaudio
 
-SMALL = StudentSettings(
-    hidden_size=32, layers=2, intermediate_size=32, heads=2, conv_dim=(20, 16, 16), position_kernel=16
-)  # fmt: skip
+import_torchaudio()
+import transformers  # noqa: E402  after torchaudio is usable
+from transformers.models.whisper.modeling_whisper import WhisperEncoder  # noqa: E402
+
 CROPS = CropSettings(batch_size=4, crop_s=0.5, buffer=8)
 SETTINGS = DistillSettings(teacher_layers=(1, 2), steps=4, crops=CROPS)
+KINDS = ("hubert", "hubert, norm behind the last layer", "wav2vec 2.0", "wavlm", "whisper")
 
 
 def numpy_equation_1(prediction: np.ndarray, target: np.ndarray, weight: float) -> float:
@@ -68,30 +75,6 @@ def test_a_perfect_student_pays_only_for_the_cosine():
     target = torch.randn(2, 3, 5)
     expected = -torch.nn.functional.logsigmoid(torch.tensor(1.0))
     torch.testing.assert_close(distillation_loss(target, target), expected)
-
-
-def test_the_student_makes_fifty_frames_a_second():
-    student = build_student(SMALL)
-    frames = student(torch.randn(1, 4 * SAMPLE_RATE_HZ)).last_hidden_state
-    assert frames.shape == (1, (4 * SAMPLE_RATE_HZ - SMALL.receptive_samples) // 320 + 1, 32)
-    assert SMALL.receptive_samples == 400 + 2 * 160 + 160
-
-
-def test_a_front_end_that_does_not_make_fifty_frames_a_second_is_refused():
-    with pytest.raises(SettingsError, match="160"):
-        StudentSettings(conv_dim=(8, 8), conv_kernel=(10, 3), conv_stride=(80, 2))
-
-
-def test_the_filter_bank_responds_most_at_its_own_frequency():
-    weight, bias = filterbank(84, 400)
-    time_s = np.arange(400) / SAMPLE_RATE_HZ
-    centres = []
-    for hz in (200, 1000, 4000):
-        response = np.abs(weight[:80, 0].numpy() @ np.sin(2 * np.pi * hz * time_s)).reshape(20, 4).max(axis=1)
-        centres.append(int(response.argmax()))
-    assert centres == sorted(set(centres))
-    assert (bias[80:] != 0).all()
-    assert (weight[80:] == 0).all()
 
 
 def test_targets_are_interpolated_to_the_students_frame_centres():
@@ -133,44 +116,158 @@ def recordings(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def teacher_folder(tmp_path_factory) -> Path:
-    torch.manual_seed(5)
-    folder = tmp_path_factory.mktemp("teacher")
-    build_student(SMALL).save_pretrained(folder)
-    return folder
+def teachers(tmp_path_factory) -> dict[str, Path]:
+    """A folder of random weights for each kind of teacher, three layers deep, its norms far from the identity."""
+    deep = TINY | {"num_hidden_layers": 3}
+    models = {
+        "hubert": transformers.HubertModel(transformers.HubertConfig(**deep)),
+        "hubert, norm behind the last layer": transformers.HubertModel(
+            transformers.HubertConfig(
+                **deep, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True
+            )
+        ),
+        "wav2vec 2.0": transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**deep)),
+        "wavlm": transformers.WavLMModel(transformers.WavLMConfig(**deep)),
+        "whisper": WhisperEncoder(transformers.WhisperConfig(**WHISPER | {"encoder_layers": 3})),
+    }
+    folders = {}
+    for kind, model in models.items():
+        torch.manual_seed(5)
+        for name, parameter in model.named_parameters():
+            if "norm.weight" in name:
+                parameter.data.uniform_(0.5, 2.0)
+        folders[kind] = tmp_path_factory.mktemp("teacher")
+        model.save_pretrained(folders[kind])
+    return folders
 
 
 @pytest.fixture
-def teacher(teacher_folder) -> Encoder:
-    return Encoder.load(teacher_folder)
+def teacher(teachers) -> Encoder:
+    return Encoder.load(teachers["hubert"], engine="torch")
+
+
+def distillation(
+    files: Path, teacher: Encoder, out: Path, settings: DistillSettings = SETTINGS
+) -> Distillation:
+    return Distillation(find_audio([files]), teacher, Student.first_layers(teacher, 1), out, settings)
+
+
+def quietly(line: object) -> None:
+    """Nobody listens."""
+
+
+# ---- the student ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_layers_of_a_teacher_give_its_frames_of_layer_n(teachers, kind, n, tmp_path):
+    teacher = Encoder.load(teachers[kind], n, engine="torch")
+    Student.first_layers(teacher, n).write(tmp_path, {})
+    student = Encoder.load(tmp_path, engine="torch")
+    assert student.n_layers == n
+    assert type(student.model) is type(teacher.model)
+    np.testing.assert_allclose(student([voice()])[0], teacher([voice()])[0], atol=1e-5)
+
+
+def test_distilhubert_s_own_shape_is_made_from_a_hubert(teacher, tmp_path):
+    """Figure 2: group norm, no bias in the convolutions, two layers; heads for deeper layers."""
+    student = Student.first_layers(teacher, 2)
+    assert student.model.config.feat_extract_norm == "group"
+    assert not student.model.config.conv_bias
+    theirs, ours = teacher.model.state_dict(), student.model.state_dict()
+    missing = {key for key in theirs if key not in ours}
+    assert all(
+        any(part in key for part in ("layers.2.", "pos_conv_embed", "masked_spec_embed")) for key in missing
+    )  # the latter is under a weight norm
+    heads = Distiller(student.model, 3, teacher.dim)
+    assert heads(torch.zeros(2, 8000)).shape == (3, 2, 24, 32)
+
+
+def test_a_student_has_no_dropout_and_no_masking(teacher):
+    config = teacher.model.config
+    config.hidden_dropout = config.layerdrop = config.mask_time_prob = 0.5
+    student = Student.first_layers(teacher, 2).model.train()
+    waveform = torch.from_numpy(voice())[None]
+    once, again = (student(waveform).last_hidden_state for _ in range(2))
+    assert torch.equal(once, again)
+
+
+def test_more_layers_than_the_teacher_has_are_refused(teacher):
+    for n in (0, 4):
+        with pytest.raises(SettingsError, match="layers 1 to 3"):
+            Student.first_layers(teacher, n)
+
+
+def test_the_command_writes_a_teacher_s_first_layers_without_recordings(teachers, tmp_path):
+    words = ["distill", "--teacher", str(teachers["whisper"]), "--from-teacher", "2", "--steps", "0"]
+    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
+    assert main([*words, "--out", str(tmp_path / "half"), "--half", "--licence", "MIT"]) == 0
+    whole, half = tmp_path / "whole" / "encoder", tmp_path / "half" / "encoder"
+    assert sorted(path.name for path in half.iterdir()) == [
+        "config.json", "distillation.json", "model.safetensors", "preprocessor_config.json"
+    ]  # fmt: skip
+    assert (half / "model.safetensors").stat().st_size < 0.6 * (whole / "model.safetensors").stat().st_size
+    teacher = Encoder.load(teachers["whisper"], 2, engine="torch")
+    np.testing.assert_allclose(Encoder.load(half)([voice()])[0], teacher([voice()])[0], atol=0.02)
+    about = json.loads((half / "distillation.json").read_text())
+    assert about["licence"] == "MIT"
+    assert about["teacher"]["name"] == teacher.name
+    assert about["student"]["layers"] == 2
+
+
+def test_training_without_recordings_and_a_device_that_is_not_there_are_refused(
+    teachers, tmp_path, capsys, monkeypatch
+):
+    words = ["distill", "--teacher", str(teachers["hubert"]), "--from-teacher", "1", "--out", str(tmp_path)]
+    assert main(words) == 2
+    assert "--audio" in capsys.readouterr().err
+    monkeypatch.setenv("SER_DEVICE", "nonsense")
+    assert main([*words, "--steps", "0"]) == 2
+    assert "SER_DEVICE is 'nonsense'" in capsys.readouterr().err
+
+
+# ---- the stream -------------------------------------------------------------------------------------------
+
+
+def stream_of(files: list[Path], teacher: Encoder, settings: CropSettings = CROPS) -> CropStream:
+    return CropStream(files, teacher, (1, 2), Student.first_layers(teacher, 1), settings, Position())
 
 
 def test_the_stream_goes_round_and_round_and_reports_what_it_cannot_read(recordings, teacher):
-    bad: dict[str, str] = {}
-    position = Position()
-    stream = CropStream(
-        find_audio([recordings]), TeacherTargets(teacher, (1, 2)), SMALL, CROPS, position,
-        lambda path, message: bad.__setitem__(path.name, message),
-    )  # fmt: skip
+    stream = stream_of(find_audio([recordings]), teacher)
     batches = stream.batches()
-    while position.epoch < 3:
+    while stream.position.epoch < 3:
         waveforms, targets = next(batches)
     assert waveforms.shape == (4, 8000)
     assert targets.shape == (2, 4, stream.n_frames, 32)
-    assert list(bad) == ["broken.wav"]
-    assert abs(float(waveforms[0].mean())) < 1e-3
-    assert float(waveforms[0].var()) == pytest.approx(1, abs=1e-2)
+    assert [Path(path).name for path in stream.bad_files] == ["broken.wav"]
 
 
-def test_cached_targets_equal_fresh_ones_and_a_damaged_entry_is_computed_anew(teacher, tmp_path):
-    samples = np.random.default_rng(2).standard_normal(8000).astype(np.float32)
-    cached = TeacherTargets(teacher, (1, 2), tmp_path)
-    fresh = TeacherTargets(teacher, (1, 2))(samples)
-    assert torch.equal(cached(samples), fresh)
-    (entry,) = tmp_path.rglob("*.safetensors")
-    entry.write_bytes(b"damaged")
-    assert torch.equal(cached(samples), fresh)
-    assert torch.equal(cached(samples), fresh)
+def test_a_student_that_normalises_hears_crops_of_unit_variance(recordings, teacher):
+    teacher.normalise = True
+    waveforms, _ = next(stream_of(find_audio([recordings]), teacher).batches())
+    assert waveforms.mean(dim=1).abs().max() < 1e-3
+    torch.testing.assert_close(waveforms.var(dim=1), torch.ones(4), atol=1e-2, rtol=0)
+
+
+def test_a_speed_of_one_and_no_degradation_leave_all_but_the_level(recordings, teacher):
+    plain = replace(CROPS, speeds=(1.0,), degrade=0.0)
+    (block,) = itertools.islice(stream_of([recordings / "2.wav"], teacher, plain).blocks(), 1)
+    samples = load_audio(recordings / "2.wav")
+    np.testing.assert_allclose(block, samples * (LEVEL / np.sqrt(np.mean(samples**2))), atol=1e-5)
+
+
+def test_the_statistics_are_those_of_all_frames(recordings, teacher):
+    files = [recordings / "2.wav", recordings / "3.wav"]
+    blocks = list(
+        itertools.islice(stream_of(files, teacher).blocks(), 3)
+    )  # the third begins the second epoch
+    stream = stream_of(files, teacher)
+    frames = torch.cat([stream.states(block).float() for block in blocks], dim=1)
+    mean, scale = teacher_statistics(stream)
+    torch.testing.assert_close(mean[:, 0, 0], frames.mean(dim=1), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(scale[:, 0, 0], frames.std(dim=1), atol=1e-3, rtol=0.02)
 
 
 def test_a_folder_without_recordings_is_refused(tmp_path):
@@ -180,79 +277,131 @@ def test_a_folder_without_recordings_is_refused(tmp_path):
         find_audio([tmp_path / "nowhere"])
 
 
-def test_the_result_loads_strictly_and_gives_the_students_frames(recordings, teacher, tmp_path):
+# ---- a run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["hubert", "whisper"])
+def test_the_result_loads_strictly_and_gives_the_student_s_frames(recordings, teachers, kind, tmp_path):
+    teacher = Encoder.load(teachers[kind], engine="torch")
     lines: list[dict] = []
-    run = Distillation(find_audio([recordings]), teacher, tmp_path, SETTINGS, SMALL)
-    run.run(lines.append)
+    run = distillation(recordings, teacher, tmp_path)
+    run.run(lines.append, quietly)
     assert lines[-1]["step"] == 4
-    encoder = Encoder.load(tmp_path / "encoder")
-    assert encoder.normalise
-    samples = np.random.default_rng(3).standard_normal(8000).astype(np.float32)
-    waveform = torch.from_numpy((samples - samples.mean()) / np.sqrt(samples.var() + 1e-7))[None]
+    encoder = Encoder.load(run.export(), engine="torch")
     with torch.inference_mode():
-        expected = run.distiller.eval().student(waveform).last_hidden_state[0]
-    np.testing.assert_allclose(encoder([samples])[0], expected.numpy(), atol=0.02)  # half precision on disk
+        (expected,) = hidden_states(run.student.model.eval(), torch.from_numpy(voice())[None], [1])
+    np.testing.assert_allclose(encoder([voice()])[0], expected[0].numpy(), atol=1e-4)
+    assert (
+        np.abs(encoder([voice()])[0] - Encoder.load(teachers[kind], 1)([voice()])[0]).max() > 1e-3
+    )  # it learnt
 
 
-def test_a_run_goes_on_from_its_saved_state_and_refuses_another_teacher(recordings, teacher, tmp_path):
-    files = find_audio([recordings])
-    first = Distillation(files, teacher, tmp_path, SETTINGS, SMALL)
-    first.run(lambda line: None)
-    second = Distillation(files, teacher, tmp_path, SETTINGS, SMALL)
+def test_a_run_resumes_from_its_saved_state_and_refuses_another_teacher_s_layers(
+    recordings, teacher, tmp_path
+):
+    first = distillation(recordings, teacher, tmp_path)
+    first.run(quietly, quietly)
+    second = distillation(recordings, teacher, tmp_path)
     assert second.step == 4
     for key, value in first.distiller.state_dict().items():
         assert torch.equal(value, second.distiller.state_dict()[key])
-    longer = Distillation(files, teacher, tmp_path, replace(SETTINGS, steps=6), SMALL)
-    longer.run(lambda line: None)
+    longer = distillation(recordings, teacher, tmp_path, replace(SETTINGS, steps=6))
+    longer.run(quietly, quietly)
     assert longer.step == 6
-    with pytest.raises(SettingsError, match="settings"):
-        Distillation(
-            files, teacher, tmp_path, DistillSettings(teacher_layers=(2,), steps=4, crops=CROPS), SMALL
-        )
+    with pytest.raises(SettingsError, match="other settings"):
+        distillation(recordings, teacher, tmp_path, replace(SETTINGS, teacher_layers=(2,)))
 
 
-def test_a_run_can_begin_from_an_earlier_encoder_of_the_same_shape_only(recordings, teacher, tmp_path):
-    files = find_audio([recordings])
-    Distillation(files, teacher, tmp_path / "first", SETTINGS, SMALL).run(lambda line: None)
-    start = Encoder.load(tmp_path / "first" / "encoder")
-    second = Distillation(files, teacher, tmp_path / "second", SETTINGS, SMALL, start=start)
-    second.export()
-    samples = np.random.default_rng(3).standard_normal(8000).astype(np.float32)
-    again = Encoder.load(tmp_path / "second" / "encoder")
-    np.testing.assert_allclose(again([samples])[0], start([samples])[0], atol=0.02)  # half precision on disk
-    assert second.identity["start"]["fingerprint"] == start.fingerprint
-    with pytest.raises(SettingsError, match="another shape"):
-        Distillation(
-            files, teacher, tmp_path / "third", SETTINGS, replace(SMALL, hidden_size=64), start=start
-        )
+def test_each_wait_without_steps_is_announced_before_step_1_and_after_a_resume(recordings, teacher, tmp_path):
+    said: list[str] = []
+    distillation(recordings, teacher, tmp_path).run(quietly, said.append)
+    assert len(said) == 2
+    assert said[1].endswith("before step 1.")
+    distillation(recordings, teacher, tmp_path, replace(SETTINGS, steps=6)).run(quietly, said.append)
+    assert len(said) == 3
+    assert said[2].endswith("before step 5.")
+
+
+def test_a_run_that_ends_before_its_first_step_keeps_the_scale_of_the_teacher_s_layers(
+    recordings, teacher, tmp_path
+):
+    def end(text: str) -> None:
+        if "before step" in text:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        distillation(recordings, teacher, tmp_path).run(quietly, end)
+    assert distillation(recordings, teacher, tmp_path).distiller.scale.min() > 0
+
+
+def test_without_standardising_equation_1_meets_the_teacher_s_own_values(recordings, teacher, tmp_path):
+    plain = replace(SETTINGS, standardise=False, cosine_weight=0.0)
+    run = distillation(recordings, teacher, tmp_path, plain)
+    for head in run.distiller.heads:
+        head.weight.data.zero_()
+        head.bias.data.zero_()
+    targets = torch.full((2, 4, 24, 32), 7.0)
+    assert run._step(torch.zeros(4, 8000), targets) == pytest.approx([7.0, 7.0])
+    said: list[str] = []
+    run.run(quietly, said.append)
+    assert len(said) == 1  # no scale is measured
+
+
+def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
+    recordings, teachers, tmp_path, monkeypatch
+):
+    shape = TINY | {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
+    transformers.HubertModel(transformers.HubertConfig(**shape)).save_pretrained(tmp_path / "own")
+    logged, run = [], Distillation.run
+
+    def watched(self: Distillation, *arguments: object) -> None:
+        logged.append((tmp_path / "run" / "log.jsonl").read_text())
+        run(self, *arguments)
+
+    monkeypatch.setattr(Distillation, "run", watched)
+    words = ["distill", "--teacher", str(teachers["hubert"]), "--init", str(tmp_path / "own")]
+    words += [
+        "--audio",
+        str(recordings),
+        "--out",
+        str(tmp_path / "run"),
+        "--teacher-layers",
+        "2,3",
+        "--speeds",
+        "1",
+    ]
+    words += ["--steps", "2", "--batch-size", "2", "--crop-s", "0.5", "--buffer", "4", "--no-standardise"]
+    assert main(words) == 0
+    assert "started" in json.loads(logged[0])
+    assert Encoder.load(tmp_path / "run" / "encoder").dim == 48
+    about = json.loads((tmp_path / "run" / "encoder" / "distillation.json").read_text())
+    assert about["student"]["name"] == "own"
+    assert about["settings"]["crops"]["speeds"] == [1.0]
 
 
 @pytest.mark.slow
-def test_a_run_killed_twice_ends_with_an_encoder(recordings, teacher_folder, tmp_path):
+def test_a_run_killed_twice_ends_with_an_encoder(recordings, teachers, tmp_path):
     command = [
         sys.executable,
         "-m",
         "ser",
         "distill",
+        "--teacher",
+        str(teachers["hubert"]),
+        "--from-teacher",
+        "1",
+    ]
+    command += [
         "--audio",
         str(recordings),
-        "--teacher",
-        str(teacher_folder),
+        "--teacher-layers",
+        "2,3",
+        "--out",
+        str(tmp_path),
+        "--steps",
+        "160",
     ]
-    command += ["--teacher-layers", "1,2", "--out", str(tmp_path), "--steps", "300", "--batch-size", "4"]
-    command += [
-        "--crop-s",
-        "0.5",
-        "--hidden-size",
-        "32",
-        "--layers",
-        "2",
-        "--intermediate-size",
-        "32",
-        "--heads",
-        "2",
-    ]
-    command += ["--save-every-s", "0.2"]
+    command += ["--batch-size", "4", "--crop-s", "0.5", "--save-every-s", "0.2"]
     log = tmp_path / "log.jsonl"
     for _ in range(2):
         process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
@@ -264,5 +413,5 @@ def test_a_run_killed_twice_ends_with_an_encoder(recordings, teacher_folder, tmp
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "from step 0" not in done.stdout
     steps = [json.loads(line).get("step") for line in log.read_text().splitlines()]
-    assert steps[-1] == 300
+    assert steps[-1] == 160
     Encoder.load(tmp_path / "encoder")

@@ -7,17 +7,17 @@ import shutil
 import pytest
 
 from ser.cli import main
-from ser.encoders.distillation.espeak import SENTENCES, speak
+from ser.cli.espeak import sentences, speak
 from ser.errors import SettingsError
 
 
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="espeak-ng is not installed")
 def test_the_same_seed_speaks_the_same_clips(tmp_path, capsys):
     for name in ("first", "second"):
-        assert main(["espeak", "--to", str(tmp_path / name), "--count", "4"]) == 0
+        assert main(["espeak", "--out", str(tmp_path / name), "--count", "4"]) == 0
     first, second = (sorted((tmp_path / name).iterdir()) for name in ("first", "second"))
     assert [path.name for path in first] == [path.name for path in second]
-    assert all(path.suffix == ".wav" and path.name[:2] in SENTENCES for path in first)
+    assert all(path.suffix == ".wav" and path.name[:2] in sentences() for path in first)
     assert all(one.read_bytes() == other.read_bytes() for one, other in zip(first, second, strict=True))
 
 

@@ -1,9 +1,8 @@
 """A frozen speech encoder: samples at 16 kHz in, frames out, 50 a second.
 
 One interface over transformers' HuBERT (DistilHuBERT among them), wav2vec 2.0, WavLM and Whisper encoders,
-from a local folder or the Hugging Face hub, any hidden layer. The features of an utterance never depend on
-the utterances beside it: only utterances of equal length share a batch, because models with a group norm in
-their front end take no attention mask, and zero padding would change their frames.
+from a local folder or the Hugging Face hub, any hidden layer. Each utterance is encoded alone: models with a group
+norm in their front end take no attention mask, and the zeros of a padded batch would change their frames.
 
     encoder = Encoder.load("ntu-spml/distilhubert")
     frames, = encoder([samples])          # (frames, 768) float32
@@ -13,8 +12,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -23,23 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ser.audio.load import SAMPLE_RATE_HZ
 from ser.encoders.chunking import FRAME_RATE_HZ, FRAME_SAMPLES, Frames, chunks, normalised
 from ser.encoders.graph import OnnxFrames
-from ser.encoders.loading import identify, load_model, locate, own_weights, read_normalise
-from ser.encoders.states import (
-    WHISPER,
-    LayerFrames,
-    field_and_stride,
-    hidden_states,
-    n_layers,
-    receptive_samples,
-)
+from ser.encoders.loading import Place, freeze, identify, load_model, locate
+from ser.encoders.states import LayerFrames, field_and_stride, hidden_states, n_layers
 from ser.errors import EncoderError
 from ser.runtime import chosen_device
 
 DISTILHUBERT = "ntu-spml/distilhubert"  # section 3.3 of the paper
-BATCH_S = 60  # seconds of audio in one batch of equally long utterances
 
 Engine = Literal["auto", "torch"]
 
@@ -63,23 +52,21 @@ class Encoder:
     n_stacked = 0  # 0: one layer; else that many layers up to `layer`, see `stacked`
 
     def __init__(
-        self, model: nn.Module, source: str, name: str, digest: str, layer: int | None = None,
-        normalise: bool = False, engine: Engine = "auto",
-    ) -> None:  # fmt: skip
-        self.n_layers = n_layers(model.config)
+        self, model: nn.Module, place: Place, digest: str, layer: int | None = None, engine: Engine = "auto"
+    ) -> None:
+        self.model, self.digest, self._engine = model, digest, engine
+        self.source, self.name, self.normalise = place.source, place.name, place.normalise
+        self.n_layers, self.dim = n_layers(model.config), int(model.config.hidden_size)
         self.layer = self.n_layers if layer is None else layer
         if not 0 <= self.layer <= self.n_layers:
-            raise EncoderError(f"{name} has layers 0 to {self.n_layers}; layer {layer} was requested.")
-        if model.config.model_type != WHISPER and field_and_stride(model.config)[1] != FRAME_SAMPLES:
+            raise EncoderError(f"{self.name} has layers 0 to {self.n_layers}; layer {layer} was requested.")
+        field, stride = field_and_stride(model.config)
+        if stride != FRAME_SAMPLES:
             raise EncoderError(
-                f"{name} gives a frame every {field_and_stride(model.config)[1]} samples; one every "
-                f"{FRAME_SAMPLES} is needed ({FRAME_RATE_HZ} a second)."
+                f"{self.name} gives a frame every {stride} samples; one every {FRAME_SAMPLES} is needed "
+                f"({FRAME_RATE_HZ} a second)."
             )
-        self.source, self.name, self.digest, self.normalise = source, name, digest, normalise
-        self.model = model.eval().requires_grad_(False)
-        self.dim = int(model.config.hidden_size)
-        self.overlap = max(0, receptive_samples(model.config) - FRAME_SAMPLES)
-        self._engine = engine
+        self.overlap = max(0, field - FRAME_SAMPLES)
         self._choose_frames()
 
     @classmethod
@@ -107,9 +94,8 @@ class Encoder:
         place = locate(source)
         model = load_model(place)
         digest = identify(model)
-        own_weights(model)
-        normalise = read_normalise(place)
-        return cls(model.to(where), place.source, place.name, digest, layer, normalise, engine)
+        freeze(model)
+        return cls(model.to(where), place, digest, layer, engine)
 
     def stacked(self, n_layers: int) -> Encoder:
         """The same encoder with the states of `n_layers` layers, the last of them its own, in every frame.
@@ -164,21 +150,9 @@ class Encoder:
             utterances: each `(samples,)` float32 at 16 kHz, at least 0.1 s.
 
         Returns:
-            For each, `(frames, dim)` float32; 50 frames a second, the same whatever else is in the list. Of
-            several layers `(frames, layers, dim)`.
+            for each, `(frames, dim)` float32, or of several layers `(frames, layers, dim)`.
         """
-        pieces: list[tuple[int, NDArray[np.float32]]] = []
-        for index, samples in enumerate(utterances):
-            ready = normalised(samples) if self.normalise else samples
-            pieces += [(index, piece) for piece in chunks(ready, self.overlap)]
-        encoded: dict[int, Frames] = {}
-        for batch in _equal_length_batches([piece for _, piece in pieces]):
-            waveforms = np.stack([pieces[i][1] for i in batch])
-            encoded |= dict(zip(batch, self._encode(waveforms), strict=True))
-        whole: list[list[Frames]] = [[] for _ in utterances]
-        for i, (index, _) in enumerate(pieces):
-            whole[index].append(encoded[i])
-        return [parts[0] if len(parts) == 1 else np.concatenate(parts) for parts in whole]
+        return [self._encode(normalised(samples) if self.normalise else samples) for samples in utterances]
 
     def hidden_states(self, waveforms: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         """Hidden states `(batch, frames, dim)` of each of `layers` for `(batch, samples)`, by torch."""
@@ -190,19 +164,14 @@ class Encoder:
         on_processor = self._engine == "auto" and self.device.type == "cpu"
         self._onnx = OnnxFrames(self.frames, self.fingerprint) if on_processor else None
 
-    def _encode(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(batch, samples)` to `(batch, frames, ...)`."""
+    def _encode(self, samples: NDArray[np.float32]) -> Frames:
+        parts = [self._piece(piece[None])[0] for piece in chunks(samples, self.overlap)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _piece(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(1, samples)` to `(1, frames, ...)`."""
         frames = None if self._onnx is None else self._onnx(waveforms)
         if frames is None:
             with torch.inference_mode():
                 frames = self.frames(torch.from_numpy(waveforms).to(self.device)).float().cpu().numpy()
         return frames
-
-
-def _equal_length_batches(waveforms: Sequence[NDArray[np.float32]]) -> Iterator[list[int]]:
-    by_length: dict[int, list[int]] = defaultdict(list)
-    for index, waveform in enumerate(waveforms):
-        by_length[waveform.size].append(index)
-    for length, indices in by_length.items():
-        size = max(1, BATCH_S * SAMPLE_RATE_HZ // length)
-        yield from (indices[start : start + size] for start in range(0, len(indices), size))

@@ -1,8 +1,8 @@
 """A frozen encoder as an ONNX graph, which ONNX Runtime computes faster than torch on a processor.
 
 In: frames as a torch module. Out: the same frames of `(batch, samples)`, for any number and length of waveforms. The
-graph is traced once and cached as `SER_CACHE/encoders/FINGERPRINT-VERSIONS-SHA256.onnx`. Only a cached file whose
-content has that SHA-256, and that no other user of the machine can have written, reaches ONNX Runtime.
+graph is traced once and cached as `SER_CACHE/encoders/FINGERPRINT-VERSIONS-SHA256.onnx`. Only a cached file that has
+that SHA-256, and that no other user of the machine can have written, reaches ONNX Runtime.
 """
 
 from __future__ import annotations
@@ -14,9 +14,6 @@ import os
 import stat
 import threading
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,36 +27,27 @@ from ser.files import cache_folder, write_atomically
 
 FORMAT = 1  # part of every name: raise it when what is traced changes
 OPSET = 17
-TRACED_SAMPLES = SAMPLE_RATE_HZ
-CHECKED_SAMPLES = (2_000, 24_000)  # lengths at which a fresh graph is compared with torch
-TOLERANCE = 1e-3  # of the largest value
-LONG_S = 20  # after a batch longer than that, memory goes back to the system
-WRITABLE_BY_OTHERS = stat.S_IWGRP | stat.S_IWOTH
+TOLERANCE = 1e-3  # between a fresh graph and torch, of the largest value
+LONG_S = 20  # after a waveform longer than that, memory goes back to the system
 
 log = logging.getLogger(__name__)
 
 
 class OnnxFrames:
-    """Frames computed by ONNX Runtime; safe to call from several threads.
-
-    Args:
-        frames: `(batch, samples)` to `(batch, frames, ...)`, on the processor.
-        fingerprint: of weights, configuration and layers: what the graph is cached under.
-    """
+    """Frames computed by ONNX Runtime, cached under a fingerprint; safe to call from several threads."""
 
     def __init__(self, frames: nn.Module, fingerprint: str) -> None:
         self.frames, self.fingerprint = frames, fingerprint
         self._lock = threading.Lock()
         self._session: Any = None
-        self._threads = 0
-        self._impossible = False
+        self._threads, self._impossible = 0, False
 
     def __call__(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Compute frames; None where ONNX Runtime cannot, which is logged once."""
+        session = self.session()
         try:
-            session = self.session()
             return None if session is None else _run(session, waveforms)
-        except Exception as error:  # onnxruntime's own classes have no common one
+        except Exception as error:  # onnxruntime's classes have no common base
             self._give_up(error)
             return None
 
@@ -70,127 +58,89 @@ class OnnxFrames:
             if not self._impossible and self._threads != threads:
                 try:
                     self._session, self._threads = self._new_session(threads), threads
-                except (
-                    Exception
-                ) as error:  # tracer, protobuf and onnxruntime raise whatever the model leads to
+                except Exception as error:  # tracer and onnxruntime raise whatever the model leads to
                     self._give_up(error)
             return self._session
 
     def _new_session(self, threads: int) -> Any:
         """A session of the cached graph, else of one that is traced, compared with torch, and cached."""
-        folder, key = _private_folder(), self._key()
-        content = _read(folder, key) if folder else None
-        if content is not None:
-            return _session(content, threads)
-        content = trace(self.frames)
-        session = _session(content, threads)
-        _check(session, self.frames)
-        if folder:
-            _write(folder, key, content)
-        return session
-
-    def _key(self) -> str:
         import onnxruntime
         import transformers
 
         versions = f"{FORMAT} {torch.__version__} {transformers.__version__} {onnxruntime.__version__}"
-        return f"{self.fingerprint}-{hashlib.sha256(versions.encode()).hexdigest()[:8]}"
+        key = f"{self.fingerprint}-{hashlib.sha256(versions.encode()).hexdigest()[:8]}"
+        folder = _private_folder()
+        content = _read(folder, key) if folder else None
+        if content is not None:
+            return _open(content, threads)
+        content = trace(self.frames)
+        session = _open(content, threads)
+        _compare(session, self.frames)
+        if folder:
+            _write(folder, key, content)
+        return session
 
     def _give_up(self, reason: Exception) -> None:
         self._session, self._impossible = None, True
-        text = str(reason).strip().splitlines()
-        log.warning(
-            "ONNX Runtime cannot compute this encoder (%s: %s); torch does, more slowly",
-            type(reason).__name__, text[0][:200] if text else "",
-        )  # fmt: skip
+        text = f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
+        log.warning("ONNX Runtime cannot compute this encoder (%s); torch does, more slowly", text)
 
 
 def trace(frames: nn.Module, waveforms: str = "waveforms", states: str = "frames") -> bytes:
     """Trace a module into an ONNX graph whose batch and length are free.
 
-    Torch's exporter by tracing, not the one by `torch.export`: the latter wants one more package, and fixes what the
-    encoders compute from the length of the waveform.
-
-    Args:
-        frames: `(batch, samples)` to `(batch, frames, ...)`.
-        waveforms, states: names of the graph's input and output.
+    `waveforms` and `states` name its input, `(batch, samples)`, and output, `(batch, frames, ...)`. By torch's older
+    exporter: the one on `torch.export` needs another package and fixes what depends on the length.
     """
     content = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), _planar_convolutions(frames):
+    with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the tracer, on shapes that are fixed on purpose
         torch.onnx.export(
-            frames.eval(), (torch.zeros(2, TRACED_SAMPLES),), content, input_names=[waveforms], output_names=[states],
+            frames.eval(), (torch.zeros(2, SAMPLE_RATE_HZ),), content, dynamo=False, opset_version=OPSET,
+            input_names=[waveforms], output_names=[states],
             dynamic_axes={waveforms: {0: "batch", 1: "samples"}, states: {0: "batch", 1: "frames"}},
-            opset_version=OPSET, dynamo=False,
         )  # fmt: skip
     return content.getvalue()
 
 
-@contextmanager
-def _planar_convolutions(frames: nn.Module) -> Iterator[None]:
-    """Let convolutions over time be traced as ones over a plane of height 1, for which ONNX Runtime has faster code.
+def _open(content: bytes, threads: int) -> Any:
+    import onnxruntime
 
-    Of DistilHuBERT's shape, 4 s took 119 ms in place of 149.
-    """
-    convolutions = [module for module in frames.modules() if isinstance(module, nn.Conv1d)]
-    for module in convolutions:
-        module.forward = partial(_planar, module)
-    try:
-        yield
-    finally:
-        for module in convolutions:
-            del module.forward
-
-
-def _planar(conv: nn.Conv1d, x: torch.Tensor) -> torch.Tensor:
-    assert not isinstance(conv.padding, str)
-    options = [(1, *conv.stride), (0, *conv.padding), (1, *conv.dilation), conv.groups]
-    return nn.functional.conv2d(x[:, :, None], conv.weight[:, :, None], conv.bias, *options)[:, :, 0]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors
+    # Threads that spin take the processor from a training beside the page. Smaller blocks of work make up for it.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.dynamic_block_base", "4")
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def _run(session: Any, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
     import onnxruntime
 
     options = onnxruntime.RunOptions()
-    if waveforms.size > LONG_S * SAMPLE_RATE_HZ:  # else its memory is kept for the next
+    if waveforms.size > LONG_S * SAMPLE_RATE_HZ:
         options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
     frames: NDArray[np.float32] = session.run(None, {"waveforms": waveforms}, options)[0]
     return frames
 
 
-def _session(content: bytes, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    # Threads that spin in wait of work take the processor from a training beside the page. Work in smaller blocks makes
-    # up for it: no thread waits long for the other.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.add_session_config_entry("session.dynamic_block_base", "4")
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-
-
-def _check(session: Any, frames: nn.Module) -> None:
-    """Compare a fresh graph with torch at other lengths than the traced one.
-
-    Raises:
-        ValueError: they differ by more than rounding.
-    """
+def _compare(session: Any, frames: nn.Module) -> None:
+    """Raise an AssertionError where a fresh graph differs from torch, at other lengths than the traced one."""
     generator = np.random.default_rng(40)
-    for n_samples in CHECKED_SAMPLES:
+    for n_samples in (2_000, 24_000):
         waveforms = (0.1 * generator.standard_normal((1, n_samples))).astype(np.float32)
         with torch.inference_mode():
             expected = frames(torch.from_numpy(waveforms)).numpy()
+        atol = TOLERANCE * float(np.abs(expected).max())
         computed = _run(session, waveforms)
-        if computed.shape != expected.shape or not np.allclose(
-            computed, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max()
-        ):
-            raise ValueError(f"the traced graph differs from torch at {n_samples} samples")
+        np.testing.assert_allclose(
+            computed, expected, rtol=0, atol=atol, err_msg="the graph differs from torch"
+        )
 
 
 def _private_folder() -> Path | None:
-    """The cache's folder of graphs, None where other users of this machine could write into it."""
+    """The cache's folder of graphs, None where there is none or where other users could write into it."""
     try:
         folder = cache_folder() / "encoders"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -203,8 +153,9 @@ def _private_folder() -> Path | None:
 
 
 def _is_private(status: os.stat_result) -> bool:
-    """Whether only this user can have written a file or folder; not asked on Windows, which has no such modes."""
-    return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & WRITABLE_BY_OTHERS)
+    """Whether only this user can have written a file or folder; Windows has no such modes."""
+    others = stat.S_IWGRP | stat.S_IWOTH
+    return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & others)
 
 
 def _read(folder: Path, key: str) -> bytes | None:

@@ -1,7 +1,7 @@
-"""The files of an encoder: where a source keeps them, and the transformers model that they hold.
+"""The files of an encoder: where a source has them, and the transformers model that they hold.
 
-In: a folder, a hub id, or "shipped". Out: a frozen model whose every weight was there, and what identifies it.
-`ser.encoders.encoder` calls this; nothing else does.
+In: a hub id, a folder, or "shipped". Out: a frozen model whose every weight was there, and what identifies it.
+Called by: `ser.encoders.encoder`.
 """
 
 from __future__ import annotations
@@ -34,19 +34,30 @@ COMPUTING_FIELDS = (
 
 @dataclass(frozen=True)
 class Place:
-    """An encoder's files.
-
-    Attributes:
-        folder: where they are.
-        source: what finds them again from any working directory: a hub id, an absolute path, or "shipped".
-        name: what to call the encoder.
-        remedy: what to do when a file is damaged.
-    """
+    """An encoder's files."""
 
     folder: Path
-    source: str
+    source: str  # finds them again from any working directory: a hub id, an absolute path, or "shipped"
     name: str
-    remedy: str
+    remedy: str  # when a file is damaged
+
+    def json(self, file: str) -> dict[str, Any]:
+        """One of the JSON files; an EncoderError where it is missing or does not hold an object."""
+        try:
+            content = json.loads((self.folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise EncoderError(
+                f"The encoder {self.name} is incomplete: {file} is missing or not JSON. {self.remedy}"
+            ) from error
+        if not isinstance(content, dict):
+            raise EncoderError(f"{file} of {self.name} does not describe an encoder. {self.remedy}")
+        return content
+
+    @property
+    def normalise(self) -> bool:
+        """Whether `preprocessor_config.json` requests utterances of zero mean and unit variance."""
+        file = "preprocessor_config.json"
+        return (self.folder / file).exists() and bool(self.json(file).get("do_normalize", False))
 
 
 def locate(source: str | Path) -> Place:
@@ -60,36 +71,12 @@ def locate(source: str | Path) -> Place:
     if Path(source).is_dir():
         folder = Path(source).resolve()
         return Place(folder, str(folder), folder.name, "Copy the folder again.")
-    text = str(source)
+    text = str(source).rstrip("@")
     if text.count("/") != 1 or text.startswith((".", "/", "~")):
         raise EncoderError(
             f"There is no encoder folder {text}. Give a folder with config.json and weights, or a hub id."
         )
-    again = f"Fetch it again with: {hub.command(text)} --force-download"
-    return Place(hub.fetch(text), text.rstrip("@"), text.rstrip("@"), again)
-
-
-def read_json(place: Place, file: str) -> dict[str, Any]:
-    """One of the encoder's JSON files.
-
-    Raises:
-        EncoderError: it is missing or does not hold an object.
-    """
-    try:
-        content = json.loads((place.folder / file).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise EncoderError(
-            f"The encoder {place.name} is incomplete: {file} is missing or not JSON. {place.remedy}"
-        ) from error
-    if not isinstance(content, dict):
-        raise EncoderError(f"{file} of {place.name} does not describe an encoder. {place.remedy}")
-    return content
-
-
-def read_normalise(place: Place) -> bool:
-    """Whether `preprocessor_config.json` requests utterances of zero mean and unit variance."""
-    file = "preprocessor_config.json"
-    return (place.folder / file).exists() and bool(read_json(place, file).get("do_normalize", False))
+    return Place(hub.fetch(text), text, text, f"Fetch it again with: {hub.command(text)} --force-download")
 
 
 def load_model(place: Place) -> Any:
@@ -98,30 +85,28 @@ def load_model(place: Place) -> Any:
     Raises:
         EncoderError: the weights are missing, damaged, incomplete, or of an unknown kind.
     """
-    model_type = str(read_json(place, "config.json").get("model_type"))
-    classes = _model_classes()
+    model_type, classes = str(place.json("config.json").get("model_type")), _model_classes()
     if model_type not in classes:
         raise EncoderError(
             f"{place.name} is a model of the kind {model_type!r}; the kinds {', '.join(classes)} work."
         )
-    # A whole Whisper has its encoder under a prefix.
-    names = {r"^(model\.)?encoder\.": ""} if model_type == WHISPER else None
-    options: dict[str, Any] = {"dtype": torch.float32, "key_mapping": names, "output_loading_info": True}
+    options: dict[str, Any] = {"local_files_only": True, "dtype": torch.float32}
+    if model_type == WHISPER:  # a whole Whisper has its encoder under a prefix
+        options["key_mapping"] = {r"^(model\.)?encoder\.": ""}
     try:
-        with _quiet_transformers():
-            model, report = classes[model_type].from_pretrained(
-                place.folder, local_files_only=True, **options
-            )
+        with quiet_transformers():
+            load = classes[model_type].from_pretrained
+            model, report = load(place.folder, output_loading_info=True, **options)
     except Exception as error:
         # transformers and safetensors raise whatever the damage leads to; all of it means the same to a user.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise EncoderError(f"The encoder {place.name} cannot be loaded ({reason}). {place.remedy}") from error
-    missing = [key for key in report["missing_keys"] if not key.endswith(TRAINING_ONLY)]
-    mismatched = [entry[0] for entry in report.get("mismatched_keys", [])]
-    if missing or mismatched:
+    wrong = [key for key in report["missing_keys"] if not key.endswith(TRAINING_ONLY)]
+    wrong += [entry[0] for entry in report.get("mismatched_keys", [])]
+    if wrong:
         raise EncoderError(
-            f"The weights of {place.name} do not fit its config.json: {len(missing)} missing, "
-            f"{len(mismatched)} of another shape, the first {(missing + mismatched)[0]}. {place.remedy}"
+            f"The weights of {place.name} do not fit its config.json: {len(wrong)} missing or of another shape, "
+            f"the first {wrong[0]}. {place.remedy}"
         )
     return model
 
@@ -141,33 +126,43 @@ def identify(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def own_weights(model: nn.Module) -> None:
-    """Compute weight-normed kernels once, as the encoder is frozen, and let go of the file.
+class Planar(nn.Conv1d):
+    """A convolution over time as one over a plane of height 1, as which torch computes it anyway.
 
-    It stays mapped into memory otherwise, and overwriting it would end the process.
+    ONNX Runtime has faster code for planes: of DistilHuBERT's shape, 4 s took 119 ms instead of 149.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        assert not isinstance(self.padding, str)
+        options = [(1, *self.stride), (0, *self.padding), (1, *self.dilation), self.groups]
+        return nn.functional.conv2d(x[:, :, None], self.weight[:, :, None], self.bias, *options)[:, :, 0]
+
+
+def freeze(model: nn.Module) -> None:
+    """Prepare a loaded model for frames alone: weight-normed kernels are computed once, convolutions are planar.
+
+    Weights are copied out of the file, which stays mapped into memory otherwise: overwriting it would end the process.
     """
     for module in model.modules():
         if nn.utils.parametrize.is_parametrized(module, "weight"):
             nn.utils.parametrize.remove_parametrizations(module, "weight")
+        if type(module) is nn.Conv1d:
+            module.__class__ = Planar
     for parameter in model.parameters():
         parameter.data = parameter.data.clone()
+    model.eval().requires_grad_(False)
 
 
 def _model_classes() -> dict[str, Any]:
     import_torchaudio()
-    import transformers
+    from transformers import HubertModel, Wav2Vec2Model, WavLMModel
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-    return {
-        "hubert": transformers.HubertModel,
-        "wav2vec2": transformers.Wav2Vec2Model,
-        "wavlm": transformers.WavLMModel,
-        WHISPER: WhisperEncoder,
-    }
+    return {"hubert": HubertModel, "wav2vec2": Wav2Vec2Model, "wavlm": WavLMModel, WHISPER: WhisperEncoder}
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar, and no table of keys: what is wrong goes into one message."""
     from transformers.utils import logging
 

@@ -2,5 +2,5 @@
 
 In: unlabelled recordings and a teacher encoder.
 Out: an encoder folder that `Encoder.load` reads.
-Called by: the commands `distill` and `espeak`.
+Called by: the command `distill`.
 """

@@ -1,14 +1,15 @@
 """Layer-wise distillation (section 3.3 and equation 1 of the paper, after Chang et al. 2022).
 
-In: a folder of unlabelled recordings and a teacher encoder. Out: a folder that `HubertModel.from_pretrained`
-reads. The student learns the teacher's hidden layers through one prediction head a layer; the heads are thrown
-away. Audio is streamed, so memory stays flat; a run that was killed goes on where it last saved its state.
+In: a folder of unlabelled recordings, a teacher encoder and a student. Out: a folder that `Encoder.load` reads. The
+student learns the teacher's hidden layers through one prediction head a layer; the heads are thrown away. Audio is
+streamed, so memory stays flat; a run that was killed resumes where it last saved its state.
 
-    python -m ser distill --audio DIR --teacher DIR --teacher-layers 1,2,3 --out DIR
+    python -m ser distill --teacher DIR --from-teacher 2 --teacher-layers 4,8,12 --audio DIR --out DIR
 """
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from safetensors.torch import save
 from torch.nn import functional
 
 from ser.audio.load import SAMPLE_RATE_HZ
@@ -26,14 +27,16 @@ from ser.encoders.distillation.data import (
     CropSettings,
     CropStream,
     Position,
-    TeacherTargets,
     files_fingerprint,
-    save_tensors,
-    target_statistics,
+    teacher_statistics,
 )
-from ser.encoders.distillation.student import Distiller, StudentSettings
+from ser.encoders.distillation.student import Distiller, Student
 from ser.encoders.encoder import Encoder
 from ser.errors import SettingsError
+from ser.files import write_atomically
+
+STATE = "state.safetensors"
+COUNTERS = ("step", "audio_s", "elapsed_s")  # of a run
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,8 @@ class DistillSettings:
         cosine_weight: lambda of equation 1.
         pooled_weight: weight of the same loss on time averages; 0 is equation 1 alone.
         standardise: give every teacher dimension zero mean and unit variance first; Whisper's layers have a few
-            dimensions that are a hundred times larger than the rest and would drown them.
-        steps: optimiser steps; the one setting that may change when a saved run goes on.
+            dimensions that are a hundred times larger than the rest and would drown them. Off, as in the paper.
+        steps: optimiser steps; the one setting that may change when a saved run is resumed.
         learning_rate: peak, after a linear rise over the first `warmup` share of the steps, then linear to zero.
         warmup: share of the steps.
         crops: what a step sees; its seed is that of the weights too.
@@ -64,15 +67,11 @@ class DistillSettings:
     def __post_init__(self) -> None:
         if not self.teacher_layers or min(self.teacher_layers) < 0:
             raise SettingsError(f"teacher_layers must name at least one layer, got {self.teacher_layers}.")
-        if self.steps < 1 or not 0 <= self.warmup < 1 or self.learning_rate <= 0:
-            raise SettingsError(
-                f"steps {self.steps} must be at least 1, warmup {self.warmup} a share below 1, "
-                f"learning_rate {self.learning_rate} positive."
-            )
-        if min(self.cosine_weight, self.pooled_weight) < 0:
-            raise SettingsError(
-                f"cosine_weight {self.cosine_weight} and pooled_weight {self.pooled_weight}: not below 0."
-            )
+        if not 0 <= self.warmup < 1:
+            raise SettingsError(f"warmup is a share below 1, got {self.warmup}.")
+        for name in ("steps", "learning_rate", "cosine_weight", "pooled_weight"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
 
 def distillation_loss(
@@ -94,99 +93,77 @@ def distillation_loss(
 
 
 class Distillation:
-    """One run in a folder: model, optimiser, position; saved and restored as a whole."""
+    """One run in the folder `out`: model, optimiser, position; saved and restored as a whole.
+
+    It computes where the teacher does.
+
+    Raises:
+        SettingsError: the folder holds a run with other settings, or one that is damaged.
+    """
 
     def __init__(
-        self, files: Sequence[Path], teacher: Encoder, out: Path, settings: DistillSettings, student: StudentSettings,
-        cache: Path | None = None, start: Encoder | None = None,
-    ) -> None:  # fmt: skip
+        self, files: Sequence[Path], teacher: Encoder, student: Student, out: Path, settings: DistillSettings
+    ) -> None:
         torch.manual_seed(settings.crops.seed)
         self.settings, self.student, self.out = settings, student, out
-        self.device = teacher.device
-        self.distiller = Distiller(student, len(settings.teacher_layers), teacher.dim)
-        if start is not None:
-            self._begin_from(start)
-        self.distiller.to(self.device)
+        self.device, layers = teacher.device, settings.teacher_layers
+        self.distiller = Distiller(student.model, len(layers), teacher.dim).to(self.device)
         self.optimiser = torch.optim.AdamW(
             self.distiller.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.step, self.audio_s, self.elapsed_s = 0, 0.0, 0.0
-        self.position = Position()
-        self.bad_files: dict[str, str] = {}
-        targets = TeacherTargets(teacher, settings.teacher_layers, cache)
+        self.stream = CropStream(files, teacher, layers, student, settings.crops, Position())
         self.identity = {
             "settings": json.loads(json.dumps(asdict(settings))),
-            "student": json.loads(json.dumps(asdict(student))),
+            "student": dict(student.origin),
             "teacher": {"name": teacher.name, "fingerprint": teacher.fingerprint},
             "audio": {"files": len(files), "fingerprint": files_fingerprint(files)},
         }
-        if start is not None:
-            self.identity["start"] = {"name": start.name, "fingerprint": start.fingerprint}
-        self.stream = CropStream(
-            files, targets, student, settings.crops, self.position,
-            lambda path, message: self.bad_files.__setitem__(str(path), message),
-        )  # fmt: skip
         out.mkdir(parents=True, exist_ok=True)
-        if not self._restore():
-            first = CropStream(files, targets, student, settings.crops, Position())
-            self.statistics = {key: value.to(self.device) for key, value in target_statistics(first).items()}
+        self._restore()
 
-    def _begin_from(self, start: Encoder) -> None:
-        """Take the student's weights from an encoder of the same shape; the heads begin fresh."""
-        student, weights = self.distiller.student, start.model.state_dict()
-        try:
-            for name, module in student.named_modules():
-                if nn.utils.parametrize.is_parametrized(
-                    module, "weight"
-                ):  # a loaded encoder has its norm folded in
-                    module.weight = weights[f"{name}.weight"]
-                    weights |= {
-                        f"{name}.{key}": value
-                        for key, value in module.state_dict().items()
-                        if "parametrizations" in key
-                    }
-                    del weights[f"{name}.weight"]
-            student.load_state_dict(weights)
-        except (RuntimeError, KeyError) as error:
-            raise SettingsError(
-                f"The encoder {start.name} has another shape than the student of these settings. Give the settings "
-                "that it was made with (hidden size, layers ...), or leave --init out."
-            ) from error
-
-    def run(self, report: Callable[[dict[str, Any]], None], save_every_s: float = 60.0) -> None:
-        """Train to the last step; `report` gets a line of figures every 20 steps."""
-        saved = begun = time.monotonic()
-        before_s = self.elapsed_s
+    def run(
+        self, report: Callable[[dict[str, Any]], None], say: Callable[[str], None], save_every_s: float = 60.0
+    ) -> None:
+        """Train to the last step; `report` gets figures every 20 steps, `say` a sentence before waits without steps."""
+        if self.step >= self.settings.steps:
+            return
+        if self.settings.standardise and not self.distiller.scale.any():
+            say("Measuring the scale of the teacher's layers on the first pieces of audio.")
+            first = copy.copy(self.stream)
+            first.position = Position()
+            mean, scale = teacher_statistics(first)
+            self.distiller.mean.copy_(mean)
+            self.distiller.scale.copy_(scale)
+            self.save()
+        n_crops = self.settings.crops.buffer
+        say(f"Reading {n_crops} crops and the teacher's hidden states of them before step {self.step + 1}.")
+        saved = time.monotonic()
+        begun = saved - self.elapsed_s
         self.distiller.train()
         for waveforms, targets in self.stream.batches():
-            if self.step >= self.settings.steps:
-                break
             losses = self._step(waveforms.to(self.device), targets.to(self.device))
-            now = time.monotonic()
-            self.elapsed_s = before_s + now - begun
+            self.elapsed_s = time.monotonic() - begun
             if self.step % 20 == 0 or self.step == self.settings.steps:
                 report(self._line(losses))
-            if now - saved > save_every_s:
+            if self.step >= self.settings.steps:
+                break
+            if time.monotonic() - saved > save_every_s:
                 self.save()
-                saved = now
+                saved = time.monotonic()
         self.save()
-        self.export()
 
     def _step(self, waveforms: torch.Tensor, targets: torch.Tensor) -> list[float]:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * schedule(self.step, self.settings)
         if self.settings.standardise:
-            targets = (targets - self.statistics["mean"]) / self.statistics["scale"]
-        predictions = self.distiller(waveforms)
+            targets = (targets - self.distiller.mean) / self.distiller.scale
         losses = []
-        for prediction, target in zip(predictions, targets, strict=True):
+        for prediction, target in zip(self.distiller(waveforms), targets, strict=True):
             loss = distillation_loss(prediction, target, self.settings.cosine_weight)
             if self.settings.pooled_weight:
-                pooled = distillation_loss(
-                    prediction.mean(1, keepdim=True),
-                    target.mean(1, keepdim=True),
-                    self.settings.cosine_weight,
-                )
+                means = prediction.mean(1, keepdim=True), target.mean(1, keepdim=True)
+                pooled = distillation_loss(*means, self.settings.cosine_weight)
                 loss = loss + self.settings.pooled_weight * pooled
             losses.append(loss)
         self.optimiser.zero_grad(set_to_none=True)
@@ -199,34 +176,30 @@ class Distillation:
 
     def _line(self, losses: list[float]) -> dict[str, Any]:
         left_s = self.elapsed_s / self.step * (self.settings.steps - self.step)
+        rounded = {"audio_h": self.audio_s / 3600, "elapsed_s": self.elapsed_s, "left_s": left_s}
         return {
             "step": self.step,
             "of": self.settings.steps,
+            "epoch": self.stream.position.epoch,
             "loss": [round(loss, 4) for loss in losses],
-            "epoch": self.position.epoch,
-            "audio_h": round(self.audio_s / 3600, 3),
-            "elapsed_s": round(self.elapsed_s, 1),
-            "left_s": round(left_s, 1),
+            **{name: round(value, 3) for name, value in rounded.items()},
         }
 
     def save(self) -> None:
-        """Write everything that a later process needs to go on, as one file, atomically."""
+        """Write everything that a later process needs to resume, as one file, atomically."""
         tensors = {f"model.{key}": value for key, value in self.distiller.state_dict().items()}
-        tensors |= {f"statistics.{key}": value for key, value in self.statistics.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
-        progress = {
-            "step": self.step, "audio_s": self.audio_s, "elapsed_s": self.elapsed_s,
-            "epoch": self.position.epoch, "file": self.position.file, "bad_files": self.bad_files,
-        }  # fmt: skip
+        progress: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
+        progress |= {"position": asdict(self.stream.position), "bad_files": self.stream.bad_files}
         metadata = {"progress": json.dumps(progress), "identity": json.dumps(self.identity)}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        save_tensors(tensors, self.out / "state.safetensors", metadata)
+        write_atomically(self.out / STATE, save(tensors, metadata))
 
-    def _restore(self) -> bool:
-        path = self.out / "state.safetensors"
+    def _restore(self) -> None:
+        path = self.out / STATE
         if not path.exists():
-            return False
+            return
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata()
@@ -234,47 +207,26 @@ class Distillation:
             identity, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
         except Exception as error:
             raise SettingsError(f"{path} is damaged ({error}). Delete it to begin anew.") from error
-        identity["settings"]["steps"] = (
-            self.settings.steps
-        )  # a run may be made longer or shorter as it goes on
+        identity["settings"]["steps"] = self.settings.steps
         if identity != self.identity:
             other = [key for key in self.identity if identity.get(key) != self.identity[key]]
             raise SettingsError(
                 f"{self.out} holds a run with other {', '.join(other)}. Choose another --out, or delete that folder."
             )
         self.distiller.load_state_dict(_part(tensors, "model."))
-        self.statistics = {key: value.to(self.device) for key, value in _part(tensors, "statistics.").items()}
         state = self.optimiser.state_dict()
         for key, value in _part(tensors, "optimiser.").items():
             index, name = key.split(".", 1)
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
-        self.step, self.audio_s = progress["step"], progress["audio_s"]
-        self.elapsed_s, self.bad_files = progress["elapsed_s"], progress["bad_files"]
-        self.position.epoch, self.position.file = progress["epoch"], progress["file"]
-        return True
+        vars(self).update({name: progress[name] for name in COUNTERS})
+        self.stream.position, self.stream.bad_files = Position(**progress["position"]), progress["bad_files"]
 
-    def export(self) -> None:
-        """Write the student without its heads: what `HubertModel.from_pretrained` reads, half precision."""
-        state = {key: value.detach().half() for key, value in self.distiller.student.state_dict().items()}
-        folder = self.out / "encoder"
-        self.distiller.student.save_pretrained(folder, state_dict=state)
-        config = json.loads((folder / "config.json").read_text())
-        config["dtype"] = "float16"
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        preprocessor = {
-            "feature_extractor_type": "Wav2Vec2FeatureExtractor", "do_normalize": True, "feature_size": 1,
-            "padding_side": "right", "padding_value": 0.0, "return_attention_mask": False,
-            "sampling_rate": SAMPLE_RATE_HZ,
-        }  # fmt: skip
-        (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor, indent=2) + "\n")
-        done = {
-            **self.identity,
-            "steps": self.step,
-            "audio_h": self.audio_s / 3600,
-            "elapsed_s": self.elapsed_s,
-        }
-        (folder / "distillation.json").write_text(json.dumps(done, indent=2) + "\n")
+    def export(self, half: bool = False, licence: str | None = None) -> Path:
+        """Write the student without its heads as the encoder folder `OUT/encoder`."""
+        done = {name: getattr(self, name) for name in COUNTERS}
+        self.student.write(self.out / "encoder", {**self.identity, "licence": licence, **done}, half)
+        return self.out / "encoder"
 
 
 def schedule(step: int, settings: DistillSettings) -> float:
