@@ -23,15 +23,8 @@ from torch import nn
 
 from ser.encoders.chunking import FRAME_RATE_HZ, FRAME_SAMPLES, Frames, chunks, normalised
 from ser.encoders.graph import OnnxFrames
-from ser.encoders.loading import freeze, identify, load_model, locate
-from ser.encoders.states import (
-    WHISPER,
-    LayerFrames,
-    field_and_stride,
-    hidden_states,
-    n_layers,
-    receptive_samples,
-)
+from ser.encoders.loading import Place, freeze, identify, load_model, locate
+from ser.encoders.states import LayerFrames, field_and_stride, hidden_states, n_layers
 from ser.errors import EncoderError
 from ser.runtime import chosen_device
 
@@ -59,23 +52,21 @@ class Encoder:
     n_stacked = 0  # 0: one layer; else that many layers up to `layer`, see `stacked`
 
     def __init__(
-        self, model: nn.Module, source: str, name: str, digest: str, layer: int | None = None,
-        normalise: bool = False, engine: Engine = "auto",
-    ) -> None:  # fmt: skip
-        self.n_layers = n_layers(model.config)
+        self, model: nn.Module, place: Place, digest: str, layer: int | None = None, engine: Engine = "auto"
+    ) -> None:
+        self.model, self.digest, self._engine = model, digest, engine
+        self.source, self.name, self.normalise = place.source, place.name, place.normalise
+        self.n_layers, self.dim = n_layers(model.config), int(model.config.hidden_size)
         self.layer = self.n_layers if layer is None else layer
         if not 0 <= self.layer <= self.n_layers:
-            raise EncoderError(f"{name} has layers 0 to {self.n_layers}; layer {layer} was requested.")
-        if model.config.model_type != WHISPER and field_and_stride(model.config)[1] != FRAME_SAMPLES:
+            raise EncoderError(f"{self.name} has layers 0 to {self.n_layers}; layer {layer} was requested.")
+        field, stride = field_and_stride(model.config)
+        if stride != FRAME_SAMPLES:
             raise EncoderError(
-                f"{name} gives a frame every {field_and_stride(model.config)[1]} samples; one every "
-                f"{FRAME_SAMPLES} is needed ({FRAME_RATE_HZ} a second)."
+                f"{self.name} gives a frame every {stride} samples; one every {FRAME_SAMPLES} is needed "
+                f"({FRAME_RATE_HZ} a second)."
             )
-        self.source, self.name, self.digest, self.normalise = source, name, digest, normalise
-        self.model = model
-        self.dim = int(model.config.hidden_size)
-        self.overlap = max(0, receptive_samples(model.config) - FRAME_SAMPLES)
-        self._engine = engine
+        self.overlap = max(0, field - FRAME_SAMPLES)
         self._choose_frames()
 
     @classmethod
@@ -104,7 +95,7 @@ class Encoder:
         model = load_model(place)
         digest = identify(model)
         freeze(model)
-        return cls(model.to(where), place.source, place.name, digest, layer, place.normalise, engine)
+        return cls(model.to(where), place, digest, layer, engine)
 
     def stacked(self, n_layers: int) -> Encoder:
         """The same encoder with the states of `n_layers` layers, the last of them its own, in every frame.

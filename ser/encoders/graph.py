@@ -27,27 +27,20 @@ from ser.files import cache_folder, write_atomically
 
 FORMAT = 1  # part of every name: raise it when what is traced changes
 OPSET = 17
-CHECKED_SAMPLES = (2_000, 24_000)  # lengths at which a fresh graph is compared with torch
-TOLERANCE = 1e-3  # of the largest value
+TOLERANCE = 1e-3  # between a fresh graph and torch, of the largest value
 LONG_S = 20  # after a waveform longer than that, memory goes back to the system
 
 log = logging.getLogger(__name__)
 
 
 class OnnxFrames:
-    """Frames computed by ONNX Runtime; safe to call from several threads.
-
-    Args:
-        frames: `(batch, samples)` to `(batch, frames, ...)`, on the processor.
-        fingerprint: of weights, configuration and layers: what the graph is cached under.
-    """
+    """Frames computed by ONNX Runtime, cached under a fingerprint; safe to call from several threads."""
 
     def __init__(self, frames: nn.Module, fingerprint: str) -> None:
         self.frames, self.fingerprint = frames, fingerprint
         self._lock = threading.Lock()
         self._session: Any = None
-        self._threads = 0
-        self._impossible = False
+        self._threads, self._impossible = 0, False
 
     def __call__(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32] | None:
         """Compute frames; None where ONNX Runtime cannot, which is logged once."""
@@ -65,9 +58,7 @@ class OnnxFrames:
             if not self._impossible and self._threads != threads:
                 try:
                     self._session, self._threads = self._new_session(threads), threads
-                except (
-                    Exception
-                ) as error:  # tracer, protobuf and onnxruntime raise whatever the model leads to
+                except Exception as error:  # tracer and onnxruntime raise whatever the model leads to
                     self._give_up(error)
             return self._session
 
@@ -98,11 +89,8 @@ class OnnxFrames:
 def trace(frames: nn.Module, waveforms: str = "waveforms", states: str = "frames") -> bytes:
     """Trace a module into an ONNX graph whose batch and length are free.
 
-    By torch's older exporter: the one on `torch.export` needs another package and fixes what depends on the length.
-
-    Args:
-        frames: `(batch, samples)` to `(batch, frames, ...)`.
-        waveforms, states: names of the graph's input and output.
+    `waveforms` and `states` name its input, `(batch, samples)`, and output, `(batch, frames, ...)`. By torch's older
+    exporter: the one on `torch.export` needs another package and fixes what depends on the length.
     """
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
@@ -138,13 +126,9 @@ def _run(session: Any, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _compare(session: Any, frames: nn.Module) -> None:
-    """Compare a fresh graph with torch at other lengths than the traced one.
-
-    Raises:
-        AssertionError: they differ by more than rounding.
-    """
+    """Raise an AssertionError where a fresh graph differs from torch, at other lengths than the traced one."""
     generator = np.random.default_rng(40)
-    for n_samples in CHECKED_SAMPLES:
+    for n_samples in (2_000, 24_000):
         waveforms = (0.1 * generator.standard_normal((1, n_samples))).astype(np.float32)
         with torch.inference_mode():
             expected = frames(torch.from_numpy(waveforms)).numpy()

@@ -1,9 +1,7 @@
-"""Files of an encoder from the Hugging Face hub, kept on this machine where the hub's client keeps them.
+"""Files of an encoder from the Hugging Face hub, cached on this machine by the hub's client.
 
-`fetch` downloads in this process. `Fetching` does it in a process of its own with a time limit, for a server:
-a hub that hangs then holds no thread of it, and what hangs can be ended. Neither loads the encoder.
-
-    folder = fetch("ntu-spml/distilhubert")                # or owner/name@revision
+In: a hub id, `owner/name` or `owner/name@revision`. Out: the folder of its files. `fetch` downloads in this process;
+`Fetching` in another, with a time limit, for a server: a hub that hangs holds none of its threads.
 """
 
 from __future__ import annotations
@@ -15,6 +13,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 from ser.errors import EncoderError
 from ser.files import PACKAGE_PARENT, SHIPPED
@@ -25,9 +24,6 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 def fetch(source: str) -> Path:
     """The folder with an encoder's files, fetched where they are not on this machine yet.
-
-    Args:
-        source: a hub id, `owner/name` or `owner/name@revision`.
 
     Raises:
         EncoderError: the hub cannot be reached or does not have it, or there is no room for it.
@@ -54,16 +50,9 @@ def _snapshot(source: str, local_files_only: bool = False) -> tuple[Path, bool]:
     from huggingface_hub import snapshot_download
 
     repository, _, revision = source.partition("@")
+    options: dict[str, Any] = {"revision": revision or None, "local_files_only": local_files_only}
     for weights in WEIGHTS:
-        wanted = ["*.json", weights]
-        folder = Path(
-            snapshot_download(
-                repository,
-                revision=revision or None,
-                allow_patterns=wanted,
-                local_files_only=local_files_only,
-            )
-        )
+        folder = Path(snapshot_download(repository, allow_patterns=["*.json", weights], **options))
         if any(path.exists() for path in folder.glob(weights)):
             return folder, True
     return folder, False
@@ -76,12 +65,7 @@ def command(source: str) -> str:
 
 
 class Fetching:
-    """One download in a process of its own.
-
-    Args:
-        source: as for `fetch`.
-        timeout_s: after so many seconds it is given up.
-    """
+    """One download, as by `fetch`, in its own process, which gives up after `timeout_s` seconds."""
 
     def __init__(self, source: str, timeout_s: float) -> None:
         self.source, self.timeout_s = source, timeout_s

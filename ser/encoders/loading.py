@@ -34,19 +34,30 @@ COMPUTING_FIELDS = (
 
 @dataclass(frozen=True)
 class Place:
-    """An encoder's files.
-
-    Attributes:
-        folder: where they are.
-        source: what finds them again from any working directory: a hub id, an absolute path, or "shipped".
-        name: what to call the encoder.
-        remedy: what to do when a file is damaged.
-    """
+    """An encoder's files."""
 
     folder: Path
-    source: str
+    source: str  # finds them again from any working directory: a hub id, an absolute path, or "shipped"
     name: str
-    remedy: str
+    remedy: str  # when a file is damaged
+
+    def json(self, file: str) -> dict[str, Any]:
+        """One of the JSON files; an EncoderError where it is missing or does not hold an object."""
+        try:
+            content = json.loads((self.folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise EncoderError(
+                f"The encoder {self.name} is incomplete: {file} is missing or not JSON. {self.remedy}"
+            ) from error
+        if not isinstance(content, dict):
+            raise EncoderError(f"{file} of {self.name} does not describe an encoder. {self.remedy}")
+        return content
+
+    @property
+    def normalise(self) -> bool:
+        """Whether `preprocessor_config.json` requests utterances of zero mean and unit variance."""
+        file = "preprocessor_config.json"
+        return (self.folder / file).exists() and bool(self.json(file).get("do_normalize", False))
 
     def json(self, file: str) -> dict[str, Any]:
         """One of the JSON files.
@@ -112,12 +123,12 @@ def load_model(place: Place) -> Any:
         # transformers and safetensors raise whatever the damage leads to; all of it means the same to a user.
         reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise EncoderError(f"The encoder {place.name} cannot be loaded ({reason}). {place.remedy}") from error
-    missing = [key for key in report["missing_keys"] if not key.endswith(TRAINING_ONLY)]
-    mismatched = [entry[0] for entry in report.get("mismatched_keys", [])]
-    if missing or mismatched:
+    wrong = [key for key in report["missing_keys"] if not key.endswith(TRAINING_ONLY)]
+    wrong += [entry[0] for entry in report.get("mismatched_keys", [])]
+    if wrong:
         raise EncoderError(
-            f"The weights of {place.name} do not fit its config.json: {len(missing)} missing, "
-            f"{len(mismatched)} of another shape, the first {(missing + mismatched)[0]}. {place.remedy}"
+            f"The weights of {place.name} do not fit its config.json: {len(wrong)} missing or of another shape, "
+            f"the first {wrong[0]}. {place.remedy}"
         )
     return model
 

@@ -18,9 +18,7 @@ from ser.audio.load import SAMPLE_RATE_HZ
 from ser.encoders.chunking import FRAME_SAMPLES
 
 WHISPER = "whisper"
-FINAL_NORM = (
-    "final_norm"  # in config.json; false: the last layer's states are returned without the norm behind it
-)
+FINAL_NORM = "final_norm"  # in config.json; false: the norm behind the last layer is left out
 # Log-mel spectrogram of Whisper (Radford et al. 2022, section 2.2; transformers' WhisperFeatureExtractor).
 MEL_WINDOW, MEL_HOP = 400, 160  # samples
 MEL_BINS = MEL_WINDOW // 2 + 1
@@ -65,18 +63,10 @@ def n_layers(config: Any) -> int:
     return int(config.encoder_layers if config.model_type == WHISPER else config.num_hidden_layers)
 
 
-def receptive_samples(config: Any) -> int:
-    """Samples that one frame of the front end hears; Whisper's windows are centred and padded, so one frame's own."""
-    return FRAME_SAMPLES if config.model_type == WHISPER else field_and_stride(config)[0]
-
-
-def frame_centre(config: Any) -> float:
-    """Sample at the centre of frame 0."""
-    return 0.0 if config.model_type == WHISPER else receptive_samples(config) / 2
-
-
 def field_and_stride(config: Any) -> tuple[int, int]:
-    """Receptive field and stride in samples of convolutions with `conv_kernel` and `conv_stride`."""
+    """Receptive field and stride of the front end in samples; Whisper's is padded, so that a frame hears its own."""
+    if config.model_type == WHISPER:
+        return FRAME_SAMPLES, FRAME_SAMPLES
     field, stride = 1, 1
     for kernel, step in zip(config.conv_kernel, config.conv_stride, strict=True):
         field += (kernel - 1) * stride
@@ -85,13 +75,7 @@ def field_and_stride(config: Any) -> tuple[int, int]:
 
 
 class LayerFrames(nn.Module):
-    """Frames of a frozen model: one layer's, `(batch, frames, dim)`, or the stacked ones of several.
-
-    Args:
-        model: as for `hidden_states`.
-        layers: whose states are taken.
-        stack: give `(batch, frames, layers, dim)`; else `layers` holds one layer.
-    """
+    """Frames of one layer, `(batch, frames, dim)`, or with `stack` of several, `(batch, frames, layers, dim)`."""
 
     def __init__(self, model: nn.Module, layers: Sequence[int], stack: bool) -> None:
         super().__init__()

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from ser.audio.resample import resample
 from ser.encoders.chunking import FRAME_SAMPLES, normalised
 from ser.encoders.distillation.student import Student
 from ser.encoders.encoder import Encoder
-from ser.encoders.states import frame_centre, receptive_samples
+from ser.encoders.states import WHISPER, field_and_stride
 from ser.errors import AudioError, EncoderError, SettingsError
 
 BLOCK_S = 10.0  # a recording is read and shown to the teacher in pieces of this length
@@ -50,11 +51,9 @@ class CropSettings:
     seed: int = 40
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1 or self.crop_s < 0.5 or self.buffer < self.batch_size:
-            raise SettingsError(
-                f"batch_size {self.batch_size} must be at least 1, crop_s {self.crop_s} at least 0.5, "
-                f"buffer {self.buffer} at least batch_size."
-            )
+        for name, least in (("batch_size", 1), ("crop_s", 0.5), ("buffer", self.batch_size)):
+            if getattr(self, name) < least:
+                raise SettingsError(f"{name} must be at least {least}, got {getattr(self, name)}.")
         if not 0 <= self.degrade <= 1:
             raise SettingsError(f"degrade is a probability between 0 and 1, got {self.degrade}.")
         if not self.speeds or not all(0.5 <= speed <= 2 for speed in self.speeds):
@@ -86,13 +85,8 @@ class Position:
 
 
 class CropStream:
-    """An endless stream of crops: waveform `(samples,)` and teacher states `(layers, frames, dim)`.
-
-    Args:
-        files: recordings.
-        teacher, layers: the encoder, and which of its hidden layers.
-        student: whose frame centres and normalisation the crops get.
-        position: where to begin; it moves along.
+    """An endless stream of crops of `files`, for a student: waveform `(samples,)` and teacher states of `layers`,
+    `(layers, frames, dim)`, at the student's frame centres. It begins at `position`, which moves along.
     """
 
     def __init__(
@@ -106,10 +100,9 @@ class CropStream:
         self.files, self.teacher, self.layers = list(files), teacher, list(layers)
         self.settings, self.position, self.normalise = settings, position, student.normalise
         self.bad_files: dict[str, str] = {}
-        ours, theirs = student.model.config, teacher.model.config
         self.crop_samples = round(settings.crop_s * SAMPLE_RATE_HZ / FRAME_SAMPLES) * FRAME_SAMPLES
-        self.n_frames = (self.crop_samples - receptive_samples(ours)) // FRAME_SAMPLES + 1
-        self.shift = (frame_centre(ours) - frame_centre(theirs)) / FRAME_SAMPLES
+        self.n_frames = (self.crop_samples - field_and_stride(student.model.config)[0]) // FRAME_SAMPLES + 1
+        self.shift = (_centre(student.model.config) - _centre(teacher.model.config)) / FRAME_SAMPLES
 
     def states(self, samples: Samples) -> torch.Tensor:
         """The teacher's hidden states, `(layers, frames, dim)` in half precision."""
@@ -145,7 +138,7 @@ class CropStream:
 
     def crops(self) -> Iterator[tuple[Samples, torch.Tensor]]:
         """Consecutive crops of each piece from a random start; a shorter piece is repeated to a crop's length."""
-        rng = self._rng(1)
+        rng = np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, 1))
         needed = self.crop_samples // FRAME_SAMPLES
         for block in self.blocks():
             states = self.states(block)
@@ -164,7 +157,7 @@ class CropStream:
 
     def batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Shuffled batches: `(batch, samples)` and `(layers, batch, frames, dim)`."""
-        rng = self._rng(2)
+        rng = np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, 2))
         buffer: list[tuple[Samples, torch.Tensor]] = []
         for crop in self.crops():
             buffer.append(crop)
@@ -179,8 +172,10 @@ class CropStream:
             samples = degrade(samples, rng)
         return normalised(samples) if self.normalise else samples
 
-    def _rng(self, purpose: int) -> np.random.Generator:
-        return np.random.default_rng((self.settings.seed, self.position.epoch, self.position.file, purpose))
+
+def _centre(config: Any) -> float:
+    """Sample at the centre of frame 0; Whisper's windows are centred."""
+    return 0.0 if config.model_type == WHISPER else field_and_stride(config)[0] / 2
 
 
 def align(states: torch.Tensor, first_frame: int, n_frames: int, shift: float) -> torch.Tensor:
@@ -192,7 +187,7 @@ def align(states: torch.Tensor, first_frame: int, n_frames: int, shift: float) -
     return states[:, low].float() * (1 - weight) + states[:, (low + 1).clamp(max=last)].float() * weight
 
 
-def teacher_statistics(stream: CropStream) -> dict[str, torch.Tensor]:
+def teacher_statistics(stream: CropStream) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and standard deviation of each teacher dimension, `(layers, 1, 1, dim)`, over the first pieces."""
     n_frames, total, squares = 0, torch.tensor(0.0), torch.tensor(0.0)
     for index, block in enumerate(stream.blocks()):
@@ -203,7 +198,7 @@ def teacher_statistics(stream: CropStream) -> dict[str, torch.Tensor]:
             break
     mean = total / n_frames
     scale = (squares / n_frames - mean**2).clamp(min=1e-6).sqrt()
-    return {"mean": mean.float()[:, None, None], "scale": scale.float()[:, None, None]}
+    return mean.float()[:, None, None], scale.float()[:, None, None]
 
 
 def files_fingerprint(files: Sequence[Path]) -> str:

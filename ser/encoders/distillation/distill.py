@@ -36,6 +36,7 @@ from ser.errors import SettingsError
 from ser.files import write_atomically
 
 STATE = "state.safetensors"
+COUNTERS = ("step", "audio_s", "elapsed_s")  # of a run
 
 
 @dataclass(frozen=True)
@@ -66,15 +67,11 @@ class DistillSettings:
     def __post_init__(self) -> None:
         if not self.teacher_layers or min(self.teacher_layers) < 0:
             raise SettingsError(f"teacher_layers must name at least one layer, got {self.teacher_layers}.")
-        if self.steps < 0 or not 0 <= self.warmup < 1 or self.learning_rate <= 0:
-            raise SettingsError(
-                f"steps {self.steps} must be at least 0, warmup {self.warmup} a share below 1, "
-                f"learning_rate {self.learning_rate} positive."
-            )
-        if min(self.cosine_weight, self.pooled_weight) < 0:
-            raise SettingsError(
-                f"cosine_weight {self.cosine_weight} and pooled_weight {self.pooled_weight}: not below 0."
-            )
+        if not 0 <= self.warmup < 1:
+            raise SettingsError(f"warmup is a share below 1, got {self.warmup}.")
+        for name in ("steps", "learning_rate", "cosine_weight", "pooled_weight"):
+            if getattr(self, name) < 0:
+                raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
 
 def distillation_loss(
@@ -96,14 +93,9 @@ def distillation_loss(
 
 
 class Distillation:
-    """One run in a folder: model, optimiser, position; saved and restored as a whole.
+    """One run in the folder `out`: model, optimiser, position; saved and restored as a whole.
 
-    Args:
-        files: recordings.
-        teacher: the encoder to learn from; the run computes where it does.
-        student: what the run begins with.
-        out: folder of the run.
-        settings: how to distil.
+    It computes where the teacher does.
 
     Raises:
         SettingsError: the folder holds a run with other settings, or one that is damaged.
@@ -120,7 +112,6 @@ class Distillation:
             self.distiller.parameters(), lr=settings.learning_rate, betas=(0.9, 0.98), weight_decay=0.01
         )
         self.step, self.audio_s, self.elapsed_s = 0, 0.0, 0.0
-        self.statistics: dict[str, torch.Tensor] = {}
         self.stream = CropStream(files, teacher, layers, student, settings.crops, Position())
         self.identity = {
             "settings": json.loads(json.dumps(asdict(settings))),
@@ -134,18 +125,16 @@ class Distillation:
     def run(
         self, report: Callable[[dict[str, Any]], None], say: Callable[[str], None], save_every_s: float = 60.0
     ) -> None:
-        """Train to the last step.
-
-        Args:
-            report: gets a line of figures every 20 steps.
-            say: gets a sentence before each wait without steps.
-            save_every_s: seconds between saved states.
-        """
-        if self.settings.standardise and not self.statistics:
+        """Train to the last step; `report` gets figures every 20 steps, `say` a sentence before waits without steps."""
+        if self.step >= self.settings.steps:
+            return
+        if self.settings.standardise and not self.distiller.scale.any():
             say("Measuring the scale of the teacher's layers on the first pieces of audio.")
             first = copy.copy(self.stream)
             first.position = Position()
-            self.statistics = {key: value.to(self.device) for key, value in teacher_statistics(first).items()}
+            mean, scale = teacher_statistics(first)
+            self.distiller.mean.copy_(mean)
+            self.distiller.scale.copy_(scale)
             self.save()
         n_crops = self.settings.crops.buffer
         say(f"Reading {n_crops} crops and the teacher's hidden states of them before step {self.step + 1}.")
@@ -153,12 +142,12 @@ class Distillation:
         begun = saved - self.elapsed_s
         self.distiller.train()
         for waveforms, targets in self.stream.batches():
-            if self.step >= self.settings.steps:
-                break
             losses = self._step(waveforms.to(self.device), targets.to(self.device))
             self.elapsed_s = time.monotonic() - begun
             if self.step % 20 == 0 or self.step == self.settings.steps:
                 report(self._line(losses))
+            if self.step >= self.settings.steps:
+                break
             if time.monotonic() - saved > save_every_s:
                 self.save()
                 saved = time.monotonic()
@@ -168,7 +157,7 @@ class Distillation:
         for group in self.optimiser.param_groups:
             group["lr"] = self.settings.learning_rate * schedule(self.step, self.settings)
         if self.settings.standardise:
-            targets = (targets - self.statistics["mean"]) / self.statistics["scale"]
+            targets = (targets - self.distiller.mean) / self.distiller.scale
         losses = []
         for prediction, target in zip(self.distiller(waveforms), targets, strict=True):
             loss = distillation_loss(prediction, target, self.settings.cosine_weight)
@@ -187,26 +176,22 @@ class Distillation:
 
     def _line(self, losses: list[float]) -> dict[str, Any]:
         left_s = self.elapsed_s / self.step * (self.settings.steps - self.step)
+        rounded = {"audio_h": self.audio_s / 3600, "elapsed_s": self.elapsed_s, "left_s": left_s}
         return {
             "step": self.step,
             "of": self.settings.steps,
-            "loss": [round(loss, 4) for loss in losses],
             "epoch": self.stream.position.epoch,
-            "audio_h": round(self.audio_s / 3600, 3),
-            "elapsed_s": round(self.elapsed_s, 1),
-            "left_s": round(left_s, 1),
+            "loss": [round(loss, 4) for loss in losses],
+            **{name: round(value, 3) for name, value in rounded.items()},
         }
 
     def save(self) -> None:
         """Write everything that a later process needs to resume, as one file, atomically."""
         tensors = {f"model.{key}": value for key, value in self.distiller.state_dict().items()}
-        tensors |= {f"statistics.{key}": value for key, value in self.statistics.items()}
         for index, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
-        progress = {
-            "step": self.step, "audio_s": self.audio_s, "elapsed_s": self.elapsed_s,
-            "position": asdict(self.stream.position), "bad_files": self.stream.bad_files,
-        }  # fmt: skip
+        progress: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
+        progress |= {"position": asdict(self.stream.position), "bad_files": self.stream.bad_files}
         metadata = {"progress": json.dumps(progress), "identity": json.dumps(self.identity)}
         tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         write_atomically(self.out / STATE, save(tensors, metadata))
@@ -229,18 +214,17 @@ class Distillation:
                 f"{self.out} holds a run with other {', '.join(other)}. Choose another --out, or delete that folder."
             )
         self.distiller.load_state_dict(_part(tensors, "model."))
-        self.statistics = {key: value.to(self.device) for key, value in _part(tensors, "statistics.").items()}
         state = self.optimiser.state_dict()
         for key, value in _part(tensors, "optimiser.").items():
             index, name = key.split(".", 1)
             state["state"].setdefault(int(index), {})[name] = value
         self.optimiser.load_state_dict(state)
-        self.step, self.audio_s, self.elapsed_s = (progress[key] for key in ("step", "audio_s", "elapsed_s"))
+        vars(self).update({name: progress[name] for name in COUNTERS})
         self.stream.position, self.stream.bad_files = Position(**progress["position"]), progress["bad_files"]
 
     def export(self, half: bool = False, licence: str | None = None) -> Path:
         """Write the student without its heads as the encoder folder `OUT/encoder`."""
-        done = {"steps": self.step, "audio_h": self.audio_s / 3600, "elapsed_s": self.elapsed_s}
+        done = {name: getattr(self, name) for name in COUNTERS}
         self.student.write(self.out / "encoder", {**self.identity, "licence": licence, **done}, half)
         return self.out / "encoder"
 

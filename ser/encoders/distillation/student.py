@@ -26,17 +26,11 @@ MASKING = ("mask_time_prob", "mask_feature_prob")  # off in a student, as every 
 
 @dataclass(frozen=True)
 class Student:
-    """A model to train.
-
-    Attributes:
-        model: of the transformers class of the encoder that it was taken from, every dropout off.
-        normalise: it hears utterances of zero mean and unit variance.
-        origin: name, fingerprint and number of layers of what it was taken from.
-    """
+    """A model to train, of the transformers class of the encoder that it was taken from, every dropout off."""
 
     model: Any
-    normalise: bool
-    origin: Mapping[str, Any]
+    normalise: bool  # whether it hears utterances of zero mean and unit variance
+    origin: Mapping[str, Any]  # name, fingerprint and number of layers of what it was taken from
 
     @classmethod
     def first_layers(cls, encoder: Encoder, n: int | None = None) -> Student:
@@ -67,11 +61,7 @@ class Student:
         )
 
     def write(self, folder: Path, about: Mapping[str, Any], half: bool = False) -> None:
-        """Write the folder of an encoder: configuration, weights, preprocessor, and `about` as `distillation.json`.
-
-        Args:
-            half: store weights in half precision.
-        """
+        """Write an encoder folder, weights in half precision if so wished, with `about` as `distillation.json`."""
         from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
         dtype = torch.float16 if half else torch.float32
@@ -88,13 +78,21 @@ class Student:
 
 
 class Distiller(nn.Module):
-    """The student with one linear prediction head a distilled teacher layer (Chang et al. 2022)."""
+    """The student with one linear prediction head for each distilled teacher layer (Chang et al. 2022).
+
+    `mean` and `scale`, `(layers, 1, 1, teacher dim)`, are the teacher's; 0 until they are measured.
+    """
+
+    mean: torch.Tensor
+    scale: torch.Tensor
 
     def __init__(self, student: nn.Module, n_teacher_layers: int, teacher_dim: int) -> None:
         super().__init__()
         self.student = student
         dim = student.config.hidden_size
         self.heads = nn.ModuleList(nn.Linear(dim, teacher_dim) for _ in range(n_teacher_layers))
+        for name in ("mean", "scale"):
+            self.register_buffer(name, torch.zeros(n_teacher_layers, 1, 1, teacher_dim))
 
     def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
         """`(batch, samples)` to predictions `(layers, batch, frames, teacher dim)`."""
@@ -104,7 +102,7 @@ class Distiller(nn.Module):
 
 def _copy_weights(frozen: nn.Module, model: nn.Module) -> None:
     """Copy what the two have in common; a frozen encoder has its weight norm folded in, the model has not."""
-    weights = frozen.state_dict()
+    weights = {key: value.cpu() for key, value in frozen.state_dict().items()}
     for name, module in model.named_modules():
         if nn.utils.parametrize.is_parametrized(module, "weight"):
             module.weight = weights[f"{name}.weight"]
