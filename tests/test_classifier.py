@@ -57,11 +57,9 @@ def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
             )
 
 
-def on_a_gpu(
-    layer: BiGRULayer, frames: torch.Tensor, index: PackedIndex, *weights: torch.Tensor
-) -> torch.Tensor:
+def on_a_gpu(layer: BiGRULayer, frames: torch.Tensor, index: PackedIndex, norm=None) -> torch.Tensor:
     """What `BiGRULayer.forward` does with frames on a GPU."""
-    return layer.by_torch(frames, index, *weights)
+    return layer.by_torch(frames, index, *layer.input_kernel(norm))
 
 
 @pytest.mark.parametrize("pooling", ["last", "attentive"])

@@ -55,19 +55,11 @@ class BiGRUClassifier(nn.Module):
         if self.settings.weighted_layers:
             frames = torch.einsum("l,fld->fd", self.layer_weights.softmax(dim=0), frames)
         x = self._dropped(frames, generator)
-        # The encoder is frozen: the normalised frames need no gradient when the scale of the layer norm is folded
-        # into the first input kernel, which saves a third of the large products of a training step.
+        # Without scale and bias, which the first layer folds into its input kernel.
         x = functional.layer_norm(x, (self.dim,), eps=self.norm.eps)
-        for layer, weight, bias in self._kernels():
-            x = layer(x, index, weight, bias)
+        for number, layer in enumerate(self.gru):
+            x = layer(x, index, None if number else self.norm)
         return self.dense(self._pooled(x, index))
-
-    def _kernels(self) -> list[tuple[BiGRULayer, torch.Tensor, torch.Tensor]]:
-        """The layers, and the input kernel and bias of each, with the layer norm's scale and bias in the first's."""
-        first = self.gru[0]
-        scaled = first.weight_ih * self.norm.weight, first.bias_ih + first.weight_ih @ self.norm.bias
-        rest = [(layer, layer.weight_ih, layer.bias_ih) for layer in list(self.gru)[1:]]
-        return [(first, *scaled), *rest]
 
     def penalty(self) -> torch.Tensor:
         """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from ser.classifier.checkpoint import EncoderReference
@@ -52,31 +53,23 @@ class Tested:
     validation_logits: NDArray[np.float32]
 
 
+@dataclass
 class RunFolder:
-    """The folder of one cross-validation."""
+    """The folder of one cross-validation, claimed when this is made.
 
-    def __init__(
-        self,
-        path: Path,
-        corpus: Corpus,
-        encoder: EncoderReference,
-        settings: CrossvalSettings,
-        folds: Sequence[Fold],
-    ) -> None:
-        """Claim the folder.
+    Raises:
+        SettingsError: it holds a run with another corpus, encoder or settings.
+    """
 
-        Raises:
-            SettingsError: it holds a run with another corpus, encoder or settings.
-        """
-        self.path, self.corpus, self.encoder, self.settings, self.folds = (
-            path,
-            corpus,
-            encoder,
-            settings,
-            folds,
-        )
-        self.identity = identity(corpus, encoder, settings)
-        claim_folder(path, self.identity)
+    path: Path
+    corpus: Corpus
+    encoder: EncoderReference
+    settings: CrossvalSettings
+    folds: Sequence[Fold]
+
+    def __post_init__(self) -> None:
+        self.identity = identity(self.corpus, self.encoder, self.settings)
+        claim_folder(self.path, self.identity)
         self.states.mkdir(exist_ok=True)
 
     @property
@@ -90,8 +83,6 @@ class RunFolder:
 
     def versions(self) -> dict[str, str]:
         """What the numbers of a run depend on beside its identity."""
-        import torch
-
         computed = {"threads": str(torch.get_num_threads()), "device": str(chosen_device())}
         engine = {"engine": self.encoder.engine} if self.encoder.engine else {}
         return library_versions() | engine | computed
