@@ -96,7 +96,12 @@ def test_a_value_that_makes_no_sense_is_named_with_its_variable(name: str, value
 def test_the_readme_lists_every_setting_and_no_other() -> None:
     root = Path(__file__).parent.parent
     read = set(re.findall(r'"((?:SER|GRADIO|SPACE)_\w+)"', (root / "ser/ui/settings.py").read_text()))
-    table = (root / "docs" / "page.md").read_text().split("Settings are environment variables:")[1].split("\n\n")[1]
+    table = (
+        (root / "docs" / "page.md")
+        .read_text()
+        .split("Settings are environment variables:")[1]
+        .split("\n\n")[1]
+    )
     assert set(re.findall(r"`((?:SER|GRADIO|SPACE)_\w+)`", table)) == read | {"SER_CACHE", "SER_DEVICE"}
 
 
