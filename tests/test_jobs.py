@@ -46,6 +46,9 @@ if task == "progress":
     stage = Stage("features")
     for done in range(2, 10):
         stage(done, 9)
+if task == "linger":
+    import atexit
+    atexit.register(time.sleep, 1.5)
 if task == "crash":
     1 / 0
 print("done", *sys.argv[2:])
@@ -264,6 +267,15 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, 
         jobs.start(["go"], tmp_path / "file" / "a")
     assert str(tmp_path) not in str(raised.value)
     assert raised.value.in_words("fa").startswith("آغاز نشد")
+
+
+def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(toy: Path) -> None:
+    jobs.start(["linger"], toy / "a", one_at_a_time=toy)
+    wait_for(lambda: "exit_code" in (jobs.read_json(toy / "a" / jobs.JOB) or {}))
+    assert jobs.look(toy / "a").state == "running"
+    wait_for(lambda: jobs.look(toy / "a").state == "finished")
+    jobs.start(["go"], toy / "a", one_at_a_time=toy)
+    assert ended(toy / "a").state == "finished"
 
 
 def test_a_folder_is_deleted_unless_a_job_runs_there(toy: Path) -> None:

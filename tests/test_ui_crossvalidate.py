@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import re
 import string
 import time
@@ -415,7 +414,7 @@ def test_mean_recall_leaves_out_classes_without_clips() -> None:
 def test_a_running_box_says_epoch_scores_and_time_left(tmp_path: Path) -> None:
     now = time.time()
     stage = {"stage": "training", "first": 0, "done": 6, "total": 18, "started": now - 300, "updated": now}
-    run = write_run(tmp_path / SHEMO, job={"pid": 1}, progress=progress(3), stage=stage)
+    run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(3), stage=stage)
     box = state_box(run, JobStatus("running"), "en")
     assert "Epoch 3 of at most 9" in box
     assert 'aria-valuenow="33"' in box
@@ -435,18 +434,20 @@ def test_a_run_that_prepares_shows_how_far_it_is_and_no_line_of_its_log(tmp_path
         "started": now - 240,
         "updated": now,
     }
-    run = write_run(tmp_path / SHEMO, job={"pid": 1}, stage=stage)
+    run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, stage=stage)
     box = state_box(run, status, "en")
     assert "Preparing" in box
     assert "Encoding the recordings: 152 of 252. About 4 min left." in box
     assert "50.96" not in box
-    assert 'class="bar busy"' in state_box(write_run(tmp_path / DEMO_RUN, job={"pid": 1}), status, "en")
+    assert 'class="bar busy"' in state_box(
+        write_run(tmp_path / DEMO_RUN, job={"started_ns": 1}), status, "en"
+    )
 
 
 def test_what_an_earlier_job_left_says_nothing_of_the_one_that_runs_now(tmp_path: Path) -> None:
-    run = write_run(tmp_path / SHEMO, job={"pid": 1}, progress=progress(3))
+    run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(3))
     assert "Epoch 3" in state_box(run, JobStatus("running"), "en")
-    os.utime(run.folder / "job.json", ns=(time.time_ns() + 1, time.time_ns() + 1))
+    write_run(run.folder, job={"started_ns": time.time_ns() + 10**9})
     assert "Preparing" in state_box(run, JobStatus("running"), "en")
 
 
@@ -487,14 +488,9 @@ def test_a_failed_box_gives_the_reason_without_the_folders_of_the_server(tmp_pat
 @pytest.mark.parametrize("phase", ["training", "testing", "training the final model", "done", "stopped"])
 @pytest.mark.parametrize("language", ["en", "fa"])
 def test_every_state_has_words_of_its_own(tmp_path: Path, state: Any, phase: str, language: str) -> None:
-    run = write_run(tmp_path / SHEMO, job={"pid": 1}, progress=progress(2, phase))
+    run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(2, phase))
     [heading] = re.findall("<h2>(.+?)</h2>", state_box(run, JobStatus(state), language))
-    running = {
-        "training": "training",
-        "testing": "testing",
-        "training the final model": "training the final model",
-    }
-    key = running.get(phase, "preparing") if state == "running" else state
+    key = {"done": "ending", "stopped": "ending"}.get(phase, phase) if state == "running" else state
     assert heading == say(key, language, epoch=2, most=9)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from ser.ui.tune_view import dashboard_frame, study_box, trials_table
 
 STUDY = "tune-20261123-101112-shemo"
 COMMAND = ["tune", "--study", STUDY, "--trials", "10", "--timeout", "60"]
-JOB = {"pid": 1, "command": COMMAND, "exit_code": 1}
+JOB = {"pid": 1, "command": COMMAND, "exit_code": 1, "started_ns": 1}
 ROW = {"state": "complete", "epoch": 9, "validation_accuracy": 0.61, "error": None}
 BEST = {**ROW, "number": 2, "value": 0.654321, "parameters": {"l2": 0.016000000001, "optimizer": "sgd"}}
 RUNNING = {**ROW, "number": 5, "state": "running", "value": None, "epoch": 3, "parameters": {}}
@@ -225,7 +224,7 @@ def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab: 
     shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)
     assert "The next trial is in its first epoch" in shown
     assert "running 0" not in shown
-    os.utime(one.folder / "job.json", ns=(time.time_ns() + 1, time.time_ns() + 1))  # resumed since
+    write_run(one.folder, job={"started_ns": time.time_ns() + 10**9})  # resumed since
     shown = study_box(one, JobStatus("running"), "en", now_s=9999.0)
     assert "Preparing" in shown
     assert "Time is up" not in shown
@@ -238,7 +237,7 @@ def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab: 
     for phase, heading in (
         ("training", "Training the best"),
         ("testing", "Testing on"),
-        ("done", "Preparing"),
+        ("done", "Finishing"),
     ):
         write_run(one.folder / "trial_002", progress=progress(3, phase))
         shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)

@@ -1,8 +1,8 @@
 """Background runs of the page: separate processes that outlive the server, started and stopped by folder.
 
-In: the words of a `python -m ser` command and a folder. Out, in that folder: `job.json` (process id, command, at the
-end the exit code), `log.txt` (what the command printed), `stage.json` (how far it is, see `ser.cli.common.Stage`) and
-`job.lock`.
+In: the words of a `python -m ser` command and a folder. Out, in that folder: `job.json` (process id, command, start,
+at the end the exit code), `log.txt` (what the command printed), `stage.json` (how far it is, see
+`ser.cli.common.Stage`) and `job.lock`.
 
 A running job holds a lock on `job.lock`, taken by its starter and inherited. So the kernel itself keeps two starters
 from starting twice, gives the lock back in whatever way the process dies, and is never misled by a process id that was
@@ -87,7 +87,7 @@ def look(folder: Path) -> JobStatus:
     if not (running or job or is_stopped):
         return JobStatus("never")
     ended: State = "finished" if code == 0 else "stopped" if is_stopped else "failed"
-    state = "running" if running and code is None else ended
+    state = "running" if running else ended
     return JobStatus(state, code, last_line(folder / LOG), job.get("pid"), tuple(job.get("command", ())))
 
 
@@ -211,7 +211,7 @@ def _wait_until(condition: Callable[[], bool], timeout_s: float) -> bool:
 
 def _run(folder: Path, command: Sequence[str]) -> int:
     """The job's own process: say who we are, run the command, say how it ended."""
-    job = {"pid": os.getpid(), "command": list(command)}
+    job = {"pid": os.getpid(), "command": list(command), "started_ns": time.time_ns()}
     write_json(folder / JOB, job)
     os.nice(NICENESS)
     sys.argv[1:] = command

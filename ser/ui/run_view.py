@@ -105,10 +105,9 @@ def training_lines(progress: Content, language: str) -> list[str]:
     return [bar(progress["epoch"] / progress["max_epochs"]), *([paragraph(said)] if any(stopped) else [])]
 
 
-def phase(progress: Content, language: str) -> str:
-    """What a run does after its training."""
-    state = progress["state"]
-    return say(state if state in ("testing", "training the final model") else "preparing", language)
+def phase(state: str, language: str) -> str:
+    """What a job does after its training."""
+    return say(state if state in ("testing", "training the final model") else "ending", language)
 
 
 def time_left(stage: Content | None, now_s: float | None = None) -> float | None:
@@ -244,7 +243,7 @@ def _running(run: Run, language: str) -> tuple[str, list[str]]:
         return say("preparing", language), preparing(run, language)
     scores = _scores_now(progress, language)
     if progress["state"] != "training":
-        return phase(progress, language), [bar(None), *scores]
+        return phase(progress["state"], language), [bar(None), *scores]
     left_s = time_left(run.news(STAGE))
     left = paragraph(say("at_most_left", language, minutes=math.ceil(left_s / 60))) if left_s else ""
     heading = say("training", language, epoch=progress["epoch"], most=progress["max_epochs"])

@@ -61,8 +61,8 @@ class Run:
 
     def news(self, name: str, since: Run | None = None) -> dict[str, Any] | None:
         """The same where the job that runs now (here, or in `since`) has written it, not one that ran here before."""
-        begun = _changed((since or self).folder / jobs.JOB) or time.time_ns()
-        return self.read(name) if _changed(self.folder / name) >= begun else None
+        begun_ns = ((since or self).read(jobs.JOB) or {}).get("started_ns")
+        return self.read(name) if begun_ns and _changed(self.folder / name) >= begun_ns else None
 
     @property
     def result(self) -> dict[str, Any] | None:

@@ -61,11 +61,11 @@ def _running(study: Study, language: str, now_s: float) -> tuple[str, list[str]]
         return heading, [bar(done / wanted), *_trials(told, language, now_s)]
     # The best trial's configuration is trained again, tested, and trained on all speakers.
     progress = study.best_run.news("progress.json", since=study) if study.best_run else None
-    if progress is None or not progress["epoch"]:
-        return say("training_best", language), [bar(None)]
-    if progress["state"] == "training":
-        return say("training_best", language), training_lines(progress, language)
-    return phase(progress, language), [bar(None)]
+    state = told["state"] if told["state"] != "testing" else progress["state"] if progress else "training"
+    if state != "training":
+        return phase(state, language), [bar(None)]
+    lines = training_lines(progress, language) if progress and progress["epoch"] else [bar(None)]
+    return say("training_best", language), lines
 
 
 def _trials(told: Content, language: str, now_s: float) -> list[str]:
