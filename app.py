@@ -1,4 +1,4 @@
-"""Start the page: `python app.py`, then open http://127.0.0.1:7860.
+"""Start the page: `python app.py`, then open the address that it prints.
 
 Settings come from environment variables, see `ser/ui/settings.py`. Ends cleanly on Ctrl-C and on SIGTERM.
 """
@@ -11,8 +11,9 @@ import sys
 
 from ser.errors import SerError, SettingsError
 from ser.runtime import let_threads_sleep
-from ser.ui.gradio_import import import_gradio
+from ser.ui.gradio_private import import_gradio
 from ser.ui.logs import set_up_logs
+from ser.ui.recordings import private_folder
 from ser.ui.settings import AppSettings
 
 
@@ -22,10 +23,11 @@ def main() -> int:
     let_threads_sleep()
     try:
         settings = AppSettings.from_environment(os.environ)
-        import_gradio()
+        uploads = private_folder()
+        import_gradio(uploads)
         from ser.ui.page import serve
 
-        serve(settings)
+        serve(settings, uploads)
     except (KeyboardInterrupt, SystemExit):  # Ctrl-C, SIGTERM
         return 0
     except SerError as error:

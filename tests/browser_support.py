@@ -1,4 +1,4 @@
-"""What the tests of the training tabs share: a server on a data folder, and a browser that notes every complaint."""
+"""What the tests in a browser share: a server on a data folder, and a browser that notes every complaint."""
 
 from __future__ import annotations
 
@@ -30,8 +30,9 @@ BROWSER = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH (Debian: apt install chromium)"),
 ]
 APP = Path(__file__).parent.parent / "app.py"
-PATIENCE_S = 600  # for a machine that does much else
+PATIENCE_S = 120  # for a machine that does much else
 PATIENCE_MS = 1000 * PATIENCE_S
+TOKENS: dict[str, str] = {}  # of the owner, by the address of a server
 
 
 class Server:
@@ -54,6 +55,7 @@ class Server:
         while time.monotonic() < until and self.process.poll() is None:
             try:
                 if b'"ready"' in urllib.request.urlopen(self.address + "healthz", timeout=5).read():
+                    TOKENS[self.address] = re.findall(r"\?token=(\S+)", self.log.read_text())[-1]
                     return
             except OSError:
                 pass
@@ -75,23 +77,28 @@ def free_port() -> int:
 
 
 @contextmanager
-def chromium() -> Iterator[Browser]:
+def chromium(*arguments: str) -> Iterator[Browser]:
     """A headless browser."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as tool:
-        browser = tool.chromium.launch(executable_path=CHROMIUM)
+        browser = tool.chromium.launch(executable_path=CHROMIUM, args=list(arguments))
         yield browser
         browser.close()
 
 
-def opened(browser: Browser, address: str, errors: list[str], **context: object) -> Page:
-    """A visitor of its own; errors of the page, of its frames and in their consoles are collected."""
+def opened(
+    browser: Browser, address: str, errors: list[str], is_owner: bool = True, **context: object
+) -> Page:
+    """A visitor of its own, by default the owner; errors of the page, its frames and their consoles are collected."""
     options = {"locale": "en-US", "viewport": {"width": 1280, "height": 1000}, **context}
     page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
     page.set_default_timeout(PATIENCE_MS)
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
+    tokens = [token for server, token in TOKENS.items() if address.startswith(server)]
+    if is_owner and tokens:
+        page.add_init_script(f"localStorage.setItem('ser-session', '{tokens[0]}')")
     page.goto(address)
     return page
 

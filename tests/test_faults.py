@@ -353,7 +353,7 @@ def test_a_recording_over_the_limit_is_refused_with_the_limit(url, tmp_path):
 def test_more_requests_a_minute_than_the_limit_are_told_to_wait(url, context, tmp_path, monkeypatch):
     monkeypatch.setattr(context.limit, "per_minute", 1)
     answers = [asked(url, 1, tmp_path) for _ in range(2)]
-    assert any("more than 1 recordings in a minute. Wait" in answer for answer in answers)
+    assert any("more than 1 recordings per minute. Wait" in answer for answer in answers)
 
 
 def test_requests_beyond_the_queue_are_told_that_it_is_full(url, context, tmp_path, monkeypatch):
@@ -431,7 +431,7 @@ def test_malformed_requests_to_every_listed_endpoint_are_answered_with_a_sentenc
     ("error", "status", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), 507, "disk is full"),
-        (OSError(errno.EIO, "Input/output error"), 500, "operator"),
+        (OSError(errno.EIO, "Input/output error"), 500, "in the log under"),
         (TypeError("no recording"), 400, UNUSABLE[:20]),
     ],
 )
@@ -441,7 +441,8 @@ def test_what_a_request_runs_into_is_told_without_its_details(error, status, wor
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise error
 
-    reply = TestClient(Replies(app)).get("/gradio_api/upload")
+    reply = TestClient(Replies(app)).get("/gradio_api/info")
     assert reply.status_code == status
     assert words in reply.json()["error"]
+    assert TestClient(Replies(app)).post("/gradio_api/upload").text[:20] == reply.json()["error"][:20]
     assert str(error.args[-1]) not in reply.text

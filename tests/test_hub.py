@@ -13,13 +13,10 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, running_hub
 
-from ser.encoders import hub
 from ser.encoders.encoder import Encoder
 from ser.encoders.hub import Fetching, command, fetch
 from ser.errors import EncoderError
-from ser.ui.hub_encoder import HubEncoder
 from ser.ui.model import ModelHolder, ModelSource
-from ser.ui.texts import TEXTS
 
 NAME = "ntu-spml/distilhubert"
 FAULTS = ("error", "truncate")
@@ -134,48 +131,6 @@ def test_the_command_names_the_revision() -> None:
     assert command("a/b") == "hf download a/b"
 
 
-def test_the_page_says_that_it_loads_then_that_it_is_ready(server: Hub) -> None:
-    model_answers = threading.Event()
-    encoder = HubEncoder(NAME, 120, ())
-    assert encoder.description("en") == TEXTS["hub_loading"].say("en", encoder=NAME)
-    encoder.start(model_answers.wait)
-    assert server.calls == []  # the model that answers comes first
-    model_answers.set()
-    wait_until(lambda: encoder.state != "loading")
-    assert encoder.description("en") == TEXTS["hub_ready"].say("en", encoder=NAME)
-
-
-@pytest.mark.slow
-def test_a_hub_that_hangs_is_said_and_tried_again(server: Hub) -> None:
-    server.fault = "hang"
-    encoder = HubEncoder(NAME, 2, (0.5,))
-    encoder.start(lambda: None)
-    wait_until(lambda: encoder.state == "failed")
-    assert "within 2 s" in encoder.description("en")
-    assert "within 2 s" in encoder.description("fa")
-    server.fault, encoder.timeout_s = "", 120
-    wait_until(lambda: encoder.state == "ready")
-
-
-def test_a_damaged_encoder_is_said_without_folders_of_the_server(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "config.json").write_text("{")
-    monkeypatch.setattr(hub.Fetching, "__init__", lambda *_: None)
-    monkeypatch.setattr(hub.Fetching, "result", lambda _: tmp_path)
-    encoder = HubEncoder(NAME, 2, ())
-    encoder.start(lambda: None)
-    wait_until(lambda: encoder.state == "failed")
-    assert "config.json is missing or not JSON" in encoder.description("en")
-    assert str(tmp_path.parent) not in encoder.description("en")
-
-
-def test_without_a_setting_nothing_is_fetched_or_said() -> None:
-    encoder = HubEncoder(None)
-    encoder.start(lambda: None)
-    assert (encoder.state, encoder.description("en")) == ("off", "")
-
-
 def test_the_shipped_model_answers_while_the_configured_encoder_hangs(
     server: Hub, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,11 +140,11 @@ def test_the_shipped_model_answers_while_the_configured_encoder_hangs(
     holder = ModelHolder(ModelSource(tiny_checkpoint, NAME))
     holder.start()
     holder.get(120)
-    assert holder.is_shipped
-    assert "being fetched" in holder.description("en")
+    assert holder.state.is_shipped
+    assert "being downloaded" in holder.description("en")
     wait_until(lambda: bool(server.calls))
     holder.close()
-    wait_until(lambda: bool(holder.problem))
+    wait_until(lambda: bool(holder.state.problem))
     assert "was stopped" in holder.description("en")
 
 

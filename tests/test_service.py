@@ -96,6 +96,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         if path.is_relative_to(checkout):
             path.chmod(path.stat().st_mode & ~0o222)
     checkout.chmod(0o555)
+    (folder / "tmp" / "gradio").mkdir(mode=0o700)  # as another user of the machine may have left it
     port = free_port()
     with running_hub() as hub, (folder / "log").open("wb") as log:
         hub.fault = "hang"
@@ -134,7 +135,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 def test_it_answers_while_the_hub_hangs(service: Service, tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
 
-    assert health(service) == {"status": "ok", "model": "ready", "hub": "loading"}
+    assert health(service) == {"status": "ok", "model": "ready"}
     client = Client(service.url, verbose=False)
     clip = recording(tmp_path / "my voice, Tehran.wav")
     assert client.predict(handle_file(str(clip)), api_name="/recognise")["probabilities"]

@@ -39,15 +39,17 @@ GRACE_S = 2  # after which an answered recording is deleted; a minute otherwise
 SERVE = """
 import sys, threading
 from pathlib import Path
-from ser.ui.gradio_import import import_gradio
-import_gradio()
+from ser.ui.gradio_private import import_gradio
+from ser.ui.recordings import private_folder
+uploads = private_folder()
+import_gradio(uploads)
 from ser.ui.context import Context
 from ser.ui.page import build_page, launch
 from ser.ui.settings import AppSettings
 port, queue_length, grace_s, data, checkpoint = sys.argv[1:]
 settings = AppSettings(port=int(port), queue_length=int(queue_length), data=Path(data), checkpoint=Path(checkpoint),
                        requests_per_minute=100_000)
-context = Context.of(settings)
+context = Context.of(settings, uploads)
 context.recordings.grace_s = int(grace_s)
 print(context.uploads, flush=True)
 launch(build_page(settings, context), context)

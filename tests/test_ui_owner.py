@@ -7,26 +7,32 @@ from typing import Any
 
 import pytest
 
-from ser.ui.owner import TEXTS, TRIES_PER_MINUTE, NotOwner, Owner, is_loopback
+from ser.ui.limits import client_name
+from ser.ui.owner import ALL_TRIES_PER_MINUTE, TRIES_PER_MINUTE, NotOwner, Owner, is_cross_site
 from ser.ui.settings import AppSettings
+from ser.ui.texts import TEXTS
+
+PUBLIC = AppSettings(host="0.0.0.0", password="گذر واژه")
 
 
-def request(host: str = "localhost:7860", client: str = "127.0.0.1", **headers: str) -> Any:
+def request(**headers: str) -> Any:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return SimpleNamespace(client=SimpleNamespace(host=client), headers={"host": host} | named)
+    return SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={"host": "page.example"} | named)
 
 
-def refusal(owner: Owner, password: str | None = None, asked: Any = None, language: str = "en") -> str:
+def refusal(owner: Owner, secret: object = None, client: str = "192.0.2.1", asked: Any = None) -> str:
     with pytest.raises(NotOwner) as refused:
-        owner.check(password, language, "192.0.2.1", asked or request())
+        owner.check(secret, "en", client, asked or request())
     return str(refused.value)
 
 
-@pytest.mark.parametrize("asked", [request(), request("[::1]:7860", "::1"), request("127.0.0.1"), None])
-def test_on_a_page_for_this_machine_alone_nobody_needs_a_password(asked: Any) -> None:
+def test_on_this_machine_the_token_that_is_printed_is_needed_and_enough() -> None:
     owner = Owner(AppSettings())
-    assert not owner.has_password
-    owner.check(None, "en", "", asked)
+    owner.check(owner.token, "en", "", request())
+    assert owner.knows(owner.token)
+    assert "address that was printed" in refusal(owner)
+    assert "address that was printed" in refusal(owner, asked=request(x_forwarded_for="127.0.0.1"))
+    assert not Owner(AppSettings()).knows(owner.token)  # each start has its own
 
 
 @pytest.mark.parametrize(
@@ -34,51 +40,102 @@ def test_on_a_page_for_this_machine_alone_nobody_needs_a_password(asked: Any) ->
     [AppSettings(host="0.0.0.0"), AppSettings(host="192.0.2.7"), AppSettings(on_space=True)],
     ids=["every address", "a public address", "a Space"],
 )
-def test_without_a_password_a_public_page_refuses_and_says_what_is_missing(settings: AppSettings) -> None:
-    assert "SER_PASSWORD" in refusal(Owner(settings))
-    assert refusal(Owner(settings), language="fa") == TEXTS["closed"].fa
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        request(x_forwarded_for="192.0.2.1"),
-        request(forwarded="for=192.0.2.1"),
-        request("evil.example"),
-        request("127.0.0.1.evil.example:7860"),
-        request(""),
-        request(client="192.0.2.1"),
-        SimpleNamespace(client=None, headers={"host": "localhost"}),
-    ],
-)
-def test_without_a_password_what_comes_from_elsewhere_is_refused(asked: Any) -> None:
-    assert "SER_PASSWORD" in refusal(Owner(AppSettings()), asked=asked)
-
-
-@pytest.mark.parametrize(
-    "settings", [AppSettings(password="گذر واژه"), AppSettings(host="0.0.0.0", password="x")]
-)
-def test_with_a_password_it_is_needed_and_enough(settings: AppSettings) -> None:
+def test_without_a_password_a_public_page_has_no_owner_and_says_what_is_missing(
+    settings: AppSettings,
+) -> None:
     owner = Owner(settings)
-    assert owner.has_password
-    owner.check(settings.password, "en", "192.0.2.1", request("page.example", "192.0.2.1"))
-    assert "password of this page's owner" in refusal(owner, None)
-    assert "that was not it" in refusal(owner, "wrong")
-    assert "that was not it" in refusal(owner, f"{settings.password} ")
+    assert not owner.is_possible
+    assert "SER_PASSWORD" in refusal(owner, owner.token)
+    with pytest.raises(NotOwner) as refused:
+        owner.check("guess", "fa", "", request())
+    assert str(refused.value) == TEXTS["owner_closed"].fa
 
 
-def test_passwords_cannot_be_guessed_quickly() -> None:
-    owner = Owner(AppSettings(password="secret"))
+@pytest.mark.parametrize(
+    "settings", [PUBLIC, AppSettings(password="x"), AppSettings(on_space=True, password="x")]
+)
+def test_with_a_password_it_is_needed_and_leads_to_a_session(settings: AppSettings) -> None:
+    owner = Owner(settings)
+    session = owner.sign_in(settings.password, "en", "192.0.2.1", request())
+    owner.check(session, "en", "192.0.2.2", request())
+    assert "Sign in" in refusal(owner)
+    for wrong in ("wrong", f"{settings.password} ", "\ud800", 5, ["x"]):
+        assert "Wrong password" in refusal(owner, wrong)
+
+
+def test_passwords_cannot_be_guessed_quickly_by_one_client(caplog: pytest.LogCaptureFixture) -> None:
+    owner = Owner(PUBLIC)
     for _ in range(TRIES_PER_MINUTE):
         refusal(owner, "guess")
-    assert "Too many passwords" in refusal(owner, "secret")
-    owner.check("secret", "en", "192.0.2.2", request())
+    assert "Too many passwords" in refusal(owner, PUBLIC.password)
+    owner.check(PUBLIC.password, "en", "192.0.2.2", request())
+    assert caplog.text.count("reason=wrong") == TRIES_PER_MINUTE
+
+
+def test_nor_by_many_and_whoever_has_signed_in_stays_so() -> None:
+    owner = Owner(PUBLIC)
+    session = owner.sign_in(PUBLIC.password, "en", "192.0.2.1", request())
+    for number in range(ALL_TRIES_PER_MINUTE):
+        refusal(owner, "guess", client=f"client {number}")
+    assert "Too many passwords" in refusal(owner, PUBLIC.password, client="another")
+    owner.check(session, "en", "192.0.2.1", request())
+
+
+def test_another_sites_page_can_do_nothing_even_with_the_session() -> None:
+    owner = Owner(AppSettings())
+    assert "another site" in refusal(owner, owner.token, asked=request(origin="http://evil.example"))
 
 
 @pytest.mark.parametrize(
-    ("host", "own"),
-    [("127.0.0.1", True), ("127.8.8.8", True), ("::1", True), ("[::1]", True), ("localhost", True),
-     ("0.0.0.0", False), ("::", False), ("192.168.1.2", False), ("localhost.example", False), ("", False)],
-)  # fmt: skip
-def test_addresses_of_this_machine_are_told_from_others(host: str, own: bool) -> None:
-    assert is_loopback(host) is own
+    ("headers", "is_foreign"),
+    [
+        ({}, False),  # no browser
+        ({"origin": "https://page.example"}, False),
+        ({"origin": "http://evil.example"}, True),
+        ({"origin": "null"}, True),
+        ({"origin": "http://[::1"}, True),
+        ({"origin": "http://page.example:8080"}, True),
+        ({"sec-fetch-site": "same-origin", "origin": "https://behind.a.proxy"}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "none", "origin": "http://evil.example"}, True),
+        ({"sec-fetch-site": "same-site"}, True),
+        ({"sec-fetch-site": "cross-site", "origin": "http://evil.example"}, True),
+    ],
+)
+def test_requests_of_other_sites_pages_are_told_from_the_own(
+    headers: dict[str, str], is_foreign: bool
+) -> None:
+    assert is_cross_site({"host": "page.example"} | headers) is is_foreign
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
+def test_addresses_of_this_machine_are_local(host: str) -> None:
+    assert Owner(AppSettings(host=host)).is_local
+    assert not Owner(AppSettings(host=host, on_space=True)).is_local
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "localhost.example", ""])
+def test_all_others_are_not(host: str) -> None:
+    assert not Owner(AppSettings(host=host)).is_local
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "n_proxies", "name"),
+    [
+        ([], 0, "10.0.0.1"),
+        (["203.0.113.7"], 0, "10.0.0.1"),  # written by anybody
+        (["1.1.1.1, 203.0.113.7"], 1, "203.0.113.7"),
+        (["1.1.1.1", "203.0.113.7"], 1, "203.0.113.7"),  # two headers of the name
+        (["1.1.1.1, 203.0.113.7, 10.0.0.2"], 2, "203.0.113.7"),
+        (["203.0.113.7"], 2, "203.0.113.7"),
+        ([], 1, "10.0.0.1"),
+        (["2001:db8:1:2:3:4:5:6"], 1, "2001:db8:1:2::/64"),
+        (["2001:db8:1:2:ffff::1"], 1, "2001:db8:1:2::/64"),
+        (["::ffff:203.0.113.7"], 1, "203.0.113.7"),
+        (["unknown"], 1, "unknown"),
+    ],
+)
+def test_a_client_is_counted_from_the_right_by_the_proxies_that_are_ours(
+    forwarded: list[str], n_proxies: int, name: str
+) -> None:
+    assert client_name("10.0.0.1", forwarded, n_proxies) == name

@@ -27,6 +27,8 @@ def test_a_space_listens_on_every_address_and_offers_the_hub_encoder() -> None:
     settings = AppSettings.from_environment({"SPACE_ID": "someone/space"})
     assert settings.host == "0.0.0.0"
     assert settings.hub_encoder == "ntu-spml/distilhubert"
+    assert settings.trusted_proxies == 1
+    assert AppSettings.from_environment({}).trusted_proxies == 0
 
 
 def test_the_encoder_that_is_fetched_can_be_chosen_or_left_out() -> None:
@@ -56,6 +58,9 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
             "SER_MAX_AUDIO_S": "12.5",
             "SER_QUEUE_LENGTH": "5",
             "SER_REQUESTS_PER_MINUTE": "7",
+            "SER_TRUSTED_PROXIES": "2",
+            "SER_STORAGE": "sqlite:///studies.db",
+            "SER_DASHBOARD_WRITABLE": "1",
         }
     )
     assert settings.checkpoint == Path("/models/mine")
@@ -65,6 +70,8 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert settings.password == "secret"
     assert (settings.max_upload_mb, settings.max_audio_s) == (8, 12.5)
     assert (settings.queue_length, settings.requests_per_minute) == (5, 7)
+    assert settings.trusted_proxies == 2
+    assert (settings.storage, settings.dashboard_writable) == ("sqlite:///studies.db", True)
 
 
 def test_a_blank_variable_counts_as_unset() -> None:
@@ -81,6 +88,7 @@ def test_a_blank_variable_counts_as_unset() -> None:
         ("SER_MAX_AUDIO_S", "nan"),
         ("SER_MAX_AUDIO_S", "-3"),
         ("SER_QUEUE_LENGTH", "many"),
+        ("SER_TRUSTED_PROXIES", "-1"),
         ("SER_REQUESTS_PER_MINUTE", "inf"),
         ("SER_CORPORA", "/no/such/folder"),
         ("SER_HUB_ENCODER", "../../etc/passwd"),
@@ -124,3 +132,25 @@ def test_a_data_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> Non
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="SER_DATA"):
         AppSettings.from_environment({"SER_DATA": str(tmp_path / "file")}).make_data_folder()
+
+
+@pytest.mark.parametrize("fault", ["a link", "writable by others", "another user's"])
+def test_a_temporary_data_folder_that_another_user_may_have_laid_out_is_refused(
+    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o700)
+    if fault == "a link":
+        folder = tmp_path / "link"
+        folder.symlink_to(tmp_path / "data")
+    elif fault == "writable by others":
+        folder.chmod(0o777)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
+    with pytest.raises(SettingsError, match="SER_DATA to a folder of your own"):
+        AppSettings(data=folder).make_data_folder()
+    named = AppSettings(
+        data=folder, data_is_temporary=False
+    )  # the owner's choice, as a volume of a Space may be
+    assert named.make_data_folder() == folder
+    assert ("event=data_shared" in caplog.text) is (fault != "a link")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
+from starlette.datastructures import Headers
 from test_app import free_port
 from ui_support import recording, tiny_model
 
@@ -32,19 +34,27 @@ class Site:
         config: what the browser is told of it.
         context: of the server.
         secret: a file outside the page's folders.
-        started: the commands of the jobs that were started.
+        done: what was done that only the owner may do.
     """
 
     url: str
     config: dict[str, Any]
     context: Context
     secret: Path
-    started: list[Any]
+    done: list[str]
 
     @property
     def endpoints(self) -> list[dict[str, Any]]:
         """All that call the server, the hidden ones of the page's own buttons too."""
         return [one for one in self.config["dependencies"] if one["backend_fn"]]
+
+    def values(self, endpoint: dict[str, Any], session: Any) -> list[Any]:
+        """What the page itself would send: the values of its components, with a session."""
+        shown = {one["id"]: one["props"] for one in self.config["components"]}
+        return [
+            session if shown[place].get("label") == "session" else shown[place].get("value")
+            for place in endpoint["inputs"]
+        ]
 
     def call(self, endpoint: dict[str, Any], data: list[Any]) -> str:
         """What an endpoint answers: by the queue where it has one, else at once."""
@@ -75,30 +85,55 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     secret.write_text(MARK)
     (corpus / "metadata.csv").write_text(f"path,speaker,emotion\n{MARK},a,anger\n")
     for name in (f"runs/{RUN}", f"studies/{STUDY}"):
-        (folder / "data" / name).mkdir(parents=True)
-        (folder / "data" / name / "job.json").write_text(json.dumps({"command": ["synth"], "exit_code": 1}))
+        (folder / "data" / name / "checkpoint").mkdir(parents=True)
+        (folder / "data" / name / "checkpoint" / "model.json").write_text("{}")
+        (folder / "data" / name / "job.json").write_text(json.dumps({"command": ["sleep"], "exit_code": 1}))
         (folder / "data" / name / "log.txt").write_text(f"{MARK}\nser: it ended\n")
     settings = AppSettings(
         checkpoint=tiny_model(folder), data=folder / "data", data_is_temporary=False, corpora=(corpus,),
         password=PASSWORD, on_space=True, port=free_port(), requests_per_minute=100_000,
+        trusted_proxies=1,
     )  # fmt: skip
     context = Context.of(settings)
-    started: list[Any] = []
+    done: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jobs, "start", lambda words, *_, **__: started.append(list(words)))
+        patch.setattr(jobs, "start", lambda *_, **__: done.append("start"))
+        patch.setattr(jobs, "stop", lambda *_, **__: done.append("stop"))
+        patch.setattr(context.model, "replace", lambda *_, **__: done.append("replace"))
         page = build_page(settings, context)
         launch(page, replace(context))
         context.model.get(120)
         config = httpx.get(f"{page.local_url}config").json()
-        yield Site(page.local_url, config, context, secret, started)
+        yield Site(page.local_url, config, context, secret, done)
         page.close(verbose=False)
 
 
-def buttons(site: Site, kind: str) -> list[dict[str, Any]]:
-    """The endpoints that take the password of a tab ("cv" or "tune")."""
-    (password,) = [one["id"] for one in site.config["components"]
-                   if one["props"].get("elem_id") == f"{kind}-password"]  # fmt: skip
-    return [one for one in site.endpoints if password in one["inputs"]]
+def buttons(site: Site) -> list[dict[str, Any]]:
+    """The endpoints that take the owner's session, but for the one that looks whether it is still good."""
+    (session,) = [one["id"] for one in site.config["components"] if one["props"].get("label") == "session"]
+    return [one for one in site.endpoints if session in one["inputs"] and session not in one["outputs"]]
+
+
+@pytest.fixture
+def in_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Let the run and the study be in work, or nothing be."""
+
+    def let(is_running: bool) -> None:
+        monkeypatch.setattr(
+            jobs, "is_running", lambda folder: is_running and Path(folder).name in (RUN, STUDY)
+        )
+
+    return let
+
+
+def press_all(site: Site, session: Any, in_work: Callable[[bool], None]) -> set[str]:
+    """Press every button of the owner's as the page itself would, with a session; what that did."""
+    site.done.clear()
+    for is_running in (False, True):
+        in_work(is_running)
+        for endpoint in buttons(site):
+            site.call(endpoint, site.values(endpoint, session))
+    return set(site.done)
 
 
 def attacks(site: Site) -> list[Any]:
@@ -118,18 +153,19 @@ def attacks(site: Site) -> list[Any]:
     ]
 
 
-def test_the_password_is_what_they_lacked(site: Site) -> None:
-    for kind in ("cv", "tune"):
-        for endpoint in buttons(site, kind):
-            if len(endpoint["inputs"]) == 3:
-                site.call(endpoint, [PASSWORD, "en", "latest"])
-    assert site.started == [["synth"], ["synth"]]  # "go on", of the run and of the study
-    site.started.clear()
+def test_the_session_is_what_visitors_lack(site: Site, in_work: Callable[[bool], None]) -> None:
+    assert len(buttons(site)) == 9  # start, stop, continue and use of both tabs; back to the shipped model
+    assert press_all(site, site.context.owner.token, in_work) == {"start", "stop", "replace"}
+
+
+@pytest.mark.parametrize("session", ["", "guess", None, [], {"": ""}, PASSWORD.upper()])
+def test_no_button_works_without_it(site: Site, session: Any, in_work: Callable[[bool], None]) -> None:
+    assert press_all(site, session, in_work) == set()
 
 
 @pytest.mark.slow
 def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(site: Site) -> None:
-    before = site.context.model.get()
+    site.done.clear()
     kept = sorted(path for path in site.context.settings.data.rglob("*") if path.is_file())
     assert len(site.endpoints) > 15
     for endpoint in site.endpoints:
@@ -137,8 +173,7 @@ def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(si
             answer = site.call(endpoint, [attack] * len(endpoint["inputs"]))
             assert MARK not in answer, (endpoint["id"], attack)
             assert str(site.context.settings.data) not in answer, (endpoint["id"], attack)
-    assert site.started == []
-    assert site.context.model.get() is before
+    assert site.done == []
     assert sorted(path for path in site.context.settings.data.rglob("*") if path.is_file()) == kept
 
 
@@ -150,16 +185,6 @@ def test_nothing_goes_past_the_queue_and_its_limits(site: Site) -> None:
             "session_hash": "visitor",
         }
         assert httpx.post(f"{site.url}gradio_api/run/predict", json=body, timeout=60).status_code == 404
-
-
-@pytest.mark.parametrize("kind", ["cv", "tune"])
-@pytest.mark.parametrize("password", ["", "guess", None, [], {"": ""}, PASSWORD.upper()])
-def test_no_button_works_without_the_password(site: Site, kind: str, password: Any) -> None:
-    assert len(buttons(site, kind)) == 4  # start, stop, go on, use
-    for endpoint in buttons(site, kind):
-        values = [password, "en", *(["latest"] * (len(endpoint["inputs"]) - 2))]
-        site.call(endpoint, values)
-    assert site.started == []
 
 
 @pytest.mark.parametrize(
@@ -178,7 +203,7 @@ def test_no_file_of_the_server_can_be_fetched(site: Site, path: str) -> None:
     for short, full in (("SECRET", site.secret), ("DATA", site.context.settings.data), ("RUN", RUN),
                         ("UPLOADS", site.context.uploads)):  # fmt: skip
         path = path.replace(short, str(full))
-    for address in (f"gradio_api/file={path}", f"gradio_api/file/{path}", f"gradio_api/proxy=file://{path}"):
+    for address in (f"gradio_api/file={path}", f"gradio_api/file/{path}"):
         answer = httpx.get(site.url + address)
         assert answer.status_code >= 400, address
         assert MARK not in answer.text
@@ -186,7 +211,13 @@ def test_no_file_of_the_server_can_be_fetched(site: Site, path: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["log.txt", "job.json", "..%2F..%2F..%2Fprivate%2Fsecret.txt", "%2Fetc%2Fpasswd", "checkpoint.zip"],
+    [
+        "log.txt",
+        "job.json",
+        "..%2F..%2F..%2Fprivate%2Fsecret.txt",
+        "%2Fetc%2Fpasswd",
+        "checkpoint%2Fmodel.json",
+    ],
 )
 def test_of_a_run_only_its_results_can_be_fetched(site: Site, name: str) -> None:
     for run in (RUN, "..%2Fprivate", "latest", STUDY):
@@ -207,12 +238,15 @@ def test_a_recording_lies_under_a_digest_of_its_sound_that_nobody_can_guess(
     content = recording(tmp_path / "clip.wav").read_bytes()
     (path,) = httpx.post(f"{site.url}gradio_api/upload", files={"files": ("clip.wav", content)}).json()
     assert re.fullmatch(r"[0-9a-f]{64}", Path(path).parent.name)
-    assert Path(path).stat().st_mode & 0o077 == 0 or site.context.uploads.stat().st_mode & 0o077 == 0
+    assert Path(path).parent.parent == site.context.uploads
+    assert site.context.uploads.stat().st_mode & 0o077 == 0
 
 
-def test_the_page_says_when_a_recording_is_deleted(site: Site) -> None:
-    shown = json.dumps(httpx.get(f"{site.url}config").json())
-    assert "ser_privacy" in shown
-    assert "deleted from the server one minute after the answer" in httpx.get(site.url).text.replace(
-        "\\u0027", "'"
+@pytest.mark.parametrize(
+    ("forwarded", "client"), [("9.9.9.9, 203.0.113.7", "203.0.113.7"), ("", "testclient")]
+)
+def test_on_a_space_a_client_is_who_its_proxy_says(site: Site, forwarded: str, client: str) -> None:
+    request: Any = SimpleNamespace(
+        client=SimpleNamespace(host="testclient"), headers=Headers({"x-forwarded-for": forwarded})
     )
+    assert site.context.client(request) == client

@@ -10,7 +10,7 @@ from typing import Any
 
 from ser.classifier.checkpoint import Checkpoint
 from ser.files import SHIPPED_CLASSIFIER
-from ser.ui.texts import say
+from ser.ui.texts import localised, say
 
 CARD = SHIPPED_CLASSIFIER.parent / "README.md"
 MEASURES = ("wa", "uar", "macro_f1", "ece")
@@ -53,4 +53,5 @@ def _is_measured(score: object) -> bool:
 def _row(name: str, score: Mapping[str, Any], language: str) -> str:
     low, high = score.get("low"), score.get("high")
     interval = f"{low:.3f} – {high:.3f}" if isinstance(low, float) and isinstance(high, float) else ""
-    return f"| {say(name, language)} | {score['value']:.3f} | {interval} |"
+    numbers = localised(f"{score['value']:.3f} | {interval}", language)
+    return f"| {say(name, language)} | {numbers} |"

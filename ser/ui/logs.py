@@ -2,7 +2,7 @@
 
     time=2026-11-23T07:00:00+0000 level=info event=answered length_s=2.0 seconds=0.143
 
-Who asked is never logged, nor what a recording is called: a path below the folder of uploads is cut out of
+Who sent a request is never logged, nor what a recording is called: a path below the folder of uploads is cut out of
 every line, whoever wrote it. An exception is one line too: its kind, its message and where it came from.
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import re
+import secrets
 import time
 import traceback
 from pathlib import Path
@@ -20,6 +21,8 @@ from ser.ui.recordings import PREFIX
 RECORDING = re.compile(rf"[^\s'\"=(]*{PREFIX}[^'\"\n]*")  # up to the next quote: names may hold spaces
 CUT = "<recording>"
 FRAMES = 6  # of a traceback, the innermost
+
+log = logging.getLogger(__name__)
 
 
 class OneLine(logging.Formatter):
@@ -43,6 +46,13 @@ def set_up_logs() -> None:
     logging.captureWarnings(True)
     for name in ("httpx", "httpx2"):
         logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def log_failure(error: BaseException, where: str = "") -> str:
+    """Log a defect of ours; returns the number under which it stands in the log."""
+    number = secrets.token_hex(4)
+    log.error(" ".join(f"event=failed id={number} {where}".split()), exc_info=error)
+    return number
 
 
 def _exception(record: logging.LogRecord) -> list[str]:

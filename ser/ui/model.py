@@ -1,10 +1,8 @@
-"""The model that answers on the page: loaded behind the page, replaced while it runs, never missing in
-silence.
+"""The model that answers on the page: loaded behind the page, replaced while it runs, never silently missing.
 
-`ModelHolder.start()` returns at once; a background thread imports torch and loads the model, so that the
-page appears before. When the checkpoint or encoder that the operator configured cannot be loaded, the
-shipped model answers and `problem` says why. When it must come from the hub first, the shipped one
-answers in the meantime.
+`ModelHolder.start()` returns at once; a background thread imports torch and loads the model, so that the page appears
+before. When the checkpoint or encoder that the owner configured cannot be loaded, the shipped model answers and
+`description` says why. When it must come from the hub first, the shipped one answers in the meantime.
 """
 
 from __future__ import annotations
@@ -12,7 +10,8 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,22 +36,24 @@ class ModelSource:
     Attributes:
         checkpoint: folder of the classifier; None is the shipped one.
         encoder: folder or hub id of its encoder; None is the one that the checkpoint names.
+        title: what a person calls it; without it the folder's name.
     """
 
     checkpoint: Path | None = None
     encoder: str | None = None
+    title: str = ""
 
     @property
     def name(self) -> str:
         """What the page calls it: never a server path, only the last part of one, or the name of a run."""
-        if self.checkpoint is None:
-            return ""
+        if self.title or self.checkpoint is None:
+            return self.title
         folder = self.checkpoint.resolve()
         return folder.parent.name if folder.name == "checkpoint" else folder.name
 
     @property
     def hub_id(self) -> str | None:
-        """The encoder where it may have to be fetched from the hub, else None."""
+        """The encoder where it may have to be downloaded from the hub, else None."""
         try:
             encoder = self.encoder or read_description(self.checkpoint or SHIPPED_CLASSIFIER).encoder.source
         except SerError:
@@ -71,25 +72,47 @@ class ModelSource:
         from ser.inference.torch_engine import load
 
         predictor = load(self.checkpoint, self.encoder)
-        predictor(
-            (SAMPLE_RATE_HZ, np.sin(np.arange(SAMPLE_RATE_HZ)))
-        )  # the first answer is slow: not a visitor's
+        predictor((SAMPLE_RATE_HZ, np.sin(np.arange(SAMPLE_RATE_HZ))))  # the first answer is slow
         return predictor
 
 
+@dataclass(frozen=True)
+class State:
+    """Which model answers, and why no other.
+
+    Attributes:
+        predictor: it; None where there is none (yet).
+        source: where it comes from.
+        problem: why the configured model does not answer.
+        is_pending: the configured model may still come.
+        is_chosen: the owner replaced the model; what is still being loaded changes nothing any more.
+    """
+
+    predictor: Predictor | None = None
+    source: ModelSource = ModelSource()
+    problem: str = ""
+    is_pending: bool = True
+    is_chosen: bool = False
+
+    @property
+    def is_shipped(self) -> bool:
+        """True where the model that ships with the project answers."""
+        return self.source.checkpoint is None
+
+
 class ModelHolder:
-    """Holds the model that answers; safe to use from several threads."""
+    """Holds the model that answers; safe to use from several threads.
+
+    Attributes:
+        state: how it stands, as one value that is replaced as a whole.
+    """
 
     def __init__(self, configured: ModelSource | None = None) -> None:
         self._configured = configured or ModelSource()
         self._lock = threading.Lock()
         self._answered = threading.Event()  # a model is there, or none can be had
-        self._predictor: Predictor | None = None
-        self._source = ModelSource()
-        self._pending = True
-        self._replaced = False
+        self.state = State()
         self._fetching: Fetching | None = None
-        self._problem = ""
 
     def start(self) -> None:
         """Begin to load in the background, and return at once."""
@@ -101,76 +124,49 @@ class ModelHolder:
         Raises:
             CheckpointError: none could be loaded, or not within `timeout_s`.
         """
-        if not self._answered.wait(timeout_s):
+        if not self.wait(timeout_s):
             raise CheckpointError("The model is still being loaded. Try again in a moment.")
-        with self._lock:
-            if self._predictor is None:
-                raise CheckpointError(self._problem or "No model could be loaded.")
-            return self._predictor
+        state = self.state
+        if state.predictor is None:
+            raise CheckpointError(state.problem or "No model could be loaded.")
+        return state.predictor
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until a model answers or none can be had; False where that takes longer than `timeout_s`."""
         return self._answered.wait(timeout_s)
 
-    def replace(self, checkpoint: str | Path, encoder: str | None = None) -> Predictor:
+    def replace(
+        self, checkpoint: str | Path | None, encoder: str | None = None, title: str = ""
+    ) -> Predictor:
         """Load another checkpoint and let it answer from now on; the old one answers until then.
+
+        Args:
+            checkpoint: its folder; None is the shipped one.
+            encoder: as for `ModelSource`.
+            title: what a person calls it.
 
         Raises:
             CheckpointError, EncoderError: it cannot be loaded; the old one stays.
         """
-        source = ModelSource(Path(checkpoint), encoder)
+        source = ModelSource(None if checkpoint is None else Path(checkpoint), encoder, title)
         predictor = source.load()
-        with self._lock:
-            self._replaced = True  # a slower load of the configured model must not undo this
-            self._set(predictor, source, problem="")
+        self._change(lambda _: State(predictor, source, is_pending=False, is_chosen=True))
+        self._answered.set()
         return predictor
 
     def description(self, language: str = "en") -> str:
         """What answers, as Markdown; with the reason where it is not what was configured."""
-        with self._lock:
-            predictor, source, problem, pending = self._predictor, self._source, self._problem, self._pending
-        if predictor is None:
-            return (
-                say("model_none", language, reason=problem) if problem else say("ser_model_loading", language)
-            )
-        encoder = predictor.encoder
-        shown = say("model_shipped", language) if source.checkpoint is None else f"`{source.name}`"
-        sentences = [say("model_answers", language, model=shown, encoder=encoder.name, layer=encoder.layer)]
-        if problem:
-            sentences.append(say("model_fallback", language, reason=problem))
-        elif pending:
-            sentences.append(
-                say("model_pending", language, model=self._configured.name or self._configured.encoder or "")
-            )
+        state = self.state
+        if state.predictor is None:
+            key = "model_none" if state.problem else "ser_model_loading"
+            return say(key, language, reason=state.problem)
+        sentences = [_named(state.predictor, state.source, language)]
+        if state.problem:
+            sentences.append(say("model_fallback", language, reason=state.problem))
+        elif state.is_pending and state.source != self._configured:
+            coming = self._configured.name or self._configured.encoder or ""
+            sentences.append(say("model_pending", language, model=_code(coming)))
         return " ".join(sentences)
-
-    @property
-    def is_shipped(self) -> bool:
-        """True where the model that ships with the project answers."""
-        return self._source.checkpoint is None
-
-    @property
-    def is_missing(self) -> bool:
-        """True where no model answers (yet)."""
-        return self._predictor is None
-
-    @property
-    def problem(self) -> str:
-        """Why the configured model does not answer; empty where it does."""
-        return self._problem
-
-    def _load_configured(self) -> None:
-        shipped = ModelSource()
-        remote = self._configured.hub_id
-        if remote:
-            self._try(shipped)
-        fetched = self._fetch(remote) if remote else True
-        if not (fetched and self._try(self._configured)) and self._configured != shipped and self.is_missing:
-            self._try(shipped, problem=self._problem)
-        with self._lock:
-            self._pending = False
-        self._answered.set()
-        import ser.reporting.recording_charts  # noqa: F401  plotly takes a second to import: not a visitor's
 
     def close(self) -> None:
         """The server ends: so does a download."""
@@ -178,8 +174,21 @@ class ModelHolder:
             if self._fetching is not None:
                 self._fetching.stop()
 
-    def _fetch(self, encoder: str) -> bool:
+    def _load_configured(self) -> None:
+        shipped = ModelSource()
+        remote = self._configured.hub_id
+        if remote:
+            self._try(shipped)
+        if not (self._fetch(remote) and self._try(self._configured)) and self.state.predictor is None:
+            self._try(shipped)
+        self._change(lambda state: replace(state, is_pending=False))
+        self._answered.set()
+        import ser.reporting.recording_charts  # noqa: F401  plotly takes a second to import: not a visitor's
+
+    def _fetch(self, encoder: str | None) -> bool:
         """Have an encoder's files here, in a process of its own: this one cannot be held up by the hub."""
+        if encoder is None:
+            return True
         try:
             with self._lock:
                 self._fetching = Fetching(encoder, FETCH_TIMEOUT_S)
@@ -189,29 +198,49 @@ class ModelHolder:
             return False
         return True
 
-    def _failed(self, error: Exception, problem: str = "") -> None:
-        log.warning("event=model_failed reason=%r", str(error), exc_info=not isinstance(error, SerError))
-        reason = without_folders(str(error)) if isinstance(error, SerError) else type(error).__name__
-        with self._lock:
-            self._problem = problem or reason
-
-    def _try(self, source: ModelSource, problem: str = "") -> bool:
-        """Load and set a model; False where it cannot be loaded, with the reason in `problem`."""
+    def _try(self, source: ModelSource) -> bool:
+        """Load a model and let it answer, unless the owner has chosen one; False where it cannot be loaded."""
         try:
             predictor = source.load()
-        except Exception as error:  # whatever a damaged model leads to, the page must say it and go on
-            self._failed(error, problem)
+        except Exception as error:  # whatever a damaged model leads to, the page says it and goes on
+            self._failed(error)
             return False
-        with self._lock:
-            if not self._replaced:
-                self._set(predictor, source, problem)
+        self._change(
+            lambda state: state if state.is_chosen else replace(state, predictor=predictor, source=source)
+        )
+        self._answered.set()
         return True
 
-    def _set(self, predictor: Predictor, source: ModelSource, problem: str) -> None:
-        self._predictor, self._source, self._problem = predictor, source, problem
-        self._answered.set()
+    def _failed(self, error: Exception) -> None:
+        """Remember the first reason: what follows is about the stand-in."""
+        log.warning("event=model_failed reason=%r", str(error), exc_info=not isinstance(error, SerError))
+        reason = without_folders(str(error)) if isinstance(error, SerError) else type(error).__name__
+        self._change(
+            lambda state: state if state.is_chosen or state.problem else replace(state, problem=reason)
+        )
+
+    def _change(self, change: Callable[[State], State]) -> None:
+        with self._lock:
+            self.state = change(self.state)
 
 
 def without_folders(message: str) -> str:
-    """A message with absolute paths cut to their last part: visitors learn nothing of the server."""
-    return re.sub(r"(?<![\w/])/(?:[^\s/:,]+/)+", "", message)
+    """A message with absolute paths cut to their last part: visitors learn nothing of the server.
+
+    A folder's name may hold blanks: a path goes on after one where a later word of it has a slash.
+    """
+    return re.sub(r"(?<![\w/.])/(?:[^\s/:,'\"]+(?:(?<![.;)]) +[^\s/:,'\"]+)*/)+", "", message)
+
+
+def _named(predictor: Predictor, source: ModelSource, language: str) -> str:
+    model = _code(source.name) if source.name else say("model_shipped", language)
+    encoder = predictor.encoder
+    if predictor.checkpoint.encoder.source == SHIPPED and source.encoder is None:
+        kind = say("encoder_shipped", language)
+    else:
+        kind = say("encoder_other", language, encoder=_code(encoder.name))
+    return say("model_answers", language, model=model, encoder=kind, layer=encoder.layer)
+
+
+def _code(name: str) -> str:
+    return f"`{name.replace('`', '')}`"

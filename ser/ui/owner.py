@@ -1,14 +1,17 @@
 """Who may start, stop and replace things: the owner of the page.
 
-In: the settings, a password and the request that came with it. Out: nothing, or `NotOwner` with a sentence
-for the visitor. Without a password in the settings, requests from this machine to a server that listens to
-this machine alone are the owner's, and no others; what a proxy passes on is not.
+On this machine whoever started the page is its owner: the address that is printed at the start carries a token.
+Elsewhere the owner signs in with the password of the settings. Both lead to a session, a secret that the page keeps in
+the visitor's browser and sends along with what only the owner may do. No cookie is involved, so no other site can make
+a browser send it.
 """
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
+import logging
+import secrets
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,35 +19,15 @@ from urllib.parse import urlsplit
 from ser.errors import SerError
 from ser.ui.limits import RateLimit
 from ser.ui.settings import AppSettings
-from ser.ui.texts import Text
+from ser.ui.texts import say
 
 if TYPE_CHECKING:
     import gradio as gr
 
-TRIES_PER_MINUTE = 30  # passwords that one client may send
-PROXY_HEADERS = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+TRIES_PER_MINUTE = 10  # passwords that one client may send
+ALL_TRIES_PER_MINUTE = 60  # and all clients together
 
-TEXTS: dict[str, Text] = {
-    "ser_owner_password": Text("Password of this page's owner", "گذرواژه‌ی صاحب این صفحه"),
-    "wrong": Text(
-        "This needs the password of this page's owner, and that was not it. Everything else works without.",
-        "این کار به گذرواژه‌ی صاحب صفحه نیاز دارد و آنچه نوشته شد درست نیست. بقیه‌ی صفحه بدون آن کار می‌کند.",
-    ),
-    "missing": Text(
-        "This needs the password of this page's owner. Type it in above the buttons.",
-        "این کار به گذرواژه‌ی صاحب صفحه نیاز دارد. آن را بالای دکمه‌ها بنویسید.",
-    ),
-    "too_many": Text(
-        "Too many passwords were tried. Wait {seconds} s and try again.",
-        "گذرواژه‌های زیادی امتحان شد. {seconds} ثانیه صبر کنید و دوباره امتحان کنید.",
-    ),
-    "closed": Text(
-        "On this page nobody can start or stop anything, because it can be reached from other machines "
-        "and has no password. Its operator sets one in SER_PASSWORD.",
-        "در این صفحه کسی نمی‌تواند چیزی را آغاز یا متوقف کند، چون از رایانه‌های دیگر در دسترس است و "
-        "گذرواژه ندارد. گرداننده‌ی صفحه آن را در SER_PASSWORD تعیین می‌کند.",
-    ),
-}  # fmt: skip
+log = logging.getLogger(__name__)
 
 
 class NotOwner(SerError):
@@ -52,65 +35,101 @@ class NotOwner(SerError):
 
 
 class Owner:
-    """Tells the owner from visitors."""
+    """Tells the owner from visitors; one for the whole page.
+
+    Attributes:
+        token: the session of whoever has proved to be the owner, until the server is started again.
+        is_local: the page is for this machine alone, so that the token may be printed there.
+    """
 
     def __init__(self, settings: AppSettings) -> None:
-        self._password = settings.password
-        self._local = is_loopback(settings.host) and not settings.on_space
-        self._tries = RateLimit(TRIES_PER_MINUTE)
+        self._password, self.is_local = settings.password, is_local(settings)
+        self.token = secrets.token_urlsafe(24)
+        self._tries, self._all_tries = RateLimit(TRIES_PER_MINUTE), RateLimit(ALL_TRIES_PER_MINUTE)
 
     @property
     def has_password(self) -> bool:
-        """True where the owner signs in with a password: show a box for it."""
+        """True where the owner can sign in with a password."""
         return self._password is not None
 
     @property
     def is_possible(self) -> bool:
-        """False where nobody can be the owner: a page that other machines reach, without a password."""
-        return self._password is not None or self._local
+        """False where nobody can be the owner: the page can be reached from elsewhere and has no password."""
+        return self.has_password or self.is_local
 
-    def check(self, password: str | None, language: str, client: str, request: gr.Request | None) -> None:
+    def knows(self, session: object) -> bool:
+        """Whether a session is the owner's; costs no try."""
+        return self.is_possible and _equal(session, self.token)
+
+    def sign_in(self, secret: object, language: str, client: str, request: gr.Request | None) -> str:
+        """The session of whoever has the password or the token.
+
+        Raises:
+            NotOwner: as `check`.
+        """
+        self.check(secret, language, client, request)
+        return self.token
+
+    def check(self, secret: object, language: str, client: str, request: gr.Request | None) -> None:
         """Return where the request is the owner's.
 
         Args:
-            password: what was typed in.
+            secret: a session, or the password. A session does not count as a try, so that nobody's guesses lock out
+                whoever has signed in.
             language: of the message.
-            client: who asks, see `Context.client`.
+            client: who sends it, see `Context.client`.
             request: with its headers; None is a call from this process.
 
         Raises:
             NotOwner: it is not.
         """
-        if self._password is None:
-            if not (self._local and _is_from_here(request)):
-                raise NotOwner(TEXTS["closed"].say(language))
+        if request is not None and is_cross_site(request.headers):
+            raise self._refused("elsewhere", language)
+        if self.knows(secret):
             return
-        if not password:
-            raise NotOwner(TEXTS["missing"].say(language))
-        wait_s = self._tries.wait_s(client)
+        if not self.is_possible:
+            raise self._refused("closed", language)
+        if not secret:
+            raise self._refused("missing" if self.has_password else "token", language)
+        wait_s = max(self._tries.wait_s(client), self._all_tries.wait_s(""))
         if wait_s > 0:
-            raise NotOwner(TEXTS["too_many"].say(language, seconds=round(wait_s) + 1))
-        if not hmac.compare_digest(str(password).encode(), self._password.encode()):
-            raise NotOwner(TEXTS["wrong"].say(language))
+            raise self._refused("too_many", language, seconds=round(wait_s) + 1)
+        if not (self.has_password and _equal(secret, str(self._password))):
+            raise self._refused("wrong", language)
+
+    def _refused(self, reason: str, language: str, **values: object) -> NotOwner:
+        log.warning("event=owner_refused reason=%s", reason)
+        return NotOwner(say(f"owner_{reason}", language, **values))
 
 
-def is_loopback(host: str) -> bool:
-    """Whether an address or name is this machine's own."""
+def _equal(given: object, known: str) -> bool:
+    return hmac.compare_digest(str(given).encode(errors="replace"), known.encode(errors="replace"))
+
+
+def is_local(settings: AppSettings) -> bool:
+    """Whether the server listens to this machine alone."""
+    if settings.on_space:
+        return False
     try:
-        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+        return settings.host == "localhost" or ipaddress.ip_address(settings.host.strip("[]")).is_loopback
     except ValueError:
         return False
 
 
-def _is_from_here(request: gr.Request | None) -> bool:
-    """From this machine, not passed on by a proxy, and to one of its own names.
+def is_cross_site(headers: Mapping[str, str]) -> bool:
+    """Whether a browser sends a request for another site's page.
 
-    The last keeps out a site whose name was made to point here while its page is open in a local browser.
+    Browsers say so in `Sec-Fetch-Site`, which no script can set; where they do not (plain http to another machine), the
+    host of `Origin` is compared with that of the request. What is no browser sends neither.
     """
-    if request is None:
-        return True
-    headers: Mapping[str, str] = request.headers
-    if request.client is None or any(name in headers for name in PROXY_HEADERS):
-        return False
-    asked = urlsplit(f"//{headers.get('host', '')}").hostname or ""
-    return is_loopback(str(request.client.host)) and is_loopback(asked)
+    site, origin = headers.get("sec-fetch-site"), headers.get("origin")
+    if site == "same-origin" or origin is None:
+        return site not in (None, "same-origin", "none")
+    return _host_of(origin) != headers.get("host", "").lower()
+
+
+def _host_of(origin: str) -> str:
+    try:
+        return urlsplit(origin).netloc.lower()
+    except ValueError:
+        return ""

@@ -1,35 +1,32 @@
-"""The tab Recognise, and the API endpoint of the same name: a recording in, its emotion out.
+"""The tab Recognise, and the API endpoint of the same name: recordings in, their emotions out.
 
-Microphone, upload or example -> the emotion and how sure the model is, all probabilities, a timeline. The
-endpoint `/recognise` takes an audio file and returns `Prediction.to_dict()`. Both take the same road,
-`Desk.predict`, and both have the recording deleted soon after.
+Microphone, upload or example -> the emotion and how sure the model is, all probabilities, a timeline; several files ->
+a table. The endpoint `/recognise` takes an audio file and returns `Prediction.to_dict()`. All take the same road,
+`ser.ui.answering`, and have the recordings deleted soon after.
 """
 
 from __future__ import annotations
 
-import html
 import logging
+import shutil
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
-from gradio.processing_utils import save_file_to_cache
 
-from ser.audio.load import SAMPLE_RATE_HZ, Samples, load_audio
-from ser.errors import AudioError, SerError
+from ser.errors import SerError
 from ser.files import DEMO_CORPUS
-from ser.ui.card import card
-from ser.ui.context import Context, translated
-from ser.ui.texts import TEXTS, emotion_name, say
+from ser.ui.answer_view import answer_html, columns, row_of, saved, table, timeline_chart
+from ser.ui.answering import CONCURRENT_RECORDINGS, Answering, Refusal
+from ser.ui.context import PRIVATE, Context, translated
+from ser.ui.gradio_private import fetch_nothing, show_example
+from ser.ui.html import box, message_box, paragraph
+from ser.ui.model import without_folders
+from ser.ui.texts import say
 
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-
-    from ser.inference.torch_engine import Prediction
-    from ser.scoring.calibration import Calibration
+log = logging.getLogger(__name__)
 
 # Clips of the demonstration corpus, by the emotion that the speaker was asked for: English and Polish.
 EXAMPLES = {
@@ -40,216 +37,153 @@ EXAMPLES = {
     "sadness": "ravdess_03-01-04-01-01-01-14.ogg",
     "surprise": "ravdess_03-01-08-01-02-02-15.ogg",
 }
-MODEL_TIMEOUT_S = 300
-AT_ONCE = 2  # recordings in work together, over page and API
-
-log = logging.getLogger(__name__)
-
-# The time that counts for the visitor: from the click until the answer is back in the browser.
-ASKED_JS = "(...values) => { window.serAsked = performance.now(); return values; }"
-ANSWERED_JS = """(answer) => {
-  if (!String(answer).includes("data-answered")) return "";
-  const seconds = (performance.now() - window.serAsked) / 1000;
-  const language = document.documentElement.lang;
-  const shown = seconds.toLocaleString(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
-  return (language === "fa" ? "FA" : "EN").replace("{seconds}", shown);
-}""".replace("FA", TEXTS["elapsed"].fa).replace("EN", TEXTS["elapsed"].en)
-
-
-class Refusal(Exception):
-    """A recording is not answered; the message is for the visitor."""
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A prediction, the samples `(samples,)` at 16 kHz that it was made from, and the model's calibration."""
-
-    prediction: Prediction
-    samples: Samples
-    calibration: Calibration
+SOUND_FILES = ["audio", ".webm", ".mp4"]
+MAX_ROWS = 200  # of a visitor's table of answers
+WORKING_JS = "() => window.ser.waiting('js_working')"
+CLEARED_JS = "() => window.ser.waiting('ser_answer_here')"
+ANSWERED_JS = "() => window.ser.answered()"
+FAILED_JS = "(shown) => window.ser.failed(shown)"
+SKIPPED = (gr.skip(), gr.skip(), gr.skip())  # for rows, table and files of the answers so far
+RECORDINGS: dict[str, Any] = {"concurrency_id": "recognise", "concurrency_limit": CONCURRENT_RECORDINGS}
 
 
 def build(context: Context) -> None:
     """Fill the tab."""
+    answering = Answering(context)
     with gr.Row(equal_height=False):
         with gr.Column(min_width=320):
             recording = gr.Audio(
-                sources=["microphone", "upload"],
-                type="filepath",
-                label=translated("ser_recording"),
+                sources=["microphone", "upload"], type="filepath", label=translated("ser_recording"),
                 elem_id="recording",
-            )
-            _fetch_nothing(recording)
-            ask = gr.Button(translated("ser_recognise"), variant="primary", elem_id="recognise")
-            examples = _example_buttons(context)
-            gr.Markdown(translated("ser_privacy"), elem_id="privacy")
+            )  # fmt: skip
+            fetch_nothing(recording)
+            gr.HTML(elem_id="hint")
+            recognise = gr.Button(translated("ser_recognise"), variant="primary", elem_id="recognise")
+            examples = _example_buttons()
         with gr.Column(min_width=320):
-            shown = gr.HTML(_box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
-            elapsed = gr.HTML(elem_id="elapsed")
-            title = translated("ser_probabilities")
-            label = gr.Label(label=title, show_heading=False, visible=False, elem_id="label")
+            shown = gr.HTML(box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
+            gr.Markdown(translated("ser_privacy"), elem_id="privacy")
     timeline = gr.Plot(label=translated("ser_timeline"), visible=False, elem_id="timeline")
+    so_far = _several(context, answering)
+    note = _about(context, answering, [button for button, _ in examples])
+
+    def answer(
+        request: gr.Request, path: str | None, language: str, rows: list[dict[str, Any]]
+    ) -> tuple[Any, ...]:
+        try:
+            found = answering.answer(path, language, request)
+        except Refusal as refusal:
+            return message_box(str(refusal), is_problem=True), gr.skip(), answering.note(language), *SKIPPED
+        chart = gr.Plot(timeline_chart(found, language), visible=found.prediction.timeline is not None)
+        return (
+            answer_html(found, language),
+            chart,
+            answering.note(language),
+            *with_rows(rows, [row_of(found)], language),
+        )
+
+    outputs = [shown, timeline, note, *so_far]
+    pressed = [recognise.click(None, None, shown, js=WORKING_JS, **PRIVATE)]
+    for button, path in examples:
+        started = button.click(None, None, shown, js=WORKING_JS, **PRIVATE)
+        pressed.append(started.then(_copied(context, path), None, recording, queue=False, **PRIVATE))
+    answers = [
+        press.then(answer, [recording, context.language, so_far[0]], outputs, **RECORDINGS, **PRIVATE)
+        for press in pressed
+    ]
+    for event in answers:
+        event.success(None, None, None, js=ANSWERED_JS)
+        event.failure(None, shown, shown, js=FAILED_JS, **PRIVATE)
+    # An answer belongs to the recording that is shown: whatever changes that takes it back, also one in work.
+    changes = [recording.input, recording.clear, recording.start_recording]
+    gr.on(changes, None, None, shown, js=CLEARED_JS, cancels=answers, **PRIVATE)
+    _endpoint(answering)
+
+
+def _several(context: Context, answering: Answering) -> list[Any]:
+    """Several files at once, and the table of a visitor's answers so far: its rows, itself, and its files."""
+    with gr.Accordion(translated("ser_several"), open=False, elem_id="several"):
+        files = gr.File(
+            file_count="multiple", file_types=SOUND_FILES, label=translated("ser_files"), elem_id="files"
+        )
+        fetch_nothing(files)
+        press = gr.Button(translated("ser_recognise_all"), elem_id="recognise-all")
+        progress = gr.HTML(elem_id="progress")
+        rows = gr.State([], time_to_live=3600)
+        answers = gr.Dataframe(
+            interactive=False,
+            datatype="auto",
+            show_search="filter",
+            wrap=True,
+            visible=False,
+            elem_id="answers",
+        )
+        links = gr.HTML(elem_id="answers-files")
+
+    def answer_all(
+        request: gr.Request, paths: list[str] | None, language: str, rows: list[dict[str, Any]]
+    ) -> Iterator[tuple[Any, ...]]:
+        begun, total = time.perf_counter(), len(paths or [])
+        found: list[dict[str, Any]] = []
+        try:
+            for name, one in answering.answers(paths or [], language, request):
+                found.append({"file": name, "problem": one} if isinstance(one, str) else row_of(one))
+                left_s = (time.perf_counter() - begun) / len(found) * (total - len(found))
+                said = say("progress", language, done=len(found), total=total, seconds=round(left_s))
+                yield box("waiting", paragraph(said)), *with_rows(rows, found, language)
+        except Refusal as refusal:
+            yield message_box(str(refusal), is_problem=True), *SKIPPED
+            return
+        yield "", *with_rows(rows, found, language)
+
+    outputs = [rows, answers, links]
+    event = press.click(
+        answer_all, [files, context.language, rows], [progress, *outputs], concurrency_id="several", **PRIVATE
+    )
+    event.failure(None, None, progress, js="() => window.ser.crowded()", **PRIVATE)
+    return outputs
+
+
+def with_rows(
+    rows: list[dict[str, Any]], found: list[dict[str, Any]], language: str
+) -> tuple[list[dict[str, Any]], Any, str]:
+    """A visitor's rows with new ones behind them, as a table and as files."""
+    rows = [*rows, *found][-MAX_ROWS:]
+    shown = table(rows, language)
+    widths = [220, *(100 for _ in shown["headers"][1:-1]), 320 if "problem" in columns(rows) else 100]
+    return rows, gr.Dataframe(shown, column_widths=widths, visible=True), saved(rows, rows, language)
+
+
+def _about(context: Context, answering: Answering, examples: list[gr.Button]) -> gr.Markdown:
+    """Which model answers, its card, and for the owner the way back to the shipped one."""
     note = gr.Markdown(translated("ser_model_loading"), elem_id="model-note")
+    back = gr.Button(translated("ser_shipped"), size="sm", visible=False, elem_id="shipped")
+    message = gr.HTML(elem_id="shipped-message")
     with gr.Accordion(translated("ser_card"), open=False) as fold:
         described = gr.Markdown(translated("ser_model_loading"), elem_id="card")
+    fold.expand(answering.card, context.language, described, api_visibility="private")
 
-    desk = Desk(context)
-    asking: dict[str, Any] = {
-        "inputs": [recording, context.language], "outputs": [shown, label, timeline, note], "js": ASKED_JS,
-        "show_progress_on": shown, "api_visibility": "private", "concurrency_id": "recognise",
-        "concurrency_limit": AT_ONCE,
-    }  # fmt: skip
-    asked = [ask.click(desk.answer, **asking)]
-    for button, path in examples:
-        chosen = button.click(_example(context, path), None, recording, api_visibility="private", queue=False)
-        asked.append(chosen.then(desk.answer, **asking))
-    for event in asked:
-        event.then(None, shown, elapsed, js=ANSWERED_JS)
-    fold.expand(desk.card, context.language, described, api_visibility="private")
-    context.on_load(desk.note_once_loaded, note)
-    _endpoint(desk)
+    def as_it_stands(language: str) -> tuple[Any, ...]:
+        labels = answering.labels()
+        fitting = (gr.Button(visible=label in labels) for label in EXAMPLES)
+        return answering.note(language), gr.Button(visible=not context.model.state.is_shipped), *fitting
 
-
-class Desk:
-    """Answers visitors: checks the request, asks the model, words the answer."""
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-
-    def answer(self, recording: str | None, language: str, request: gr.Request) -> tuple[Any, Any, Any, str]:
-        """For the page: what was found, the probabilities, the timeline, and which model answered."""
+    def use_shipped(request: gr.Request, session: str, language: str) -> str:
         try:
-            answer = self.predict(recording, language, request)
-        except Refusal as refusal:
-            shown = _box("problem", f"<p>{html.escape(str(refusal))}</p>", role="alert")
-            return shown, gr.skip(), gr.skip(), self.note(language)
-        prediction = answer.prediction
-        names = {emotion_name(label, language): share for label, share in prediction.probabilities.items()}
-        return (
-            worded(prediction, answer.calibration, language),
-            gr.update(value=names, visible=True),
-            gr.update(value=timeline_chart(answer, language), visible=prediction.timeline is not None),
-            self.note(language),
-        )
-
-    def predict(self, recording: str | None, language: str, request: gr.Request | None) -> Answer:
-        """Answer one recording, and have it deleted.
-
-        Raises:
-            Refusal: the client asks too often, or the recording or the model cannot be used.
-        """
-        if not recording:
-            raise Refusal(say("no_recording", language))
-        wait_s = self.context.limit.wait_s(self.context.client(request))
-        if wait_s > 0:
-            raise Refusal(
-                say("busy", language, limit=self.context.limit.per_minute, seconds=round(wait_s) + 1)
-            )
-        if not Path(recording).exists():
-            raise Refusal(say("deleted", language))
-        begun = time.perf_counter()
-        try:
-            answer = self._predicted(recording)
-        except AudioError as error:
-            log.info("event=refused kind=%s", error.kind)
-            raise Refusal(_in_words(error, language)) from error
+            context.owner.check(session, language, context.client(request), request)
+            context.model.replace(None)
         except SerError as error:
-            log.warning("event=no_model reason=%r", str(error))
-            raise Refusal(self.note(language)) from error
-        except Exception as error:  # a visitor never sees a trace; the operator does
-            log.exception("event=failed")
-            raise Refusal(say("failed", language)) from error
-        finally:
-            self.context.recordings.forget(recording)
-        log.info(
-            "event=answered length_s=%.1f seconds=%.3f",
-            answer.prediction.duration_s,
-            time.perf_counter() - begun,
-        )
-        return answer
+            return message_box(without_folders(str(error)), is_problem=True)
+        log.info("event=model_replaced shipped=1")
+        return ""
 
-    def _predicted(self, recording: str) -> Answer:
-        predictor = self.context.model.get(MODEL_TIMEOUT_S)
-        begun = time.perf_counter()
-        samples = load_audio(recording, self.context.settings.max_audio_s)
-        decoded = time.perf_counter() - begun
-        prediction = predictor((SAMPLE_RATE_HZ, samples))
-        seconds = prediction.seconds | {"decode": decoded + prediction.seconds["decode"]}
-        prediction = replace(prediction, file=Path(recording).name, seconds=seconds)
-        return Answer(prediction, samples, predictor.checkpoint.calibration)
-
-    def note(self, language: str) -> str:
-        """Which model answers, and how the encoder stands that is fetched from the hub."""
-        parts = (self.context.model.description(language), self.context.hub.description(language))
-        return "\n\n".join(part for part in parts if part)
-
-    def note_once_loaded(self, language: str) -> str:
-        """Which model answers, as soon as one does; the page says until then that it is being loaded."""
-        self.context.model.wait(MODEL_TIMEOUT_S)
-        return self.note(language)
-
-    def card(self, language: str) -> str:
-        """The model card, as soon as there is a model."""
-        try:
-            predictor = self.context.model.get(MODEL_TIMEOUT_S)
-        except SerError:
-            return self.note(language)
-        return card(predictor.checkpoint, self.context.model.is_shipped, language)
+    context.on_load(as_it_stands, [note, back, *examples])
+    done = back.click(use_shipped, [context.session, context.language], message, **PRIVATE)
+    context.model_changes.append(done)
+    return note
 
 
-def worded(prediction: Prediction, calibration: Calibration, language: str) -> str:
-    """The answer as HTML: the emotion, how sure, and what "unsure" means."""
-    emotion = emotion_name(prediction.emotion, language)
-    highest = prediction.probabilities[prediction.emotion]
-    percent, threshold = round(100 * highest), round(100 * calibration.threshold)
-    if prediction.confident:
-        kind, heading = "sure", emotion[:1].upper() + emotion[1:]
-        if calibration.precision is None:
-            meaning = say("uncalibrated", language)
-        else:
-            meaning = say("sure", language, percent=round(100 * calibration.precision))
-    else:
-        kind, heading = "unsure", say("unsure", language, emotion=emotion)
-        meaning = say("unsure_means", language, percent=percent, threshold=threshold)
-    length = say("length", language, seconds=round(prediction.duration_s, 1))
-    share = say("percent", language, percent=percent)
-    return _box(
-        kind,
-        f'<h2 data-answered="{html.escape(prediction.emotion)}">{html.escape(heading)}</h2>'
-        f'<p class="facts">{share} · {length}</p>'
-        f"<p>{html.escape(meaning)}</p>",
-        role="status",
-    )
-
-
-def timeline_chart(answer: Answer, language: str) -> Figure | None:
-    """The waveform above the probabilities over time; None where the prediction has no timeline."""
-    from ser.reporting.recording_charts import timeline_figure, waveform_envelope
-
-    moves = answer.prediction.timeline
-    if moves is None:
-        return None
-    labels = list(answer.prediction.probabilities)
-    words = {key: say(key, language) for key in ("seconds", "probability")}
-    words |= {label: emotion_name(label, language) for label in labels}
-    envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
-    middles = [float(middle) for middle in (moves.start_s + moves.end_s) / 2]
-    return timeline_figure(envelope, middles, moves.probabilities, labels, words)
-
-
-def _fetch_nothing(recording: gr.Audio) -> None:
-    """Refuse addresses: gradio would download what a client names as a path, of any size."""
-    take = recording.async_move_resource_to_block_cache
-
-    async def take_uploads(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
-            raise gr.Error("Upload the recording itself; addresses are not fetched.", print_exception=False)
-        return await take(path)
-
-    recording.async_move_resource_to_block_cache = take_uploads
-
-
-def _example_buttons(context: Context) -> list[tuple[gr.Button, Path]]:
+def _example_buttons() -> list[tuple[gr.Button, Path]]:
     """A button for each emotion, named by what the speaker was asked for."""
     gr.Markdown(translated("ser_examples"))
     with gr.Row(elem_id="examples"):
@@ -259,41 +193,32 @@ def _example_buttons(context: Context) -> list[tuple[gr.Button, Path]]:
         ]
 
 
-def _example(context: Context, path: Path) -> Callable[[], str]:
-    def chosen() -> str:
-        copy = save_file_to_cache(path, str(context.uploads))
-        context.recordings.keep(copy)
-        return copy
+def _copied(context: Context, clip: Path) -> Callable[[], str]:
+    """A copy of an example where gradio serves files from; so visitors do not see where the project lies."""
 
-    return chosen
+    def copied() -> str:
+        copy = context.recordings.keep(context.uploads / "examples" / clip.name)
+        if not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(clip, copy)
+        return str(copy)
+
+    return copied
 
 
-def _endpoint(desk: Desk) -> None:
+def _endpoint(answering: Answering) -> None:
     """`/recognise` for gradio_client and curl."""
 
     def recognise(recording: str | None, request: gr.Request) -> dict[str, Any]:
         try:
-            return desk.predict(recording, "en", request).prediction.to_dict()
+            return answering.answer(recording, "en", request).prediction.to_dict()
         except Refusal as refusal:
             raise gr.Error(str(refusal), print_exception=False) from refusal
 
     upload = gr.Audio(type="filepath", label="recording", visible=False)
-    _fetch_nothing(upload)
+    fetch_nothing(upload)
+    show_example(upload, "clip.wav")
     gr.Button(visible=False).click(
-        recognise,
-        upload,
-        gr.JSON(label="answer", visible=False),
-        api_name="recognise",
-        api_description="The emotion of a recording, its probabilities, and how they move over time.",
-        concurrency_id="recognise",
-    )
-
-
-def _in_words(error: AudioError, language: str) -> str:
-    """The error in the visitor's language: English says it itself, Persian has a sentence for each kind."""
-    key = f"audio_{error.kind}"
-    return say(key, language) if language == "fa" and key in TEXTS else str(error)
-
-
-def _box(kind: str, content: str, role: str = "note") -> str:
-    return f'<div class="box {kind}" role="{role}">{content}</div>'
+        recognise, upload, gr.JSON(label="answer", visible=False), api_name="recognise",
+        api_description="The emotion of a recording, its probabilities, and how they change over time.", **RECORDINGS,
+    )  # fmt: skip

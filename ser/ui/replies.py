@@ -1,8 +1,7 @@
-"""Requests that gradio chokes on are answered with a sentence, never with a bare 500 or a broken connection.
+"""What goes wrong with a request is answered with a sentence, never with a bare 500 or a broken connection.
 
-Gradio takes the endpoints' arguments apart before any function of ours sees them, and lets what goes wrong there
-through to the server. `Replies` is the last to see it: the client is told what was wrong with its request, the
-operator finds one line in the log, and for what is no fault of the client, the traceback.
+`Replies` is the last to see a failure: the client is told what was wrong with its request. What is no fault of the
+client is a 500 with a number under which the owner finds the failure in the log, as one line.
 """
 
 from __future__ import annotations
@@ -11,26 +10,34 @@ import errno
 import json
 import logging
 
-from gradio.route_utils import FnIndexInferError
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ser.ui.gradio_private import API, UPLOAD, is_unknown_endpoint
+from ser.ui.logs import log_failure
 
 log = logging.getLogger(__name__)
 
 UNUSABLE = (
-    "This request cannot be used. Upload a recording first, then name it as the upload's answer did; "
-    "/gradio_api/openapi.json describes both."
+    "This request cannot be used. Upload a recording first, then pass the path that the upload returned; "
+    f"{API}/openapi.json describes both."
 )
 NOT_THERE = "There is no such endpoint or request, or it has been answered already."
 DISK_FULL = "The server's disk is full. Try again later."
-DEFECT = "Something went wrong on the server. The operator finds it in the log."
-SILENT = (b'{"error": null}', b'{"error":null}')  # what gradio says where it does not say why
-ANSWER = json.dumps({"error": UNUSABLE}).encode()
+DEFECT = "Something went wrong on the server. The owner of this page finds the reason in the log under {id}."
 CLIENTS_FAULT = (TypeError, ValueError, LookupError, AttributeError, RecursionError)
 
 
+class Refused(Exception):
+    """A request is turned away; the message is for the client."""
+
+    def __init__(self, status: int, sentence: str) -> None:
+        super().__init__(sentence)
+        self.status = status
+
+
 class Replies:
-    """ASGI middleware around everything that gradio serves."""
+    """ASGI middleware around everything that the server does."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -39,70 +46,53 @@ class Replies:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        reply = _Reply(send)
+        started = is_open_stream = False
+
+        async def pass_on(message: Message) -> None:
+            nonlocal started, is_open_stream
+            if message["type"] == "http.response.start":
+                started = True
+                kind = dict(message["headers"]).get(b"content-type", b"")
+                is_open_stream = kind.startswith(b"text/event-stream")
+            elif not message.get("more_body", False):
+                is_open_stream = False
+            await send(message)
+
         try:
-            await self.app(scope, receive, reply.send)
+            await self.app(scope, receive, pass_on)
         except Exception as error:
-            status, sentence = _judged(error)
-            log.warning(
-                "event=request_failed path=%r status=%d reason=%s", scope["path"][:80], status, type(error).__name__,
-                exc_info=error if status == 500 else None,
-            )  # fmt: skip
-            if not reply.started:
-                await JSONResponse({"error": sentence}, status)(scope, receive, send)
-            else:
-                await reply.end_stream(sentence)
+            status, sentence = _judged(error, scope["path"])
+            if not started:
+                await _response(scope["path"], status, sentence)(scope, receive, send)
+            elif is_open_stream:
+                event = f"event: error\ndata: {json.dumps({'error': sentence})}\n\n"
+                await send({"type": "http.response.body", "body": event.encode()})
 
 
-class _Reply:
-    """Passes a response on; a silent failure gets its sentence, and a 500 with a sentence becomes a 400."""
-
-    def __init__(self, send: Send) -> None:
-        self._send = send
-        self._held: Message | None = None
-        self.started = self.ended = self.is_stream = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] == "http.response.start":
-            headers = dict(message["headers"])
-            self.is_stream = headers.get(b"content-type", b"").startswith(b"text/event-stream")
-            if message["status"] == 500 and headers.get(b"content-type") == b"application/json":
-                self._held = message  # until its body is known
-                return
-            self.started = True
-        elif message["type"] == "http.response.body":
-            self.ended = not message.get("more_body", False)
-            if self.is_stream or self._held is not None:
-                body = message.get("body", b"")
-                for silent in SILENT:
-                    body = body.replace(silent, ANSWER)
-                message = {**message, "body": body}
-            if self._held is not None:
-                await self._send_held(len(message["body"]))
-        await self._send(message)
-
-    async def end_stream(self, sentence: str) -> None:
-        """Say why a stream ends; any other response can only be cut off."""
-        if self.is_stream and not self.ended:
-            event = b"event: error\ndata: " + json.dumps({"error": sentence}).encode() + b"\n\n"
-            await self._send({"type": "http.response.body", "body": event})
-
-    async def _send_held(self, length: int) -> None:
-        start = self._held
-        assert start is not None
-        headers = [(name, value) for name, value in start["headers"] if name != b"content-length"]
-        headers.append((b"content-length", str(length).encode()))
-        self._held, self.started = None, True
-        await self._send({**start, "status": 400, "headers": headers})
+def _judged(error: Exception, path: str) -> tuple[int, str]:
+    """Status and sentence for a failure, which is logged."""
+    if isinstance(error, Refused):
+        status, sentence = error.status, str(error)
+    elif isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        status, sentence = 507, DISK_FULL
+    elif is_unknown_endpoint(error) or _status(error) < 500:
+        status, sentence = 404, NOT_THERE
+    elif path.startswith(API) and (
+        isinstance(error, CLIENTS_FAULT) or getattr(error, "errno", 0) == errno.ENAMETOOLONG
+    ):
+        status, sentence = 400, UNUSABLE
+    else:
+        return 500, DEFECT.format(id=log_failure(error, f"path={path[:80]!r}"))
+    log.info("event=request_refused path=%r status=%d reason=%s", path[:80], status, type(error).__name__)
+    return status, sentence
 
 
-def _judged(error: Exception) -> tuple[int, str]:
-    """Status and sentence for what gradio let through."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return 507, DISK_FULL
-    if isinstance(error, CLIENTS_FAULT) or (isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG):
-        return 400, UNUSABLE
-    statuses = (getattr(one, "status_code", 500) for one in (error, error.__cause__))
-    if isinstance(error, FnIndexInferError) or min(statuses) < 500:
-        return 404, NOT_THERE
-    return 500, DEFECT
+def _status(error: Exception) -> int:
+    return min(getattr(one, "status_code", 500) for one in (error, error.__cause__))
+
+
+def _response(path: str, status: int, sentence: str) -> Response:
+    """Gradio shows what an upload is answered with as it is, and takes everything else for JSON."""
+    if path == UPLOAD:
+        return PlainTextResponse(sentence, status)
+    return JSONResponse({"error": sentence}, status)

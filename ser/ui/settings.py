@@ -1,4 +1,4 @@
-"""Everything that the operator of the page can set, read once from environment variables.
+"""Everything that the owner of the page can set, read once from environment variables.
 
 In: a mapping of environment variables. Out: a frozen `AppSettings`. A value that makes no sense raises
 `SettingsError`, which names the variable. Nothing is created or contacted here.
@@ -6,6 +6,7 @@ In: a mapping of environment variables. Out: a frozen `AppSettings`. A value tha
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -14,18 +15,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+
 from ser.errors import SettingsError
 from ser.files import SHIPPED
+from ser.ui.recordings import is_private
 
 LOCAL_HOST, EVERY_HOST = "127.0.0.1", "0.0.0.0"
 SPACE_ENCODER = "ntu-spml/distilhubert"
+log = logging.getLogger(__name__)
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w.-]+)?")
 
 
 def temporary_data_folder() -> Path:
-    """Where runs go when the operator names no folder: one folder for each user of the machine."""
-    user = os.getuid() if hasattr(os, "getuid") else "user"
-    return Path(tempfile.gettempdir()) / f"persian-ser-{user}"
+    """Where runs go when the owner names no folder: one folder for each user of the machine."""
+    return Path(tempfile.gettempdir()) / f"persian-ser-{os.getuid()}"
 
 
 @dataclass(frozen=True)
@@ -39,16 +42,18 @@ class AppSettings:
         checkpoint: folder of the classifier that answers (SER_CHECKPOINT); None is the shipped one.
         encoder: hub id or folder of the encoder for that checkpoint (SER_ENCODER); None is the one that the
             checkpoint names.
-        hub_encoder: encoder that the training tabs offer beside the shipped one, fetched from the hub behind
-            the page (SER_HUB_ENCODER, "none" for none); without it DistilHuBERT on a Space, else none.
+        hub_encoder: hub id of an encoder that the training tabs offer beside the shipped one (SER_HUB_ENCODER,
+            "none" for none); without it DistilHuBERT on a Space, else none.
         data: folder for runs and studies (SER_DATA); without it a temporary one, and the page says so.
         data_is_temporary: True where SER_DATA is not set.
         corpora: folders with labelled recordings that the training tabs may read (SER_CORPORA, separated as
             in PATH).
         storage: address of the studies of the tab Tune (SER_STORAGE); None is a file in the data folder.
         dashboard_writable: let visitors change studies in the embedded dashboard (SER_DASHBOARD_WRITABLE=1).
-        password: what the operator signs in with (SER_PASSWORD); None: nobody can sign in.
+        password: what the owner signs in with (SER_PASSWORD); None: nobody can sign in.
         on_space: True on a Hugging Face Space (SPACE_ID is set).
+        trusted_proxies: how many proxies before the server add to X-Forwarded-For (SER_TRUSTED_PROXIES); one on a
+            Space, else none.
         max_upload_mb: largest file that can be uploaded, in megabytes (SER_MAX_UPLOAD_MB).
         max_audio_s: longest recording that is answered, in seconds (SER_MAX_AUDIO_S).
         queue_length: requests that may wait; more are told that the page is busy (SER_QUEUE_LENGTH).
@@ -67,6 +72,7 @@ class AppSettings:
     dashboard_writable: bool = False
     password: str | None = field(default=None, repr=False)
     on_space: bool = False
+    trusted_proxies: int = 0
     max_upload_mb: int = 32
     max_audio_s: float = 600.0
     queue_length: int = 64
@@ -81,83 +87,78 @@ class AppSettings:
         """
         given = {name: value.strip() for name, value in environment.items() if value.strip()}
         on_space = "SPACE_ID" in given
+        encoder = given.get("SER_ENCODER")
         return cls(
             host=given.get("GRADIO_SERVER_NAME", EVERY_HOST if on_space else LOCAL_HOST),
-            port=int(_number(given, "GRADIO_SERVER_PORT", cls.port, 1, 65_535, whole=True)),
-            checkpoint=_folder(given, "SER_CHECKPOINT"),
-            encoder=_encoder(given),
+            port=_whole(given, "GRADIO_SERVER_PORT", cls.port, 65_535),
+            checkpoint=Path(given["SER_CHECKPOINT"]).expanduser() if "SER_CHECKPOINT" in given else None,
+            encoder=None if encoder == SHIPPED else encoder,
             hub_encoder=_hub_encoder(given, on_space),
             data=Path(given["SER_DATA"]).expanduser() if "SER_DATA" in given else temporary_data_folder(),
             data_is_temporary="SER_DATA" not in given,
             corpora=_corpora(given),
             storage=given.get("SER_STORAGE"),
-            dashboard_writable=_flag(given, "SER_DASHBOARD_WRITABLE"),
-            password=given.get("SER_PASSWORD"),
+            dashboard_writable=_whole(given, "SER_DASHBOARD_WRITABLE", 0, 1, least=0) == 1,
+            password=environment["SER_PASSWORD"] if "SER_PASSWORD" in given else None,
             on_space=on_space,
-            max_upload_mb=int(_number(given, "SER_MAX_UPLOAD_MB", cls.max_upload_mb, 1, 4_096, whole=True)),
-            max_audio_s=_number(given, "SER_MAX_AUDIO_S", cls.max_audio_s, 1, 36_000),
-            queue_length=int(_number(given, "SER_QUEUE_LENGTH", cls.queue_length, 1, 100_000, whole=True)),
-            requests_per_minute=int(
-                _number(given, "SER_REQUESTS_PER_MINUTE", cls.requests_per_minute, 1, 100_000, whole=True)
-            ),
+            trusted_proxies=_whole(given, "SER_TRUSTED_PROXIES", int(on_space), 10, least=0),
+            max_upload_mb=_whole(given, "SER_MAX_UPLOAD_MB", cls.max_upload_mb, 4_096),
+            max_audio_s=_number(given, "SER_MAX_AUDIO_S", cls.max_audio_s, 36_000),
+            queue_length=_whole(given, "SER_QUEUE_LENGTH", cls.queue_length, 100_000),
+            requests_per_minute=_whole(given, "SER_REQUESTS_PER_MINUTE", cls.requests_per_minute, 100_000),
         )
 
     def make_data_folder(self) -> Path:
         """Create the data folder where it is missing, readable by this user only.
 
         Raises:
-            SettingsError: it cannot be written to.
+            SettingsError: it cannot be written to, or it is the temporary one and another user may have laid it out.
         """
         try:
             self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.data):
-                return self.data
+                is_own = is_private(self.data if self.data_is_temporary else self.data.resolve())
         except OSError as error:
             raise SettingsError(
                 f"The data folder {self.data} cannot be written to ({error.strerror}). "
                 "Set SER_DATA to a folder that this user may write to."
             ) from error
+        if not is_own and self.data_is_temporary:
+            raise SettingsError(
+                f"The data folder {self.data} is a link, belongs to another user, or others may write to it. "
+                "Remove it, or set SER_DATA to a folder of your own."
+            )
+        if not is_own:
+            log.warning("event=data_shared reason='others can write to the folder of SER_DATA'")
+        return self.data
 
 
-def _number(
-    given: Mapping[str, str], name: str, default: float, least: float, most: float, whole: bool = False
-) -> float:
+def _number(given: Mapping[str, str], name: str, default: float, most: float, least: float = 1) -> float:
     if name not in given:
         return default
     try:
-        value = float(int(given[name])) if whole else float(given[name])
-    except (ValueError, OverflowError):
+        value = float(given[name])
+    except ValueError:
         value = math.nan
     if not least <= value <= most:
-        kind = "whole number" if whole else "number"
-        raise SettingsError(f"{name} must be a {kind} from {least:g} to {most:g}, got {given[name]!r}.")
+        raise SettingsError(f"{name} must be a number from {least:g} to {most:g}, got {given[name]!r}.")
     return value
 
 
-def _flag(given: Mapping[str, str], name: str) -> bool:
-    if given.get(name, "0") not in ("0", "1"):
-        raise SettingsError(f"{name} must be 0 or 1, got {given[name]!r}.")
-    return given.get(name) == "1"
-
-
-def _folder(given: Mapping[str, str], name: str) -> Path | None:
-    return Path(given[name]).expanduser() if name in given else None
-
-
-def _encoder(given: Mapping[str, str]) -> str | None:
-    encoder = given.get("SER_ENCODER")
-    return None if encoder == SHIPPED else encoder
+def _whole(given: Mapping[str, str], name: str, default: int, most: int, least: int = 1) -> int:
+    value = _number(given, name, default, most, least)
+    if not float(value).is_integer():
+        raise SettingsError(f"{name} must be a whole number from {least} to {most}, got {given[name]!r}.")
+    return int(value)
 
 
 def _hub_encoder(given: Mapping[str, str], on_space: bool) -> str | None:
     encoder = given.get("SER_HUB_ENCODER", SPACE_ENCODER if on_space else "none")
-    if encoder == "none":
-        return None
-    if not HUB_ID.fullmatch(encoder):
+    if encoder != "none" and not HUB_ID.fullmatch(encoder):
         raise SettingsError(
             f"SER_HUB_ENCODER must be OWNER/NAME, OWNER/NAME@COMMIT or none, got {encoder!r}."
         )
-    return encoder
+    return None if encoder == "none" else encoder
 
 
 def _corpora(given: Mapping[str, str]) -> tuple[Path, ...]:

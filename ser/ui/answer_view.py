@@ -1,0 +1,157 @@
+"""An answer as a visitor sees it: HTML, a chart, rows of a table, and files to save.
+
+In: an `Answer` and a language. Out: HTML, a plotly figure, or plain rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from ser.audio.load import SAMPLE_RATE_HZ
+from ser.ui.html import box, download, paragraph, percent
+from ser.ui.texts import TEXTS, emotion_name, localised, say
+
+if TYPE_CHECKING:
+    from ser.ui.answering import Answer
+
+RECORDED = "audio.wav"  # what gradio calls a recording from the microphone
+NEARLY = 0.1  # a second emotion that is less probable by less than this is named, too
+STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)  # between the marks of the time axis
+Row = Mapping[str, Any]  # of the table of answers: a column's key -> its value
+
+
+def answer_html(answer: Answer, language: str) -> str:
+    """The emotion, how sure the model is and what that means, all probabilities, and the answer as files."""
+    prediction = answer.prediction
+    emotion = emotion_name(prediction.emotion, language)
+    heading = emotion[:1].upper() + emotion[1:]
+    heading = heading if prediction.confident else say("unsure", language, emotion=emotion)
+    name = say("microphone", language) if prediction.file == RECORDED else prediction.file
+    length = say("length", language, seconds=round(prediction.duration_s, 1))
+    return box(
+        "sure" if prediction.confident else "unsure",
+        f'<h2 data-answered="{escape(prediction.emotion)}">{escape(heading)}</h2>',
+        f'<p class="facts"><bdi>{escape(name)}</bdi> · {escape(length)}<span class="elapsed"></span></p>',
+        paragraph(meaning(answer, language)),
+        _bars(answer, language),
+        saved([row_of(answer)], [prediction.to_dict()], language),
+    )
+
+
+def meaning(answer: Answer, language: str) -> str:
+    """What the probability means, in one or two sentences whose numbers agree."""
+    calibration, digits = answer.calibration, _digits(answer)
+    (_, highest), *others = _ranked(answer)
+    values = {"percent": percent(highest, digits), "threshold": percent(calibration.threshold, digits)}
+    if not answer.prediction.confident:
+        sentences = [say("unsure_means", language, **values)]
+        if others and highest - others[0][1] < NEARLY:
+            second = emotion_name(others[0][0], language)
+            sentences.append(say("second", language, emotion=second, percent=percent(others[0][1], digits)))
+        return " ".join(sentences)
+    if calibration.precision is None:
+        return say("uncalibrated", language, **values)
+    return say("sure", language, precision=percent(calibration.precision, 0), **values)
+
+
+def timeline_chart(answer: Answer, language: str) -> Any:
+    """The waveform above the probabilities over time, as a plotly figure; None without a timeline."""
+    from ser.reporting.recording_charts import timeline_figure, waveform_envelope
+
+    moves = answer.prediction.timeline
+    if moves is None:
+        return None
+    labels = list(answer.prediction.probabilities)
+    words = {key: say(key, language) for key in ("seconds", "probability")}
+    words |= {label: emotion_name(label, language) for label in labels}
+    envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
+    middles = [float(middle) for middle in (moves.start_s + moves.end_s) / 2]
+    figure = timeline_figure(envelope, middles, moves.probabilities, labels, words)
+    step = next((step for step in STEPS_S if answer.prediction.duration_s <= 8 * step), STEPS_S[-1])
+    seconds = [step * number for number in range(int(answer.prediction.duration_s / step) + 1)]
+    figure.update_xaxes(tickvals=seconds, ticktext=[localised(f"{one:g}", language) for one in seconds])
+    shares = [number / 5 for number in range(6)]
+    shown = [say("percent", language, percent=percent(share, 0)) for share in shares]
+    figure.update_yaxes(tickvals=shares, ticktext=shown, row=2, col=1)
+    return figure
+
+
+def row_of(answer: Answer) -> dict[str, Any]:
+    """An answer as a row of the table."""
+    content = answer.prediction.to_dict()
+    return {key: content[key] for key in ("file", "emotion", "confident", "duration_s")} | content[
+        "probabilities"
+    ]
+
+
+def table(rows: Sequence[Row], language: str) -> dict[str, Any]:
+    """Rows in a visitor's language, as `gr.Dataframe` takes them."""
+    keys = columns(rows)
+    heads = [say(key, language) if key in TEXTS else emotion_name(key, language) for key in keys]
+    return {"headers": heads, "data": [[_cell(key, row.get(key), language) for key in keys] for row in rows]}
+
+
+def saved(rows: Sequence[Row], content: Any, language: str) -> str:
+    """Links that save answers as JSON and as a CSV table."""
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns(rows), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    links = [
+        download(
+            "answers.json" if len(rows) > 1 else "answer.json",
+            json.dumps(content, indent=2),
+            "application/json",
+        ),
+        download("answers.csv" if len(rows) > 1 else "answer.csv", text.getvalue(), "text/csv"),
+    ]
+    return f'<p class="downloads">{escape(say("downloads", language))} {" ".join(links)}</p>'
+
+
+def columns(rows: Sequence[Row]) -> list[str]:
+    """Every column that some row has: what all have first, a problem last."""
+    keys = list(dict.fromkeys(key for row in rows for key in row if key != "problem"))
+    return keys + (["problem"] if any("problem" in row for row in rows) else [])
+
+
+def _cell(key: str, value: Any, language: str) -> Any:
+    if value is None:
+        return ""
+    if key == "emotion":
+        return emotion_name(value, language)
+    if isinstance(value, bool):
+        return say("yes" if value else "no", language)
+    if isinstance(value, float):
+        return round(value, 1 if key == "duration_s" else 3)
+    return value
+
+
+def _bars(answer: Answer, language: str) -> str:
+    """The probability of each emotion as a bar, the highest first."""
+    rows = []
+    for label, share in _ranked(answer):
+        shown = say("percent", language, percent=percent(share, _digits(answer)))
+        rows.append(
+            f'<tr><th scope="row">{escape(emotion_name(label, language))}</th><td class="bar" aria-hidden="true">'
+            f'<i style="width: {100 * share:.1f}%"></i></td><td>{shown}</td></tr>'
+        )
+    return f'<table class="bars"><tbody>{"".join(rows)}</tbody></table>'
+
+
+def _ranked(answer: Answer) -> list[tuple[str, float]]:
+    return sorted(answer.prediction.probabilities.items(), key=lambda pair: -pair[1])
+
+
+def _digits(answer: Answer) -> int:
+    """As many as it takes to tell an unsure answer from the threshold."""
+    shares = (_ranked(answer)[0][1], answer.calibration.threshold)
+    if answer.prediction.confident:
+        return 0
+    return next((n for n in range(3) if len({percent(share, n) for share in shares}) == 2), 3)

@@ -1,0 +1,203 @@
+"""What comes in: only what the page uses, from its own pages, in bounded amounts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.testclient import TestClient
+from test_app import free_port
+from ui_support import recording
+
+from ser.ui import gate
+from ser.ui.context import Context
+from ser.ui.gate import MAX_FILES, POSTS_PER_RECORDING, STORED_UPLOADS, USED, Gate
+from ser.ui.gradio_private import UPLOAD
+from ser.ui.replies import Replies
+from ser.ui.settings import AppSettings
+
+# Gradio's routes that the page does without. A route that is in neither list is one that nobody has decided on.
+UNUSED = """
+GET /openapi.json, POST /login, GET /logout, GET /svelte/{path:path}, GET /gradio_api/deep_link, GET /pwa_icon,
+GET /pwa_icon/{size}, GET /manifest.json, GET /monitoring, GET /monitoring/summary, GET /monitoring/{key},
+GET /gradio_api/user, GET /gradio_api/login_check, GET /gradio_api/token, GET /gradio_api/app_id, GET /gradio_api/runs,
+GET /gradio_api/dev/reload, POST /gradio_api/run-history/connect, GET /gradio_api/run-history/buckets,
+GET /gradio_api/run-history/records, GET /gradio_api/run-history/records/{endpoint}/{record_id}/assets/{asset_id},
+GET /gradio_api/custom_component/{id}/{environment}/{type}/{file_name}, GET /gradio_api/proxy={url_path:path},
+POST /gradio_api/stream/{event_id}, POST /gradio_api/stream/{event_id}/close, GET /gradio_api/file/{path:path},
+GET /gradio_api/stream/{session_hash}/{run}/{component_id}/playlist.m3u8,
+GET /gradio_api/stream/{session_hash}/{run}/{component_id}/{segment_id}.{ext},
+GET /gradio_api/stream/{session_hash}/{run}/{component_id}/playlist-file, POST /gradio_api/api/{api_name},
+GET /gradio_api/call/v2/{api_name}/{event_id}, GET /gradio_api/queue/status,
+POST /gradio_api/component_server, POST /gradio_api/process_recording, POST /gradio_api/vibe-edit,
+POST /gradio_api/undo-vibe-edit, GET /gradio_api/vibe-code, POST /gradio_api/vibe-code,
+POST /gradio_api/vibe-starter-queries
+"""
+UNUSED_ROUTES = sorted(route.strip() for route in UNUSED.split(","))
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Context:
+    settings = AppSettings(data=tmp_path_factory.mktemp("data"), port=free_port(), max_upload_mb=1)
+    return Context.of(settings)
+
+
+@pytest.fixture(scope="module")
+def page(context: Context) -> Iterator[Any]:
+    from ser.ui.page import build_page, launch
+
+    page = build_page(context.settings, context)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(context.model, "start", lambda: None)
+        launch(page, context)
+    yield page
+    page.close(verbose=False)
+
+
+@pytest.fixture
+def url(page: Any) -> str:
+    return str(page.local_url).rstrip("/")
+
+
+def gate_before(context: Context, **settings: Any) -> TestClient:
+    """The gate alone, before an application that reads what it is sent."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        body = await Request(scope, receive).body()
+        await PlainTextResponse(f"{len(body)} bytes")(scope, receive, send)
+
+    context = replace(context, settings=replace(context.settings, **settings))
+    return TestClient(Replies(Gate(app, context)), raise_server_exceptions=True)
+
+
+def routes(listed: Any) -> Iterator[str]:
+    for route in listed:
+        for method in getattr(route, "methods", None) or ():
+            if method != "HEAD":
+                yield f"{method} {route.path.rstrip('/') or '/'}"
+        yield from routes(getattr(getattr(route, "original_router", None), "routes", ()))
+
+
+def test_every_route_of_gradio_is_used_or_known_to_be_unused(page: Any, context: Context) -> None:
+    used = {f"{method} {path}" for method, paths in USED.items() for path in paths}
+    ours = set(routes(context.routes))
+    assert set(routes(page.app.routes)) - ours - used - set(UNUSED_ROUTES) == set()
+    assert used - set(routes(page.app.routes)) == set()  # nor is anything let in that is gone
+    assert used & set(UNUSED_ROUTES) == set()
+
+
+@pytest.mark.parametrize("route", UNUSED_ROUTES)
+def test_unused_routes_are_not_there(url: str, route: str) -> None:
+    method, path = route.split()
+    path = re.sub(r"{.*?}", "x", path)
+    files = {"video": ("v.mp4", b"#EXTM3U")} if method == "POST" else None
+    for variant in (path, f"{path}/"):
+        assert httpx.request(method, url + variant, files=files).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "target", ["https://example.com/", "http://127.0.0.1:1/", "/etc/passwd", "app.py", "UPLOADS/../x"]
+)
+def test_the_file_route_gives_uploads_and_nothing_else(
+    url: str, context: Context, target: str, tmp_path: Path
+) -> None:
+    content = recording(tmp_path / "clip.wav").read_bytes()
+    (mine,) = httpx.post(url + UPLOAD, files={"files": ("clip.wav", content)}).json()
+    assert httpx.get(f"{url}/gradio_api/file={mine}").content == content
+    target = target.replace("UPLOADS", str(context.uploads))
+    for address in (target, target.replace("/", "%2F")):
+        assert httpx.get(f"{url}/gradio_api/file={address}").status_code in (403, 404)
+
+
+def test_what_another_sites_page_sends_is_refused_except_on_a_space(url: str, context: Context) -> None:
+    foreign = {"origin": "http://evil.example"}
+    for path in (UPLOAD, "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/call/recognise"):
+        assert httpx.post(url + path, json={}, headers=foreign).status_code == 403
+        assert httpx.post(url + path, json={}, headers={"origin": url}).status_code != 403
+    assert (
+        gate_before(context, on_space=True).post("/gradio_api/queue/join", headers=foreign).status_code == 200
+    )
+
+
+def test_only_a_space_may_be_framed(url: str, context: Context) -> None:
+    headers = httpx.get(url).headers
+    assert headers["content-security-policy"] == "frame-ancestors 'self'"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "same-origin"
+    assert "content-security-policy" not in gate_before(context, on_space=True).get("/").headers
+
+
+def test_a_client_that_sends_requests_without_end_is_told_to_wait(context: Context) -> None:
+    client = gate_before(context, requests_per_minute=1, trusted_proxies=1)
+    one, other = {"x-forwarded-for": "spoofed, 192.0.2.1"}, {"x-forwarded-for": "spoofed, 192.0.2.2"}
+    statuses = [
+        client.post("/gradio_api/reset", headers=one).status_code for _ in range(POSTS_PER_RECORDING + 1)
+    ]
+    assert statuses == [200] * POSTS_PER_RECORDING + [429]
+    assert (
+        client.post("/gradio_api/reset", headers=one | {"x-forwarded-for": "new, 192.0.2.1"}).status_code
+        == 429
+    )
+    assert client.post("/gradio_api/reset", headers=other).status_code == 200
+
+
+def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url: str) -> None:
+    many = [("files", (f"{number}.wav", b"x")) for number in range(MAX_FILES + 1)]
+    refused = httpx.post(url + UPLOAD, files=many)
+    assert (refused.status_code, refused.text) == (413, f"At most {MAX_FILES} files can be uploaded at once.")
+    assert httpx.post(url + UPLOAD, files=many[1:]).status_code == 200
+    large = [("files", (f"{number}.wav", os.urandom(1 << 20))) for number in range(9)]
+    assert httpx.post(url + UPLOAD, files=large).status_code == 413
+    unmeasured = httpx.post(
+        url + UPLOAD, content=iter([b"x"]), headers={"content-type": "multipart/form-data"}
+    )
+    assert unmeasured.status_code == 411
+
+
+def test_a_full_store_is_told_as_such_until_recordings_are_deleted(context: Context) -> None:
+    client, large = gate_before(context), context.uploads / "visitor" / "large.wav"
+    large.parent.mkdir()
+    with large.open("wb") as file:
+        file.truncate(STORED_UPLOADS << 20)
+    refused = client.post(UPLOAD, content=b"x")
+    assert (refused.status_code, refused.text) == (
+        503,
+        "The server holds too many recordings now. Try again in some minutes.",
+    )
+    large.unlink()
+    assert client.post(UPLOAD, content=b"x").status_code == 200
+
+
+def test_a_full_disk_is_told_before_anything_is_written(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(context.uploads)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=gate.SPARE_BYTES))
+    refused = gate_before(context).post(UPLOAD, content=b"x")
+    assert (refused.status_code, refused.text) == (507, "The server's disk is full. Try again later.")
+
+
+def test_a_request_that_stalls_is_given_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gate, "STALL_S", 0.05)
+    sent: list[Any] = []
+
+    async def nothing_comes() -> Any:
+        await asyncio.sleep(60)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost"), (b"content-length", b"9")]
+    scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "client": ("127.0.0.1", 1)}
+    asyncio.run(gate_before(context).app(scope, nothing_comes, send))
+    assert sent[0]["status"] == 408
