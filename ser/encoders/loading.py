@@ -59,28 +59,6 @@ class Place:
         file = "preprocessor_config.json"
         return (self.folder / file).exists() and bool(self.json(file).get("do_normalize", False))
 
-    def json(self, file: str) -> dict[str, Any]:
-        """One of the JSON files.
-
-        Raises:
-            EncoderError: it is missing or does not hold an object.
-        """
-        try:
-            content = json.loads((self.folder / file).read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise EncoderError(
-                f"The encoder {self.name} is incomplete: {file} is missing or not JSON. {self.remedy}"
-            ) from error
-        if not isinstance(content, dict):
-            raise EncoderError(f"{file} of {self.name} does not describe an encoder. {self.remedy}")
-        return content
-
-    @property
-    def normalise(self) -> bool:
-        """Whether `preprocessor_config.json` requests utterances of zero mean and unit variance."""
-        file = "preprocessor_config.json"
-        return (self.folder / file).exists() and bool(self.json(file).get("do_normalize", False))
-
 
 def locate(source: str | Path) -> Place:
     """Find an encoder's files, on the hub if need be.

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 from ser.errors import SettingsError
 from ser.files import SHIPPED
 from ser.ui.recordings import is_private
