@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hub_server import Hub, running_hub
 
+from ser.encoders import hub
 from ser.encoders.encoder import Encoder
 from ser.encoders.hub import Fetching, command, fetch
 from ser.errors import EncoderError
