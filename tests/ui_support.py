@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import soundfile
-from numpy.typing import NDArray
+from support import RATE_HZ, TINY, write_voice
 
 from ser.labels import EMOTIONS
 
-RATE_HZ = 16_000
 
-
-def tiny_encoder(folder: Path) -> Path:
-    """A HuBERT of a few thousand random weights, saved as the hub saves one."""
+def tiny_model(folder: Path, threshold: float = 0.0) -> Path:
+    """A checkpoint with random weights on a tiny encoder beside it; below `threshold` it answers "unsure"."""
     import torch
 
     from ser.runtime import import_torchaudio
@@ -22,31 +18,18 @@ def tiny_encoder(folder: Path) -> Path:
     import_torchaudio()
     from transformers import HubertConfig, HubertModel
 
-    torch.manual_seed(40)
-    config = HubertConfig(
-        hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, conv_dim=(16,) * 7,
-        num_conv_pos_embeddings=16, num_conv_pos_embedding_groups=2, feat_proj_dropout=0.0,
-    )  # fmt: skip
-    HubertModel(config).save_pretrained(folder)
-    return folder
-
-
-def tiny_model(folder: Path, threshold: float = 0.0) -> Path:
-    """A checkpoint with random weights on a tiny encoder; below `threshold` it answers "unsure"."""
-    import torch
-
     from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
     from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpoint
     from ser.encoders.encoder import Encoder
     from ser.scoring.calibration import Calibration
 
-    source = tiny_encoder(folder / "encoder")
-    encoder = Encoder.load(source)
-    settings = ClassifierSettings(base_units=8, final_units=4)
     torch.manual_seed(40)
+    HubertModel(HubertConfig(**TINY)).save_pretrained(folder / "encoder")
+    encoder = Encoder.load(folder / "encoder")
+    settings = ClassifierSettings(base_units=8, final_units=4)
     checkpoint = Checkpoint(
         labels=EMOTIONS,
-        encoder=EncoderReference(str(source), encoder.layer, encoder.fingerprint, encoder.dim),
+        encoder=EncoderReference(str(folder / "encoder"), encoder.layer, encoder.fingerprint, encoder.dim),
         classifier=settings,
         calibration=Calibration(threshold=threshold, precision=0.8, coverage=0.5),
         scores={
@@ -54,21 +37,10 @@ def tiny_model(folder: Path, threshold: float = 0.0) -> Path:
             "conditions": "random weights, for tests only",
         },
     )
-    return save_checkpoint(
-        folder / "classifier", checkpoint, BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
-    )
-
-
-def hum(seconds: float = 2.0, rate_hz: int = RATE_HZ) -> NDArray[np.float32]:
-    """`(samples,)`: a voice-like tone whose pitch wanders, never silent."""
-    time_s = np.arange(int(seconds * rate_hz)) / rate_hz
-    pitch_hz = 140 + 30 * np.sin(2 * np.pi * 0.7 * time_s)
-    phase = 2 * np.pi * np.cumsum(pitch_hz) / rate_hz
-    voice = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 9))
-    return (0.15 * voice * (1 + 0.5 * np.sin(2 * np.pi * 3 * time_s))).astype(np.float32)
+    model = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
+    return save_checkpoint(folder / "classifier", checkpoint, model)
 
 
 def recording(path: Path, seconds: float = 2.0, rate_hz: int = RATE_HZ) -> Path:
-    """A WAV file of a hum, PCM 16 bit."""
-    soundfile.write(path, hum(seconds, rate_hz), rate_hz, subtype="PCM_16")
-    return path
+    """A WAV file of a voice-like tone, PCM 16 bit."""
+    return write_voice(path, seconds, rate_hz, subtype="PCM_16")

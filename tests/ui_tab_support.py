@@ -39,10 +39,13 @@ def buttons(tab: JobTab) -> dict[str, Callable[..., Any]]:
     return dict(zip(PRESSES, [one.fn for one in functions if tab.context.session in one.inputs], strict=True))
 
 
-def pressed(tab: JobTab, button: str, *values: Any, secret: str = "", language: str = "en") -> dict[Any, Any]:
-    """What the page is told after a press by a visitor of this machine."""
+def pressed(
+    tab: JobTab, button: str, *values: Any, secret: Any = ..., language: str = "en"
+) -> dict[Any, Any]:
+    """What the page is told after a press, by default the owner's."""
     request = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={"host": "127.0.0.1"})
-    updates: dict[Any, Any] = buttons(tab)[button](request, secret, language, *values)
+    session = tab.context.owner.token if secret is ... else secret
+    updates: dict[Any, Any] = buttons(tab)[button](request, session, language, *values)
     return updates
 
 

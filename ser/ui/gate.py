@@ -103,7 +103,9 @@ class Gate:
                 headers["x-content-type-options"] = "nosniff"
                 headers["referrer-policy"] = "same-origin"  # the address may hold the owner's token
                 if not self.settings.on_space:
-                    headers["content-security-policy"] = "frame-ancestors 'self'"
+                    headers.append(
+                        "content-security-policy", "frame-ancestors 'self'"
+                    )  # beside a route's own
             await send(message)
 
         return send_with_headers

@@ -155,7 +155,7 @@ class JobDesk(ABC):
         model = run.model()
         if model is None:
             raise Problem("no_model", kind=self.kind)
-        self.context.model.replace(model)
+        self.context.model.replace(model, title=title(run, "en"))
         log.info("event=model_replaced run=%s", run.name)
         return Outcome(say("in_use", language, title=title(run, language)))
 

@@ -26,20 +26,18 @@ from ser.ui.model import without_folders
 from ser.ui.run_settings import Number
 from ser.ui.run_view import BAR_CSS, links, title
 from ser.ui.runs import LATEST, Run
-from ser.ui.texts import PERSIAN_DIGITS, emotion_name
+from ser.ui.texts import emotion_name, localised
 from ser.ui.training_texts import say
 
 AT_ONCE: dict[str, Any] = {**PRIVATE, "queue": False}
 TICK_S = 1.0
 MOST_STEPS = 300  # of a slider; other numbers are typed
 VARIANTS = {"stop": "stop", "use": "primary"}
-# When the tab opens: the run that the address asks for, the first time, and how many matrices fit side by side.
-OPENED_JS = """(chosen) => {
-  const asked = new URLSearchParams(location.search).get("KIND"), seen = (window.serOpened ??= {});
-  const run = asked && !seen.KIND ? asked : chosen;
-  seen.KIND = true;
-  return [run, innerWidth < 640 ? 1 : innerWidth < 1000 ? 2 : 3];
-}"""
+# When the tab opens: the run that the address names, and how many matrices fit side by side.
+OPENED_JS = """(chosen) => [
+  new URLSearchParams(location.search).get("KIND") || chosen, innerWidth < 640 ? 1 : innerWidth < 1000 ? 2 : 3
+]"""
+NOTE_JS = "(run) => window.ser.note('KIND', run === 'latest' ? '' : run)"
 
 log = logging.getLogger(__name__)
 Update = dict[Any, Any]
@@ -139,9 +137,14 @@ class JobTab(JobDesk):
         timer = gr.Timer(TICK_S, active=False)
         self.context.timers.append((tab, timer))
         timer.tick(**self.asking, trigger_mode="once")
+        word = "run" if self.kind == "cv" else "study"
+        self.noting = {"inputs": self.run, "js": NOTE_JS.replace("KIND", word), **PRIVATE}
         self.run.input(**self.asking)
-        script = OPENED_JS.replace("KIND", "run" if self.kind == "cv" else "study")
-        opened = tab.select(None, self.run, [self.run, columns], js=script, **PRIVATE).then(**self.asking)
+        self.run.input(None, **self.noting)
+        opened = tab.select(
+            None, self.run, [self.run, columns], js=OPENED_JS.replace("KIND", word), **PRIVATE
+        )
+        opened = opened.then(**self.asking)
         opened.then(self.facts, [self.corpus, language], self.corpus, **AT_ONCE)
 
     def _wire(self, button: gr.Button, action: Callable[..., Outcome], inputs: Sequence[Any]) -> None:
@@ -169,6 +172,7 @@ class JobTab(JobDesk):
         done = pressed.then(act, [self.context.session, language, *inputs], places, **PRIVATE)
         done.failure(fail, language, self.message, **AT_ONCE)  # gradio refused a value before `act` saw it
         done = done.then(**self.asking)
+        done.then(None, **self.noting)
         if action == self.use:
             self.context.model_changes.append(done)
 
@@ -223,6 +227,6 @@ class JobTab(JobDesk):
             return gr.Dropdown(info=without_folders(str(error)))
         spoken = [one.emotion for one in found.utterances]
         counts = [f"{emotion_name(label, language)} {spoken.count(label)}" for label in found.emotions]
-        emotions = "، ".join(counts).translate(PERSIAN_DIGITS) if language == "fa" else ", ".join(counts)
+        emotions = localised(("، " if language == "fa" else ", ").join(counts), language)
         sizes: dict[str, Any] = {"clips": len(spoken), "speakers": len(found.speakers)}
         return gr.Dropdown(info=say("corpus_facts", language, emotions=emotions, **sizes))

@@ -49,7 +49,7 @@ MAX_THREADS = 8  # each thread that has run the model keeps its own working memo
 MAX_BATCH_MB = 8  # an upload may hold several files, together this many times the largest
 M_ARENA_MAX = -8  # in glibc's malloc.h
 TITLE = "Emotion in speech · احساس در گفتار"
-OPENED_JS = "() => [window.ser.language, window.ser.session()]"
+OPENED_JS = "() => { window.ser.openTab(); return [window.ser.language, window.ser.session()]; }"
 KEEP_JS = "(session) => { if (session) window.ser.keep(session); }"
 
 
@@ -70,8 +70,10 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
         sign_in = _sign_in(context)
         with gr.Tabs(overflow_behavior="wrap") as tabs:  # a phone shows every tab, too
             for title, tab in TABS:
-                with gr.Tab(translated(title)) as context.tab:
+                name = tab.__name__.rpartition(".")[2]
+                with gr.Tab(translated(title), elem_id=f"tab-{name}") as context.tab:
                     tab.build(context)
+                context.tab.select(None, None, None, js=f"() => window.ser.note('tab', '{name}')")
         _switch_timers(tabs, context)
         opened = page.load(None, None, [context.language, context.session], js=OPENED_JS)
         for event in (opened, *context.model_changes):

@@ -21,7 +21,7 @@ from ser.ui.html import box, paragraph, percent
 from ser.ui.jobs import STAGE, JobStatus
 from ser.ui.model import without_folders
 from ser.ui.runs import Run
-from ser.ui.texts import PERSIAN_DIGITS, emotion_name
+from ser.ui.texts import emotion_name, localised
 from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
@@ -70,7 +70,7 @@ def title(run: Run, language: str) -> str:
     """What a run is called in a language."""
     name, started = run.title
     shown = say("title", language, name=say("demo", language) if name == DEMO else name, started=started)
-    return (shown if started else name).translate(PERSIAN_DIGITS if language == "fa" else {})
+    return localised(shown if started else name, language)
 
 
 def ended(status: JobStatus, language: str) -> list[str]:
@@ -161,18 +161,15 @@ def fold_table(progress: Content, result: Content | None, language: str) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], language: str) -> str:
     """An HTML table whose first column names its rows."""
-    if language == "fa":
-        rows = [
-            [cell.translate(PERSIAN_DIGITS).replace(".", "٫").replace(" %", "٪") for cell in row]
-            for row in rows
-        ]
+    rows = [[localised(cell, language) for cell in row] for row in rows]
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
     body = ""
     for name, *cells in rows:
         content = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
         body += f'<tr><th scope="row">{html.escape(name)}</th>{content}</tr>'
     parts = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    return f'<div class="fold-table" tabindex="0"><table>{parts}</table></div>'
+    shown = f'<div class="fold-table" tabindex="0"><table>{parts}</table></div>'
+    return shown.replace(" %", "٪") if language == "fa" else shown
 
 
 def links(run: Run, address: str, language: str) -> str:
@@ -277,12 +274,6 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _cell(key: str, values: Content) -> str:
     value = values.get(key)
-    if value is None:
-        return ""
-    return (
-        f"{value:.3f}"
-        if key.endswith("loss")
-        else str(value)
-        if key.endswith("epoch")
-        else f"{100 * value:.1f} %"
-    )
+    if value is None or key.endswith("epoch"):
+        return "" if value is None else str(value)
+    return f"{value:.3f}" if key.endswith("loss") else f"{100 * value:.1f} %"

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from ser.errors import SerError
-from ser.ui.texts import Text
+from ser.ui.texts import Texts
 
-_ROWS = tomllib.loads(Path(__file__).with_name("training.toml").read_text(encoding="utf-8"))
-TEXTS: dict[str, Text] = {key: Text(row.get("en", ""), row["fa"]) for key, row in _ROWS.items()}
+TEXTS = Texts.read(Path(__file__).with_name("training.toml"))
 
 
 def say(key: str, language: str, kind: str = "", **values: object) -> str:
     """A sentence in a language; `kind` is the tab, "cv" or "tune", whose own sentence is preferred."""
     own = f"{kind}_{key}"
-    return TEXTS[own if own in TEXTS else key].say(language, **values)
+    return TEXTS.say(own if own in TEXTS else key, language, **values)
 
 
 class Problem(SerError):

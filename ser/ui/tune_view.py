@@ -13,7 +13,7 @@ from ser.ui.html import paragraph, percent
 from ser.ui.jobs import JobStatus
 from ser.ui.run_view import bar, ended, phase, preparing, run_box, table, test_scores, training_lines
 from ser.ui.runs import Study
-from ser.ui.texts import PERSIAN_DIGITS
+from ser.ui.texts import localised
 from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
@@ -97,7 +97,7 @@ def _parameters(parameters: Content, language: str) -> str:
     for name, value in parameters.items():
         key = f"ser_job_{name}"
         text = str(round(value, 6) if isinstance(value, float) else value)
-        text = "\u200f" + text.translate(PERSIAN_DIGITS).replace(".", "٫") if language == "fa" else text
+        text = "\u200f" + localised(text, language) if language == "fa" else text
         shown.append(f"{say(key, language) if key in TEXTS else name}: {text}")
     return ("؛ " if language == "fa" else "; ").join(shown)
 

@@ -62,8 +62,9 @@ window.ser = (() => {
     if (!(event.target instanceof Element)) return;
     const link = event.target.closest(".languages a");
     if (link) { // the rest of the address stays
-      address.set("lang", link.lang);
-      link.search = address;
+      const now = new URLSearchParams(location.search);
+      now.set("lang", link.lang);
+      link.search = now;
     }
     const recognise = event.target.closest("#recognise");
     const stop = recognise && stopButton();
@@ -126,6 +127,13 @@ window.ser = (() => {
 
   return {
     language,
+    // What is open is in the address, so that a reload, a link and the other language lead back to it.
+    note: (name, value) => {
+      const now = new URLSearchParams(location.search);
+      value ? now.set(name, value) : now.delete(name);
+      history.replaceState(null, "", `${location.pathname}?${now}${location.hash}`);
+    },
+    openTab: () => document.getElementById(`tab-${address.get("tab")}-button`)?.click(),
     session: () => session,
     keep,
     waiting: (key) => {
