@@ -25,7 +25,7 @@ from ui_support import recording, tiny_model
 
 from ser.errors import CheckpointError
 from ser.labels import EMOTIONS
-from ser.scoring.calibration import Calibration
+from ser.scoring.calibration import NEVER, Calibration
 from ser.ui.answer_view import answer_html, meaning, row_of, saved, table
 from ser.ui.answering import Answer, Answering, Refusal
 from ser.ui.card import scores_table, without_front_matter
@@ -183,9 +183,10 @@ def test_a_sure_answer_states_the_measured_precision(tmp_path: Path) -> None:
         ((0.66, 0.11, 0.23), 0.73, "Probability 66\u00a0%, below the 73\u00a0%", "about as likely"),
         ((0.34, 0.33, 0.33), 0.73, "is about as likely (33\u00a0%)", "sure:"),
         ((0.7334, 0.2, 0.0666), 0.7337, "Probability 73.3\u00a0%, below the 73.4\u00a0%", "sure:"),
+        ((0.9, 0.05, 0.05), NEVER, "too seldom on new speakers", "101"),
         ((0.9, 0.05, 0.05), 0.73, "from 73\u00a0% on were right 80\u00a0% of the time", "guess"),
     ],
-    ids=["one far ahead", "a close second", "nearly sure", "sure"],
+    ids=["one far ahead", "a close second", "nearly sure", "never sure", "sure"],
 )
 def test_the_sentence_of_an_answer_agrees_with_its_numbers(
     shares: tuple[float, ...], threshold: float, said: str, not_said: str

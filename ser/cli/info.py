@@ -140,9 +140,11 @@ def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
     corpus = data.get("name", "unknown data")
     yield f"  {model['parameters']:,} parameters, trained with seed {model['seed']} on {corpus}{size}"
     precision, coverage = calibration["precision"], calibration["coverage"]
-    known = precision is not None and coverage is not None
+    known = precision is not None and coverage is not None  # none was sure, or none measured
     worth = f"; else right in {precision:.0%} of answers, on {coverage:.0%} of clips" if known else ""
-    yield f"  says unsure below {calibration['threshold']:.2f}{worth}"
+    threshold = calibration["threshold"]
+    unsure = "of every answer" if threshold > 1 else f"below {threshold:.2f}"
+    yield f"  says unsure {unsure}{worth}"
 
 
 def _score_lines(scores: Mapping[str, Any], indent: str = "  ") -> Iterator[str]:

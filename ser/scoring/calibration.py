@@ -44,6 +44,11 @@ class Calibration:
                 f"got {self.temperature} and {self.threshold}."
             )
 
+    @property
+    def is_never_sure(self) -> bool:
+        """Whether no threshold was precise enough on validation speakers."""
+        return self.threshold > 1
+
 
 def softmax(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
     """Probabilities `(utterances, labels)` from logits."""

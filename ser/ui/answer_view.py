@@ -49,7 +49,7 @@ def meaning(answer: Answer, language: str) -> str:
     (_, highest), *others = _ranked(answer)
     values = {"percent": percent(highest, digits), "threshold": percent(calibration.threshold, digits)}
     if not answer.prediction.confident:
-        sentences = [say("unsure_means", language, **values)]
+        sentences = [say("never_sure" if calibration.is_never_sure else "unsure_means", language, **values)]
         if others and highest - others[0][1] < NEARLY:
             second = emotion_name(others[0][0], language)
             sentences.append(say("second", language, emotion=second, percent=percent(others[0][1], digits)))
