@@ -29,13 +29,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.errors import CacheError
-from ser.files import write_json
+from ser.files import CACHE_VARIABLE, cache_folder, write_json
 
 FORMAT = 2  # part of every key: raise it when loading or storing changes what the frames are
-FILE_BYTES = 64 << 20
+FILE_BYTES = 32 << 20
 FILE_S = 120.0  # a slow encoder's work is written at least this often
 STALE_S = 3600.0  # an unfinished file this old belongs to nobody
-ENVIRONMENT = "SER_CACHE"
 DESCRIPTION, VERIFIED, SUFFIX, UNFINISHED = "encoder.json", "verified.json", ".safetensors", ".tmp"
 OWN_FILES = (
     f"*{SUFFIX}",
@@ -105,7 +104,7 @@ class FeatureCache:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder or os.environ.get(ENVIRONMENT) or Path.home() / ".cache" / "persian-ser")
+        self.folder = Path(folder) if folder else cache_folder()
         self.root = self.folder / "features"
 
     def store(self, encoder: FrameEncoder, settings: Mapping[str, Any]) -> Store:
@@ -293,7 +292,7 @@ def _explained(folder: Path, verb: str) -> Iterator[None]:
     except OSError as error:
         raise CacheError(
             f"The feature cache {folder} cannot be {verb}: {error.strerror or error}. "
-            f"Free space, or name another folder with --cache or {ENVIRONMENT}."
+            f"Free space, or name another folder with --cache or {CACHE_VARIABLE}."
         ) from error
 
 
