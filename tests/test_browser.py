@@ -159,7 +159,9 @@ def test_a_wrong_file_is_explained(page: Page, tmp_path: Path, errors: list[str]
     errors.clear()  # the player itself cannot decode the letter, and says so
 
 
-@pytest.mark.parametrize(("name", "codec", "rate_hz"), [("clip.webm", "libopus", 48_000), ("memo.mp4", "aac", 44_100)])
+@pytest.mark.parametrize(
+    ("name", "codec", "rate_hz"), [("clip.webm", "libopus", 48_000), ("memo.mp4", "aac", 44_100)]
+)
 @pytest.mark.parametrize("how", ["choose", "drop"])
 def test_what_browsers_call_a_video_is_answered(
     page: Page, tmp_path: Path, name: str, codec: str, rate_hz: int, how: str

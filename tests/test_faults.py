@@ -28,18 +28,18 @@ from support import write_voice
 from tuning_support import write_tiny_corpus
 
 from ser.cli import main
-from ser.errors import CacheError, JobError, SettingsError
+from ser.errors import CacheError, SettingsError
 from ser.features.cache import FeatureCache
 from ser.features.extract import extract
 from ser.files import DEMO_CORPUS, write_atomically
 from ser.ui import jobs
-from ser.ui.training_texts import Problem
 from ser.ui.context import Context
 from ser.ui.limits import RateLimit
 from ser.ui.recordings import Recordings
 from ser.ui.replies import UNUSABLE, Replies
 from ser.ui.runs import Runs
 from ser.ui.settings import AppSettings
+from ser.ui.training_texts import Problem
 
 ROOT = Path(__file__).parent.parent
 KILLS = 10 if os.environ.get("SER_SOAK") == "full" else 3

@@ -137,6 +137,23 @@ def press_all(site: Site, session: Any, in_work: Callable[[bool], None]) -> set[
     return set(site.done)
 
 
+def attacks(site: Site) -> list[Any]:
+    path = str(site.secret)
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    return [
+        path,
+        f"../../{site.secret.name}",
+        file,
+        [file],
+        {"url": f"file://{path}"},
+        RUN,
+        STUDY,
+        "",
+        None,
+        -1,
+    ]
+
+
 def test_the_session_is_what_visitors_lack(site: Site, in_work: Callable[[bool], None]) -> None:
     assert len(buttons(site)) == 2 * 7 + 1  # those of both training tabs, and back to the shipped model
     assert press_all(site, site.context.owner.token, in_work) == {"start", "stop", "remove", "replace"}
