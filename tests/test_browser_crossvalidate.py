@@ -179,7 +179,7 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
         page.click("#cv-use")
         said(page, "now answers with the model of tiny")
         page.get_by_role("tab", name="Recognise").click()
-        page.locator("#model-note").get_by_text(re.compile(r"crossval-\d+-\d+-tiny")).wait_for()
+        page.locator("#model-note").get_by_text(re.compile("tiny")).first.wait_for()
         assert errors == []
     finally:
         server.end()

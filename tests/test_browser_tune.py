@@ -84,7 +84,7 @@ def dashboard_of(page: Page | FrameLocator) -> FrameLocator:
 def list_of_trials(page: Page | FrameLocator) -> FrameLocator:
     """The dashboard's own list of trials, reached by its own link."""
     frame = dashboard_of(page)
-    frame.locator('a[href="/dashboard/studies/0/trials"]').click(timeout=PATIENCE_MS)
+    frame.locator('a[href="/dashboard/studies/1/trials"]').click(timeout=PATIENCE_MS)
     return frame
 
 
@@ -120,7 +120,7 @@ def test_a_search_is_seen_in_the_dashboard_stopped_gone_on_with_and_used(
         show_tab(other)
         before = finished(other, least=2)
         for method in ("delete", "post", "put"):
-            answer = getattr(other.request, method)(f"{server.address}api/studies/0", data={})
+            answer = getattr(other.request, method)(f"{server.address}api/studies/1", data={})
             assert answer.status == 405
         other.context.close()
 
@@ -151,7 +151,7 @@ def test_a_search_is_seen_in_the_dashboard_stopped_gone_on_with_and_used(
         page.click("#tune-use")
         said(page, "now answers with the model of tiny")
         page.get_by_role("tab", name="Recognise").click()
-        page.locator("#model-note").get_by_text(told["scored"]["run"]).wait_for()
+        page.locator("#model-note").get_by_text(re.compile("tiny")).first.wait_for()
         page.click("#recording .source-selection button:first-of-type")
         page.set_input_files("#recording input[type=file]", recording(folder / "clip.wav"))
         page.wait_for_selector("#recording [aria-label='Adjust volume']")

@@ -226,7 +226,7 @@ def _tag_counts_all(file: IO[bytes]) -> bool:
 def _by_ffmpeg(file: IO[bytes], name: str, max_duration_s: float) -> Iterator[Block]:
     file.seek(0)
     cpu_s = int(AV_CPU_S + AV_CPU_SHARE * min(max_duration_s, 1e6))
-    command = [sys.executable, "-P", str(Path(__file__).with_name("av_child.py")), str(cpu_s)]
+    command = [sys.executable, "-B", "-P", str(Path(__file__).with_name("av_child.py")), str(cpu_s)]
     told: dict[str, Any] = {}
     with subprocess.Popen(command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         assert child.stdout is not None

@@ -1,11 +1,9 @@
 """Labelled recordings: who speaks, which emotion, where the file is.
 
-In: a folder of ShEMO, EMO-DB, URDU or RAVDESS as it comes, or a table with `path, speaker, emotion`. Out: a
-`Corpus`. File names are read by the rows of `ser.corpora.readers`, where adding a corpus takes ten lines.
-Nothing is decoded here: `ser.corpora.inspect` listens to the recordings.
+In: a folder of ShEMO, EMO-DB, URDU or RAVDESS as it comes, or a table with `path, speaker, emotion`. Out: a `Corpus`.
+File names are read by the rows of `ser.corpora.readers`. Nothing is decoded here, see `ser.corpora.inspect`.
 
-    corpus = read_corpora(["/data/ShEMO", "/data/emodb"])
-    corpus, left_out = keep_emotions(corpus, EMOTIONS)
+    corpus, left_out = keep_emotions(read_corpora(["/data/ShEMO", "/data/emodb"]), EMOTIONS)
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from torch import nn
 from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpoint
 from ser.classifier.ensemble import Ensemble
 from ser.corpora.corpus import Corpus
-from ser.errors import JobError
+from ser.errors import Stopped
 from ser.files import read_json
 from ser.scoring.calibration import Calibration, calibrate, fit_temperature, measured, softmax
 from ser.scoring.metrics import score
@@ -40,10 +40,6 @@ OF_ENSEMBLE = (
 CROSS_FITTED = (
     "calibration error, precision and coverage by a calibration that the test part did not help to fit"
 )
-
-
-class Stopped(JobError):
-    """The run was asked to stop; its state is saved and the same command resumes it."""
 
 
 class Crossval:
