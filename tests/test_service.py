@@ -86,7 +86,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     for part in PARTS:
         copy = shutil.copytree if (ROOT / part).is_dir() else shutil.copy
         copy(ROOT / part, checkout / part)
-    shutil.rmtree(checkout / "ser" / "__pycache__", ignore_errors=True)
+    for bytecode in list(checkout.rglob("__pycache__")):
+        shutil.rmtree(bytecode)
     tiny_model(folder / "model")
     for name in ("home", "tmp", "data"):
         (folder / name).mkdir()
