@@ -24,7 +24,6 @@ import optuna
 from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage, GrpcStorageProxy, RDBStorage, RetryHeartbeatStaleTrialCallback
 from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ser.classifier.checkpoint import EncoderReference
@@ -177,7 +176,6 @@ def _database(address: str) -> RDBStorage:
     options: dict[str, Any] = {"pool_pre_ping": True}
     if address.startswith("sqlite"):
         options["connect_args"] = {"timeout": SQLITE_WAIT_S}
-        Path(make_url(address).database or ".").absolute().parent.mkdir(parents=True, exist_ok=True)
     for left in reversed(range(CREATE_TRIES)):
         try:
             return RDBStorage(
