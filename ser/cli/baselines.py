@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ser.errors import SettingsError, Stopped
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import FILE, MODELS, Comparison, ComparisonSettings, runnable
+    from ser.files import read_json
     from ser.reporting.comparison import write_comparison_report
 
     requested = [name for word in args.models for name in word.split(",") if name]
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
         content = comparison.run(names)
     except Stopped:  # what is finished is reported all the same
         if (args.out / FILE).exists():
-            write_comparison_report(json.loads((args.out / FILE).read_text()), args.out / "report.html")
+            write_comparison_report(read_json(args.out / FILE), args.out / "report.html")
         raise
     write_comparison_report(content, args.out / "report.html")
     for row in content["rows"]:

@@ -125,8 +125,7 @@ def add_split_arguments(
 def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
     """Folds, classifier and training as the arguments describe them."""
     from ser.classifier.settings import ClassifierSettings
-    from ser.training.crossval import CrossvalSettings
-    from ser.training.trainer import TrainingSettings
+    from ser.training.settings import CrossvalSettings, TrainingSettings
 
     classifier, training = settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args)
     return CrossvalSettings(classifier, training, args.split, args.folds, args.validation_share, args.seed)

@@ -14,10 +14,12 @@ from ser.cli.common import (
     add_corpus_arguments,
     add_encoder_arguments,
     add_settings,
+    add_split_arguments,
+    crossval_settings,
     prepare_features,
-    settings_of,
     stop_on_signals,
 )
+from ser.cli.output import interval_text, print_scores
 
 if TYPE_CHECKING:
     from ser.training.trainer import EpochReport
@@ -36,14 +38,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of `ser crossval` that `ser train` has too."""
     from ser.classifier.settings import ClassifierSettings
-    from ser.training.settings import PROTOCOLS, TrainingSettings
+    from ser.training.settings import TrainingSettings
 
     add_corpus_arguments(parser)
     add_check(parser)
     add_encoder_arguments(parser)
-    parser.add_argument("--split", choices=tuple(PROTOCOLS), default="speakers")
-    parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--validation-share", type=float, default=0.10)
+    add_split_arguments(parser)
     parser.add_argument(
         "--also-random-split",
         action="store_true",
@@ -58,19 +58,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.classifier.settings import ClassifierSettings
     from ser.training.crossval import Crossval
-    from ser.training.settings import CrossvalSettings, TrainingSettings
 
-    settings = CrossvalSettings(
-        settings_of(ClassifierSettings, args),
-        settings_of(TrainingSettings, args),
-        args.split,
-        args.folds,
-        args.validation_share,
-        args.seed,
-        args.ensemble,
-    )
+    settings = replace(crossval_settings(args), ensemble=args.ensemble)
     corpus, features, encoder = prepare_features(args)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")
     should_stop = stop_on_signals()
@@ -84,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
     print(HEAD, flush=True)
     result = crossval.run(after_epoch, should_stop, final=not args.no_final)
-    print_scores(result)
+    print_result(result)
     if args.also_random_split:
         leaky = replace(settings, split="random", ensemble=False)
         beside = Crossval(corpus, features, encoder, leaky, folder / "random_split")
@@ -104,7 +94,7 @@ def compare_splits(folder: Path, result: dict[str, Any], leaky: dict[str, Any]) 
     shown = {key: leaky[key] for key in ("protocol", "pooled", "mean_over_folds")}
     result["random_split"] = shown | {"premium": premium}
     write_json(folder / "result.json", result)
-    print_scores(leaky)
+    print_result(leaky)
     print(
         f"Leak premium: {interval_text(premium['wa'])} of accuracy come from hearing the test speakers in training."
     )
@@ -135,22 +125,9 @@ def print_epoch(number: int, report: EpochReport) -> None:
     )
 
 
-def print_scores(result: dict[str, Any]) -> None:
+def print_result(result: dict[str, Any]) -> None:
     """Pooled scores with their protocol, and the mean over folds."""
     print(f"\n{result['protocol']}")
-    pooled, mean = result["pooled"], result["mean_over_folds"]
-    names = {"WA (accuracy)": "wa", "UAR": "uar", "macro F1": "macro_f1", "calibration error": "ece"}
-    for name, key in names.items():
-        print(f"  {name:18s} {interval_text(pooled[key])}")
-    for emotion in result["labels"]:
-        print(f"  recall {emotion:11s} {interval_text(pooled['recall'][emotion])}")
-    print(f"  mean over folds    WA {100 * mean['wa']:.2f} %, UAR {100 * mean['uar']:.2f} %")
-    print(f"  largest class      {100 * result['majority_share']:.2f} %", flush=True)
-
-
-def interval_text(interval: dict[str, Any]) -> str:
-    if interval["value"] is None:
-        return f"undefined ({interval.get('note', '')})"
-    if interval["low"] is None:
-        return f"{100 * interval['value']:.2f} %"
-    return f"{100 * interval['value']:.2f} % [{100 * interval['low']:.2f}, {100 * interval['high']:.2f}]"
+    print_scores(result["pooled"], result["labels"], result["majority_share"])
+    mean = result["mean_over_folds"]
+    print(f"  mean over folds    WA {100 * mean['wa']:.2f} %, UAR {100 * mean['uar']:.2f} %", flush=True)

@@ -190,11 +190,11 @@ def _work_in_processes(args: argparse.Namespace, seed: int, should_stop: Callabl
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:
-    from ser.cli.crossval import print_scores
+    from ser.cli.crossval import print_result
 
     study = result["study"]
     print(f"\nBest of study {study['name']}: trial {study['trial']}, validation {100 * study['value']:.2f} %")
     for name, value in study["parameters"].items():
         print(f"  {name:14s} {value:g}" if isinstance(value, float) else f"  {name:14s} {value}")
-    print_scores(result)
+    print_result(result)
     print(f"Report: {folder / 'report.html'}\nModel:  {folder / 'checkpoint'}")

@@ -19,8 +19,7 @@ from ser.errors import FoldError, SettingsError
 from ser.experiments.ensemble_gain import cross_validate_ensemble
 from ser.files import write_json
 from ser.runtime import library_versions
-from ser.scoring.metrics import paired_difference
-from ser.scoring.predictions import arrays, read_predictions
+from ser.scoring.predictions import difference, read_predictions
 from ser.training.crossval import Crossval
 from ser.training.frames import FrameSource
 from ser.training.settings import CrossvalSettings
@@ -145,9 +144,7 @@ def contribution(candidate: Path, reference: Path, labels: Sequence[str]) -> dic
             f"{candidate} and {reference} did not test the same recordings in the same folds. "
             "Delete the older folder and run it again."
         )
-    (true, first, _), (_, second, _) = (arrays(rows, labels) for rows in pair)
-    speakers = [row["speaker"] for row in pair[0]]
-    return paired_difference(true, first, second, speakers, len(labels)).to_dict()
+    return difference(pair[0], pair[1], labels)
 
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:

@@ -55,9 +55,14 @@ def leak_premium(leaky: Sequence[Row], apart: Sequence[Row], labels: Sequence[st
     pair = [sorted(rows, key=lambda row: str(row["file"])) for rows in (leaky, apart)]
     if [row["file"] for row in pair[0]] != [row["file"] for row in pair[1]]:
         raise JobError("The two splits did not test the same recordings. Delete both runs and start again.")
-    (true, first, _), (_, second, _) = (arrays(rows, labels) for rows in pair)
-    speakers = [row["speaker"] for row in pair[0]]
-    return paired_difference(true, first, second, speakers, len(labels)).to_dict()
+    return difference(pair[0], pair[1], labels)
+
+
+def difference(first: Sequence[Row], second: Sequence[Row], labels: Sequence[str]) -> dict[str, Any]:
+    """First minus second in WA and UAR, from rows of the same utterances in the same order; intervals by speakers."""
+    (true, ours, _), (_, theirs, _) = (arrays(rows, labels) for rows in (first, second))
+    speakers = [row["speaker"] for row in first]
+    return paired_difference(true, ours, theirs, speakers, len(labels)).to_dict()
 
 
 def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:

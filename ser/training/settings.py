@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ser.classifier.settings import ClassifierSettings
 from ser.corpora.corpus import Corpus
-from ser.corpora.folds import Fold, leave_one_corpus_out, leave_one_speaker_out, make_folds, random_folds
+from ser.corpora.folds import Fold, split_corpus
 from ser.errors import SettingsError
 
 MAX_SEED = 1 << 32  # what every generator of random numbers here takes
@@ -124,15 +124,7 @@ class CrossvalSettings:
         Raises:
             FoldError: the corpus cannot be split so.
         """
-        speakers = [utterance.speaker for utterance in corpus.utterances]
-        emotions = [utterance.emotion for utterance in corpus.utterances]
-        if self.split == "loso":
-            return leave_one_speaker_out(speakers, emotions, self.validation_share, self.seed)
-        if self.split == "corpora":
-            corpora = [utterance.corpus for utterance in corpus.utterances]
-            return leave_one_corpus_out(corpora, speakers, emotions, self.validation_share, self.seed)
-        split = make_folds if self.split == "speakers" else random_folds
-        return split(speakers, emotions, self.n_folds, self.validation_share, self.seed)
+        return split_corpus(corpus, self.split, self.n_folds, self.validation_share, self.seed)
 
     def protocol(self, n_folds: int) -> str:
         """Sentence that says how the speakers were split."""
