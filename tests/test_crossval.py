@@ -242,6 +242,18 @@ def test_train_makes_its_folder_and_leaves_model_run_and_report(tiny_encoder, tm
     assert premium["value"] == pytest.approx(gain)
     assert premium["low"] <= premium["value"] <= premium["high"]
     assert f"Leak premium: {100 * gain:.2f} % [" in capsys.readouterr().out
+    assert list(load(to).trained_on) == [f"corpus:s{number}" for number in range(4)]
+    words = [
+        "evaluate",
+        "--checkpoint",
+        str(to),
+        "--corpus",
+        str(corpus),
+        "--out",
+        str(tmp_path / "evaluation"),
+    ]
+    assert main(words) == 2
+    assert "trained on 4 of these 4 speakers" in capsys.readouterr().err
 
 
 def test_train_does_not_offer_what_it_would_refuse(capsys):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from ser.cli import COMMANDS, main
+from ser.cli import _parser as parser_of
 from ser.ui.settings import AppSettings
 
 ROOT = Path(__file__).parent.parent
@@ -86,6 +88,16 @@ def test_every_command_that_readme_and_docs_name_exists():
     named = set(re.findall(r"^(?:[A-Z]+=\")?ser (\w+)", code, re.MULTILINE)) - {"COMMAND"}
     assert len(named) > 8
     assert named <= set(COMMANDS)
+
+
+def test_the_commands_of_readme_and_docs_have_the_options_that_they_name():
+    for text in DOCS.values():
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+            lines = [line.split("  #")[0].rstrip('"') for line in block.replace("\\\n", " ").splitlines()]
+            for words in (
+                shlex.split(m[1]) for m in (re.match(r'(?:\S+=")?ser (.+)', one) for one in lines) if m
+            ):
+                parser_of(words).parse_args(words)  # ends the test where it is bad usage
 
 
 def test_every_file_of_the_map_and_every_link_exists():

@@ -82,6 +82,11 @@ class Corpus:
         return tuple(sorted({utterance.speaker for utterance in self.utterances}))
 
     @property
+    def named_speakers(self) -> tuple[str, ...]:
+        """Speakers with the name of their corpus, as joined corpora have them: `EMO-DB:03`."""
+        return tuple(one if ":" in one else f"{self.name}:{one}" for one in self.speakers)
+
+    @property
     def targets(self) -> NDArray[np.int64]:
         """`(utterances,)` index of each utterance's emotion in `emotions`."""
         number = {emotion: index for index, emotion in enumerate(self.emotions)}
@@ -89,9 +94,7 @@ class Corpus:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hex digits of a SHA-256 over names, speakers and labels, wherever the corpus lies; the audio
-        has its own, file by file.
-        """
+        """First 16 hex digits of a SHA-256 over names, speakers and labels, wherever the corpus lies."""
         lines = sorted(
             f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n"
             for one in self.utterances
@@ -108,9 +111,7 @@ class Corpus:
             yield f"{sum(self.others.values())} files are no recordings by their suffix: {counts}."
 
     def file_of(self, path: Path, outside: bool = True) -> str:
-        """A path as it is shown: below the corpus' folder, which for a joined corpus goes by its name; a path
-        elsewhere in full (or the bare name, not `outside`).
-        """
+        """A path as shown: below the corpus' folder (a joined one by its name), or in full, bare if not `outside`."""
         roots = [place for place in self.parts or (("", self.root),) if path.is_relative_to(place[1])]
         if not roots:
             return shown(path if outside else path.name)
@@ -140,8 +141,7 @@ def facts(corpus: Corpus) -> Facts:
         except (OSError, RuntimeError):  # not there, damaged, or not a format of libsndfile's
             continue
     counts = Counter(one.emotion for one in corpus.utterances)
-    emotions = {emotion: counts[emotion] for emotion in corpus.emotions}
-    hours = sum(lengths_s) / 3600
+    emotions, hours = {emotion: counts[emotion] for emotion in corpus.emotions}, sum(lengths_s) / 3600
     return Facts(len(corpus.utterances), len(corpus.speakers), emotions, hours, len(lengths_s))
 
 

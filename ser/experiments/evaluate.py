@@ -91,15 +91,10 @@ class Evaluation:
         return text.getvalue()
 
 
-def qualified_speaker(corpus: Corpus, speaker: str) -> str:
-    """A speaker's name with that of the corpus, as joined corpora have it: `EMO-DB:03`."""
-    return speaker if ":" in speaker else f"{corpus.name}:{speaker}"
-
-
 def known_speakers(corpus: Corpus, trained_on: Collection[str]) -> list[str]:
     """The speakers of a corpus that a model's training names."""
     trained = set(trained_on)
-    return [name for name in (qualified_speaker(corpus, one) for one in corpus.speakers) if name in trained]
+    return [name for name in corpus.named_speakers if name in trained]
 
 
 def evaluate(

@@ -165,7 +165,7 @@ class Crossval:
                 "intervals": "95 %, bootstrap over speakers",
                 **score(self.data.targets, probabilities, self.data.speakers, self.corpus.emotions).to_dict(),
             },
-            data=self.run_folder.identity["corpus"],
+            data=self.run_folder.identity["corpus"] | {"speakers": list(self.corpus.named_speakers)},
             seed=training.seed,
             versions=self.run_folder.versions(),
             members=len(members) or 1,
