@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,14 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
+from ser.audio.load import load_audio
+from ser.audio.resample import resample
+from ser.audio.speech import speech_of, speech_spans
+from ser.files import DEMO_CORPUS
 from ser.labels import EMOTIONS
 
 RATE_HZ = 16_000
+N_CLIPS = 217  # of the demonstration corpus
 TINY: dict[str, Any] = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32,
     "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "conv_dim": (16,) * 7,
@@ -25,13 +31,20 @@ WHISPER: dict[str, Any] = {
 
 
 def voice(seconds: float = 1.0, rate_hz: int = RATE_HZ, seed: int = 0) -> NDArray[np.float32]:
-    """`(samples,)`: harmonics of a wandering pitch with a little noise, the same for the same arguments."""
-    rng = np.random.default_rng(seed)
-    time_s = np.arange(round(seconds * rate_hz)) / rate_hz
-    phase = 2 * np.pi * np.cumsum(140 + 40 * np.sin(2 * np.pi * (0.7 + 0.3 * seed) * time_s)) / rate_hz
-    sound = sum(np.sin(harmonic * phase) / harmonic for harmonic in range(1, 12))
-    sound = sound * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * time_s)) + 0.02 * rng.standard_normal(time_s.size)
-    return (0.2 * sound).astype(np.float32)
+    """`(samples,)` of somebody who speaks, over and over; the same for the same arguments."""
+    spoken = _spoken(seed % N_CLIPS)
+    repeated = np.resize(spoken, round(seconds * RATE_HZ) + 1)
+    sound = repeated if rate_hz == RATE_HZ else resample(repeated, RATE_HZ, rate_hz)
+    return np.resize(sound, round(seconds * rate_hz))
+
+
+@cache
+def _spoken(number: int) -> NDArray[np.float32]:
+    """The speech of one of the clips, or of the next one whose first half second would do as a recording."""
+    clips = sorted(DEMO_CORPUS.glob("*.ogg"))
+    spoken = (speech_of(load_audio(clip)).samples for clip in clips[number:] + clips)
+    found = next(one for one in spoken if speech_spans(one[: RATE_HZ // 2]))
+    return (0.9 * found / np.abs(found).max()).astype(np.float32)
 
 
 def write_voice(

@@ -230,18 +230,28 @@ def test_class_shares_are_means_with_the_extremes_of_the_folds():
 
 def test_the_timeline_shares_its_seconds_with_the_waveform_and_reaches_both_ends():
     envelope = waveform_envelope(np.sin(np.arange(48_000)), 16_000)
-    figure = timeline_figure(envelope, [1.0, 1.5, 2.0], np.full((3, 6), 1 / 6), EMOTIONS)
+    starts = np.array([0.0, 0.5, 1.0])
+    figure = timeline_figure(envelope, starts, starts + 2, np.full((3, 6), 1 / 6), EMOTIONS)
     area = figure.data[-1]
-    assert list(area.x) == [0.0, 1.0, 1.5, 2.0, 3.0]
-    assert len(area.y) == 5
+    assert list(area.x) == [0.0, 0.0, 1.0, 1.5, 2.0, 3.0, 3.0]
+    assert [value > 0 for value in area.y] == [False, *[True] * 5, False]
     assert figure.layout.xaxis.matches == "x2"
     assert list(figure.layout.xaxis.range) == [0.0, 3.0]
 
 
 def test_a_recording_of_one_window_has_a_timeline():
     envelope = waveform_envelope(np.ones(1_600), 16_000)
-    figure = timeline_figure(envelope, [0.05], [[0.5, 0.5]], ["anger", "fear"])
-    assert list(figure.data[-1].x) == [0.0, 0.05, 0.1]
+    figure = timeline_figure(envelope, np.array([0.0]), np.array([0.1]), [[0.5, 0.5]], ["anger", "fear"])
+    assert list(figure.data[-1].x) == [0.0, 0.0, 0.05, 0.1, 0.1]
+
+
+def test_nothing_is_drawn_where_nobody_speaks():
+    envelope = waveform_envelope(np.ones(160_000), 16_000)
+    starts, ends = np.array([1.0, 1.5, 7.0]), np.array([3.0, 3.5, 9.0])
+    figure = timeline_figure(envelope, starts, ends, np.full((3, 2), 0.5), ["anger", "fear"])
+    drawn = list(zip(figure.data[-1].x, figure.data[-1].y, strict=True))
+    assert drawn[4:8] == [(3.5, 0.5), (3.5, 0), (7.0, 0), (7.0, 0.5)]
+    assert list(figure.layout.xaxis.range) == [0, 10]
 
 
 def test_the_envelope_keeps_every_peak_and_is_small():

@@ -37,7 +37,7 @@ def test_probabilities_sum_to_one_and_the_emotion_is_the_most_probable(predictor
     assert result.emotion == max(result.probabilities, key=result.probabilities.__getitem__)
     assert result.duration_s == pytest.approx(2.0)
     assert result.file == str(tmp_path / "clip.wav")
-    assert set(result.seconds) == {"decode", "encode", "classify"}
+    assert set(result.seconds) == {"decode", "find speech", "encode", "classify"}
 
 
 def test_a_file_and_its_samples_give_the_same_answer(predictor, tmp_path):
@@ -79,12 +79,14 @@ def test_below_the_threshold_the_answer_is_not_confident(predictor, tiny_checkpo
 # ---- timeline ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seconds", [0.1, 1.9, 2.0, 2.1, 7.3, 35.0])
+@pytest.mark.parametrize("seconds", [0.5, 1.9, 2.0, 2.1, 7.3, 35.0])
 def test_the_timeline_covers_the_recording_in_windows_of_two_seconds(predictor, seconds):
     result = predictor((RATE_HZ, voice(seconds)))
     timeline = result.timeline
-    assert timeline.start_s[0] == 0
-    assert timeline.end_s[-1] == pytest.approx(seconds)
+    (start_s, _), (_, end_s) = result.speech[0], result.speech[-1]
+    assert 0 <= start_s < 0.2
+    assert seconds - 0.5 < end_s <= seconds
+    assert (timeline.start_s[0], timeline.end_s[-1]) == pytest.approx((start_s, end_s))
     assert (np.diff(timeline.start_s) > 0).all()
     assert (np.diff(timeline.start_s) <= 0.5 + 1e-9).all()
     assert (timeline.end_s > timeline.start_s).all()
@@ -101,6 +103,43 @@ def test_a_window_s_probabilities_do_not_depend_on_the_other_windows(predictor):
         np.testing.assert_allclose(row, predictor.classify(frames[start : start + 100]), atol=1e-5)
 
 
+def test_the_timeline_has_a_gap_where_nobody_speaks(predictor):
+    parts = [
+        np.zeros(2 * RATE_HZ, np.float32),
+        voice(3.0),
+        np.zeros(4 * RATE_HZ, np.float32),
+        voice(3.0, seed=1),
+    ]
+    result = predictor((RATE_HZ, np.concatenate(parts)))
+    assert result.duration_s == pytest.approx(12)
+    assert np.array(result.speech) == pytest.approx(np.array([[2, 5], [9, 12]]), abs=0.4)
+    for start, end in zip(result.timeline.start_s, result.timeline.end_s, strict=True):
+        assert any(first <= start < end <= last for first, last in result.speech)
+
+
+def test_an_encoder_that_hears_speech_only_is_not_told_of_the_silence_around_it(tiny_checkpoint, predictor):
+    checkpoint, classifier = load_checkpoint(tiny_checkpoint)
+    listening = Predictor(checkpoint, classifier, predictor.encoder)
+    listening.speech_only = True
+    spoken, silence = voice(3.0), np.zeros(2 * RATE_HZ, np.float32)
+    expected = listening((RATE_HZ, spoken))
+    for before, after, level in ((1, 0, 1.0), (0, 1, 0.1), (1, 1, 0.01)):
+        padded = np.concatenate([silence[: before * RATE_HZ], spoken, silence[: after * RATE_HZ]])
+        answer = listening((RATE_HZ, (level * padded).astype(np.float32)))
+        assert answer.probabilities == pytest.approx(expected.probabilities, abs=0.01)
+        np.testing.assert_allclose(answer.timeline.start_s, expected.timeline.start_s + before, atol=0.04)
+    moved = np.abs(values(predictor, np.concatenate([silence, spoken])) - values(predictor, spoken)).max()
+    assert moved > 0.01  # of what it is told, the encoder makes something
+
+
+@pytest.mark.parametrize("seconds", [0.1, 4.0])
+def test_a_recording_in_which_nobody_speaks_is_refused(predictor, seconds):
+    hum = 0.3 * np.sin(np.arange(round(seconds * RATE_HZ)) * 2 * np.pi * 220 / RATE_HZ)
+    with pytest.raises(AudioError, match="No speech was found") as refused:
+        predictor((RATE_HZ, hum))
+    assert refused.value.kind == "no_speech"
+
+
 def test_windows_can_be_chosen_and_senseless_ones_are_refused(predictor):
     timeline = predictor((RATE_HZ, voice(3.0)), window_s=1.0, hop_s=0.25).timeline
     np.testing.assert_allclose(np.diff(timeline.start_s)[:-1], 0.25, atol=0.011)
@@ -112,9 +151,8 @@ def test_windows_can_be_chosen_and_senseless_ones_are_refused(predictor):
 
 def test_the_result_is_plain_json(predictor):
     content = json.loads(json.dumps(predictor((RATE_HZ, voice(3.0))).to_dict()))
-    assert {"file", "emotion", "confident", "probabilities", "duration_s", "seconds", "timeline"} == set(
-        content
-    )
+    entries = ("file", "emotion", "confident", "probabilities", "duration_s", "speech", "seconds", "timeline")
+    assert tuple(sorted(content)) == tuple(sorted(entries))
     assert set(content["timeline"][0]) == {"start_s", "end_s", "probabilities"}
     assert sum(content["probabilities"].values()) == pytest.approx(1, abs=1e-5)
 

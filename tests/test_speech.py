@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ser.audio.load import SAMPLE_RATE_HZ, load_audio
-from ser.audio.speech import speech_probabilities, speech_share, speech_spans, trim_to_speech
+from ser.audio.speech import speech_of, speech_probabilities, speech_share, speech_spans
 from ser.files import DEMO_CORPUS
 
 REPOSITORY = Path(__file__).parent.parent
@@ -33,7 +33,7 @@ SPEECHLESS = {
 def test_no_speech_is_found_where_there_is_none(name):
     samples = SPEECHLESS[name].astype(np.float32)
     assert speech_spans(samples) == []
-    assert trim_to_speech(samples).size == 0
+    assert speech_of(samples).spans == ()
 
 
 @pytest.mark.parametrize("clip", CLIPS, ids=[clip.stem for clip in CLIPS])
@@ -51,14 +51,14 @@ def test_speech_is_found_in_real_voices_loud_and_faint(clip, level):
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
 def test_silence_in_front_and_behind_is_cut_to_the_margin(seconds, noise):
     for clip in CLIPS[:4]:
-        speech = trim_to_speech(load_audio(clip))
+        speech = speech_of(load_audio(clip)).samples
         silence = noise * np.abs(speech).max() * RNG.standard_normal((2, round(seconds * SAMPLE_RATE_HZ)))
-        trimmed = trim_to_speech(np.concatenate([silence[0], speech, silence[1]]).astype(np.float32))
+        trimmed = speech_of(np.concatenate([silence[0], speech, silence[1]]).astype(np.float32)).samples
         assert trimmed.size == pytest.approx(speech.size, abs=0.2 * SAMPLE_RATE_HZ)
 
 
 def test_a_pause_parts_two_spans_and_a_long_recording_is_heard_in_blocks():
-    voice = trim_to_speech(load_audio(CLIPS[0]), margin_s=0)
+    voice = speech_of(load_audio(CLIPS[0])).samples
     pause = np.zeros(20 * SAMPLE_RATE_HZ, np.float32)
     spans = speech_spans(np.concatenate([pause, voice, pause, voice]))
     assert [round(start) for start, _ in (spans[0], spans[-1])] == [

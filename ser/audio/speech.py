@@ -1,10 +1,12 @@
 """Where somebody speaks in a recording: silero-vad's network (Silero Team, MIT licence) on ONNX Runtime, without torch.
 
-In: `(samples,)` float32 at 16 kHz. Out: spans of speech in seconds. https://github.com/snakers4/silero-vad
+In: `(samples,)` float32 at 16 kHz. Out: spans of speech in seconds, and the speech alone at one level.
+https://github.com/snakers4/silero-vad
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +22,8 @@ FRAMES_AT_ONCE = 1024
 SURE, STILL = 0.5, 0.35  # probability of speech somewhere in a span, and all through it
 PAUSE_S, SHORTEST_S = 0.3, 0.1  # a shorter pause parts no span; a shorter span is no speech
 FAINT_DB, STEP = -35.0, 160  # level of a silent end against the loudest step of a span, in samples
+MARGIN_S, BREAK_S = 0.1, 1.0  # kept around speech; a longer pause is cut out
+LEVEL = 10 ** (-26 / 20)  # root mean square of speech that an encoder hears
 PEAK = 0.5  # to which a recording is brought first: the network hears faint voices less
 
 Span = tuple[float, float]  # start and end in seconds
@@ -54,13 +58,31 @@ def speech_share(samples: Samples, spans: list[Span]) -> float:
     return sum(end - start for start, end in spans) * SAMPLE_RATE_HZ / samples.size
 
 
-def trim_to_speech(samples: Samples, margin_s: float = 0.05, spans: list[Span] | None = None) -> Samples:
-    """A recording without what is before the first and behind the last span, but for a margin; empty without speech."""
-    spoken = speech_spans(samples) if spans is None else spans
-    if not spoken:
-        return samples[:0]
-    start, end = max(0.0, spoken[0][0] - margin_s), spoken[-1][1] + margin_s
-    return samples[round(start * SAMPLE_RATE_HZ) : round(end * SAMPLE_RATE_HZ)]
+@dataclass(frozen=True)
+class Speech:
+    """The speech of a recording.
+
+    Attributes:
+        samples: `(samples,)` the spans one after the other, at `LEVEL`; the whole recording where there are none.
+        spans: where they are in the recording; none where nobody speaks.
+    """
+
+    samples: Samples
+    spans: tuple[Span, ...]
+
+
+def speech_of(samples: Samples) -> Speech:
+    """Cut what is before, behind and between speech, but for short pauses and a margin, and bring it to one level."""
+    spans: list[Span] = []
+    for start, end in speech_spans(samples):
+        begin, until = max(0.0, start - MARGIN_S), min(samples.size / SAMPLE_RATE_HZ, end + MARGIN_S)
+        if spans and begin - spans[-1][1] < BREAK_S:
+            begin = spans.pop()[0]
+        spans.append((begin, until))
+    pieces = [samples[round(a * SAMPLE_RATE_HZ) : round(b * SAMPLE_RATE_HZ)] for a, b in spans]
+    spoken = np.concatenate(pieces) if pieces else samples
+    level = np.sqrt(np.square(spoken, dtype=np.float64).mean())
+    return Speech((spoken * (LEVEL / max(level, 1e-9))).astype(np.float32), tuple(spans))
 
 
 def speech_probabilities(samples: Samples) -> NDArray[np.float32]:

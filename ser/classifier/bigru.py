@@ -14,6 +14,7 @@ from ser.classifier.gru import BiGRULayer, PackedIndex
 from ser.classifier.settings import ClassifierSettings as ClassifierSettings
 
 NORM_EPSILON = 1e-3  # Keras' default; torch has 1e-5
+VOICE_BUFFERS = ("voice_mean", "voice_deviation", "voice_from_neutral")  # `(*frame_shape)`
 
 
 class BiGRUClassifier(nn.Module):
@@ -33,6 +34,11 @@ class BiGRUClassifier(nn.Module):
         pooled = inputs[-1] * (2 if self.settings.pooling == "attentive" else 1)
         if self.settings.pooling == "attentive":
             self.attention = nn.Linear(inputs[-1], 1)
+        if self.settings.voices:
+            # Of all training speakers' frames, and from a speaker's neutral mean to the mean of all of theirs.
+            shape = (self.settings.weighted_layers, dim) if self.settings.weighted_layers else (dim,)
+            for name in VOICE_BUFFERS:
+                self.register_buffer(name, torch.zeros(shape))
         self.dense = nn.Linear(pooled, n_labels)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
@@ -54,24 +60,24 @@ class BiGRUClassifier(nn.Module):
         index = PackedIndex.of(lengths.cpu()).to(frames.device)
         if self.settings.weighted_layers:
             frames = torch.einsum("l,fld->fd", self.layer_weights.softmax(dim=0), frames)
-        x = self._dropped(frames, generator)
+        x = self._dropped(frames, self.settings.dropout, generator)
         # Without scale and bias, which the first layer folds into its input kernel.
         x = functional.layer_norm(x, (self.dim,), eps=self.norm.eps)
         for number, layer in enumerate(self.gru):
             x = layer(x, index, None if number else self.norm)
-        return self.dense(self._pooled(x, index))
+        return self.dense(self._dropped(self._pooled(x, index), self.settings.final_dropout, generator))
 
     def penalty(self) -> torch.Tensor:
         """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""
         return torch.stack([layer.weight_ih.square().sum() for layer in self.gru]).sum()
 
-    def _dropped(self, frames: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        if not self.training or self.settings.dropout == 0:
+    def _dropped(self, frames: torch.Tensor, share: float, generator: torch.Generator | None) -> torch.Tensor:
+        if not self.training or share == 0:
             return frames
         # 16 random bits a number are four times as fast as `bernoulli_`, which draws 64 or more.
         draws = torch.empty(-(-frames.numel() // 4), dtype=torch.int64, device=frames.device)
         bits = draws.random_(-(2**63), None, generator=generator).view(torch.int16)[: frames.numel()]
-        lost = min(round(self.settings.dropout * 2**16), 2**16 - 1)
+        lost = min(round(share * 2**16), 2**16 - 1)
         kept = (bits >= lost - 2**15).view_as(frames).to(frames.dtype)
         return kept.mul_(1 / (1 - lost / 2**16)).mul_(frames)
 

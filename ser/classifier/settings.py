@@ -21,6 +21,10 @@ class ClassifierSettings:
             and standard deviation of all states under learned attention (Okabe et al. 2018).
         weighted_layers: 0 takes one layer of the encoder (the paper); more take the sum of so many hidden layers, the
             front end's output counted, under learned softmax weights (Yang et al. 2021, SUPERB).
+        final_dropout: share of the pooled numbers set to zero in training, before the dense layer.
+        voices: share of training utterances whose frames are moved to the mean and deviation of all training speakers
+            from those of their own, so that the classifier also serves recordings moved so: see
+            `ser.inference.adaptation`. 0 never moves them (the paper).
     """
 
     base_units: int = 192
@@ -29,6 +33,8 @@ class ClassifierSettings:
     dropout: float = 0.2
     pooling: Literal["last", "attentive"] = "last"
     weighted_layers: int = field(default=0, metadata={"may_be_absent": True})  # checkpoints are older
+    final_dropout: float = field(default=0.0, metadata={"may_be_absent": True})
+    voices: float = field(default=0.0, metadata={"may_be_absent": True})
 
     def __post_init__(self) -> None:
         if min(self.base_units, self.final_units, self.gru_layers) < 1:
@@ -38,8 +44,9 @@ class ClassifierSettings:
             )
         if self.weighted_layers < 0 or self.weighted_layers == 1:
             raise SettingsError(f"weighted_layers must be 0 or at least 2, got {self.weighted_layers}.")
-        if not 0 <= self.dropout < 1:
-            raise SettingsError(f"dropout must be at least 0 and below 1, got {self.dropout}.")
+        for name in ("dropout", "final_dropout", "voices"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         if self.pooling not in ("last", "attentive"):
             raise SettingsError(f"pooling must be 'last' or 'attentive', got {self.pooling!r}.")
 

@@ -46,6 +46,7 @@ class Encoder:
             `last_hidden_state` does.
         dim: feature dimension of a frame.
         normalise: utterances are brought to zero mean and unit variance first.
+        speech_only: it is to be given speech alone, at one level: see `ser.audio.speech.speech_of`.
         overlap: samples by which the last frame of a piece hears beyond it.
     """
 
@@ -56,6 +57,7 @@ class Encoder:
     ) -> None:
         self.model, self.digest, self._engine = model, digest, engine
         self.source, self.name, self.normalise = place.source, place.name, place.normalise
+        self.speech_only = place.speech_only
         self.n_layers, self.dim = n_layers(model.config), int(model.config.hidden_size)
         self.layer = self.n_layers if layer is None else layer
         if not 0 <= self.layer <= self.n_layers:
@@ -119,9 +121,9 @@ class Encoder:
 
     @property
     def fingerprint(self) -> str:
-        """First 16 hex digits of the SHA-256 of weights, configuration, layers and normalisation."""
+        """First 16 hex digits of the SHA-256 of weights, configuration, layers and preparation."""
         layers = f"{self.n_stacked} to {self.layer}" if self.n_stacked else f"{self.layer}"
-        identity = f"{layers} {self.normalise} {self.digest}"
+        identity = f"{layers} {self.normalise}{' speech' if self.speech_only else ''} {self.digest}"
         return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
     @property

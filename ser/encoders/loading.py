@@ -56,8 +56,16 @@ class Place:
     @property
     def normalise(self) -> bool:
         """Whether `preprocessor_config.json` requests utterances of zero mean and unit variance."""
+        return self._preprocessed("do_normalize")
+
+    @property
+    def speech_only(self) -> bool:
+        """Whether `preprocessor_config.json` requests speech alone, at one level: see `ser.audio.speech.speech_of`."""
+        return self._preprocessed("speech_only")
+
+    def _preprocessed(self, step: str) -> bool:
         file = "preprocessor_config.json"
-        return (self.folder / file).exists() and bool(self.json(file).get("do_normalize", False))
+        return (self.folder / file).exists() and bool(self.json(file).get(step, False))
 
 
 def locate(source: str | Path) -> Place:

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from ser.audio.augment import Augmentation
 from ser.audio.load import MAX_DURATION_S, load_audio
+from ser.audio.speech import speech_of
 from ser.errors import CacheError, CorpusError, SerError
 from ser.features.cache import Cached, FeatureCache, FrameEncoder, Store
 from ser.features.reduce import averaged
@@ -162,11 +163,13 @@ def extract(
         if key is not None:
             wanted.setdefault(key, []).append(path)
     copies = {} if augmentation is None else {"augmentation": augmentation.settings}
+    speech_only = getattr(encoder, "speech_only", False)
     store = (cache or FeatureCache()).store(encoder, {"max_duration_s": max_duration_s} | copies)
 
     def encode(key: str) -> NDArray[np.float32]:
         samples = load_audio(wanted[key][0], max_duration_s)
-        return encoder([augmentation(samples, key) if augmentation else samples])[0]
+        samples = augmentation(samples, key) if augmentation else samples
+        return encoder([speech_of(samples).samples if speech_only else samples])[0]
 
     found = store.find(wanted)
     missing = [key for key in wanted if key not in found]

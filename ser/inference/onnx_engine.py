@@ -18,10 +18,12 @@ from numpy.typing import NDArray
 from ser.audio.load import Samples
 from ser.encoders.chunking import Frames, chunks, normalised
 from ser.errors import CheckpointError
+from ser.inference.adaptation import Training
 from ser.inference.recogniser import Recogniser
 from ser.scoring.calibration import Calibration
 
 ONNX_FORMAT = "persian-ser onnx 1"
+VOICE_NAMES = ("voice/mean", "voice/deviation", "voice/from_neutral")
 DESCRIPTION_KEY = "persian-ser"  # in the file's metadata: all of it as one JSON
 REMEDY = "Write it anew with: python -m ser export --out FILE"
 
@@ -47,6 +49,8 @@ class OnnxPredictor(Recogniser):
             self.trained_on = tuple(self.description["data"].get("speakers", ()))
             self._normalise = bool(self.description["encoder"]["normalise"])
             self._overlap = int(self.description["encoder"]["overlap"])
+            self.speech_only = bool(self.description["encoder"].get("speech_only", False))
+            self.training = _training(model, self.description["encoder"]["fingerprint"])
             if len(self.labels) < 2 or self.max_frames < 1 or self._overlap < 0:
                 raise ValueError("sizes that make no sense")
             self._encoder = _session(model, ["normalised"], ["frames"], threads)
@@ -87,6 +91,16 @@ def read_onnx_description(path: str | Path) -> dict[str, Any]:
         CheckpointError: as for `OnnxPredictor`.
     """
     return _read(Path(path))[1]
+
+
+def _training(model: Any, fingerprint: str) -> Training | None:
+    """What the file keeps of the training speakers: initializers that its graph does not need."""
+    from onnx import numpy_helper
+
+    kept = {
+        one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.name in VOICE_NAMES
+    }
+    return Training(fingerprint, *(kept[name] for name in VOICE_NAMES)) if kept else None
 
 
 def _read(path: Path) -> tuple[Any, dict[str, Any]]:

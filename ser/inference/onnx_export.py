@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from ser.encoders.encoder import Encoder
 from ser.encoders.graph import OPSET, trace
 from ser.files import SHIPPED, write_atomically
-from ser.inference.onnx_engine import DESCRIPTION_KEY, ONNX_FORMAT
+from ser.inference.onnx_engine import DESCRIPTION_KEY, ONNX_FORMAT, VOICE_NAMES
 from ser.inference.onnx_graph import (
     FRAMES,
     HEAD,
@@ -66,7 +66,9 @@ def _description(predictor: Predictor, licence: str | None, int8: bool) -> dict[
     assert isinstance(encoder, Encoder)
     shipped = checkpoint.encoder.source == SHIPPED
     described = asdict(checkpoint)
-    described["encoder"] |= {"normalise": encoder.normalise, "overlap": encoder.overlap}
+    described["encoder"] |= {
+        "normalise": encoder.normalise, "overlap": encoder.overlap, "speech_only": encoder.speech_only
+    }  # fmt: skip
     return {
         "format": ONNX_FORMAT,
         "licence": licence or (SHIPPED_LICENCE if shipped else UNKNOWN_LICENCE),
@@ -92,13 +94,21 @@ def _whole_graph(predictor: Predictor) -> onnx.ModelProto:
         "persian-ser",
         [helper.make_tensor_value_info(WAVEFORM, onnx.TensorProto.FLOAT, ["samples"])],
         [helper.make_tensor_value_info(PROBABILITIES, onnx.TensorProto.FLOAT, [len(checkpoint.labels)])],
-        [*before.initializers, *model.graph.initializer, axis, *after.initializers],
+        [*before.initializers, *model.graph.initializer, axis, *after.initializers, *_voices(predictor)],
     )
     whole = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], producer_name="persian-ser"
     )
     whole.ir_version = model.ir_version
     return whole
+
+
+def _voices(predictor: Predictor) -> list[onnx.TensorProto]:
+    """What a voice is moved by: beside the graph, which does without."""
+    if predictor.training is None:
+        return []
+    kept = (predictor.training.mean, predictor.training.deviation, predictor.training.from_neutral)
+    return [numpy_helper.from_array(one, name) for name, one in zip(VOICE_NAMES, kept, strict=True)]
 
 
 def _quantised(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -1,8 +1,9 @@
 """From a recording to an emotion, whichever engine runs the model: what is asked of it, and what comes out.
 
 The result carries calibrated probabilities for the whole recording, whether the model is sure, and an emotion
-timeline over sliding windows. Recordings up to the training length (6 s) go through the model as in training;
-longer ones are the average over consecutive pieces of that length, weighted by their duration.
+timeline over sliding windows, with gaps where nobody speaks. A recording without speech is refused. Up to the training
+length (6 s) speech goes through the model as in training; more is the average over consecutive pieces of that length,
+weighted by their duration.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser.audio.load import MAX_DURATION_S, SAMPLE_RATE_HZ, Samples, load_audio, prepare
+from ser.audio.speech import Span, Speech, speech_of
 from ser.encoders.chunking import FRAME_RATE_HZ, Frames
 from ser.errors import AudioError, SettingsError
+from ser.inference.adaptation import Training, Voice
 from ser.scoring.calibration import Calibration
 
 WINDOW_S, HOP_S = 2.0, 0.5
 PIECES_AT_ONCE = 64
+Recording: TypeAlias = "str | Path | tuple[int, NDArray[np.generic]]"  # a file, or a rate in Hz and samples
 
 
 @dataclass(frozen=True)
@@ -31,8 +35,8 @@ class Timeline:
     """How the emotion moves through a recording.
 
     Attributes:
-        start_s, end_s: `(windows,)` seconds. The whole recording is normalised and encoded once, so a window
-            knows a little of what surrounds it.
+        start_s, end_s: `(windows,)` seconds; none reaches over a stretch without speech. The whole recording is
+            encoded once, so a window knows a little of what surrounds it.
         probabilities: `(windows, labels)`, each row sums to 1.
     """
 
@@ -51,6 +55,7 @@ class Prediction:
         probabilities: of each emotion, calibrated; they sum to 1.
         confident: False where the top probability is below the model's threshold: "unsure".
         duration_s: length of the recording.
+        speech: start and end in seconds of each stretch in which somebody speaks.
         timeline: see `Timeline`; None where none was asked for.
         seconds: what decoding, encoding and classifying took.
     """
@@ -60,6 +65,7 @@ class Prediction:
     probabilities: dict[str, float]
     confident: bool
     duration_s: float
+    speech: tuple[Span, ...]
     timeline: Timeline | None
     seconds: dict[str, float]
 
@@ -71,6 +77,7 @@ class Prediction:
             "confident": self.confident,
             "probabilities": {label: round(value, 6) for label, value in self.probabilities.items()},
             "duration_s": round(self.duration_s, 3),
+            "speech": [[round(start, 3), round(end, 3)] for start, end in self.speech],
             "seconds": {step: round(value, 4) for step, value in self.seconds.items()},
         }
         if self.timeline is not None:
@@ -96,6 +103,8 @@ class Recogniser(ABC):
         max_frames: longer recordings are the average over pieces of so many frames.
         calibration: its threshold says what counts as sure.
         encoder: utterances to the frames of each.
+        speech_only: the encoder is given the speech of a recording alone.
+        training: where the frames of its training speakers lie; None where it was trained without voices.
         trained_on: the speakers of its training, `corpus:speaker`; none where the checkpoint does not name them.
     """
 
@@ -103,11 +112,14 @@ class Recogniser(ABC):
     max_frames: int
     calibration: Calibration
     encoder: Callable[[Sequence[Samples]], list[Frames]]
+    speech_only: bool = False
+    training: Training | None = None
     trained_on: Sequence[str] = ()
 
     def __call__(
-        self, recording: str | Path | tuple[int, NDArray[np.generic]], timeline: bool = True,
+        self, recording: Recording, timeline: bool = True,
         window_s: float = WINDOW_S, hop_s: float = HOP_S, max_duration_s: float = MAX_DURATION_S,
+        voice: Voice | None = None,
     ) -> Prediction:  # fmt: skip
         """Recognise the emotion of a recording.
 
@@ -116,20 +128,26 @@ class Recogniser(ABC):
             timeline: also classify sliding windows.
             window_s, hop_s: their length and distance in seconds.
             max_duration_s: a longer recording is refused.
+            voice: the speaker's, from `adapt`.
 
         Raises:
-            AudioError: the recording cannot be used; the message says why.
-            SettingsError: a window shorter than 0.2 s or a hop shorter than 0.02 s.
+            AudioError: the recording cannot be used, or nobody speaks in it; the message says which.
+            SettingsError: a window shorter than 0.2 s or a hop shorter than 0.02 s, or a voice for a model without.
+            CheckpointError: the voice of another encoder.
         """
         if not (0.2 <= window_s < np.inf and 1 / FRAME_RATE_HZ <= hop_s < np.inf):
             raise SettingsError(f"window_s {window_s} must be at least 0.2 and hop_s {hop_s} at least 0.02.")
         begun = time.perf_counter()
         name, samples = _samples(recording, max_duration_s)
         decoded = time.perf_counter()
-        (frames,) = self.encoder([samples])
+        speech = _speech(samples, name)
+        found = time.perf_counter()
+        (frames,) = self.encoder([speech.samples if self.speech_only else samples])
+        if voice is not None:
+            frames = voice(frames, self._known_training())
         encoded = time.perf_counter()
         whole = self.classify(frames)
-        moves = self._timeline(frames, samples.size / SAMPLE_RATE_HZ, window_s, hop_s) if timeline else None
+        moves = self._timeline(frames, speech.spans, window_s, hop_s) if timeline else None
         done = time.perf_counter()
         return Prediction(
             file=name,
@@ -137,9 +155,46 @@ class Recogniser(ABC):
             probabilities=dict(zip(self.labels, map(float, whole), strict=True)),
             confident=bool(whole.max() >= self.calibration.threshold),
             duration_s=samples.size / SAMPLE_RATE_HZ,
+            speech=speech.spans,
             timeline=moves,
-            seconds={"decode": decoded - begun, "encode": encoded - decoded, "classify": done - encoded},
+            seconds={
+                "decode": decoded - begun,
+                "find speech": found - decoded,
+                "encode": encoded - found,
+                "classify": done - encoded,
+            },
         )
+
+    def adapt(self, recordings: Sequence[Recording] = (), neutral: Sequence[Recording] = ()) -> Voice:
+        """Get to know one speaker's voice, for better answers to other recordings of the same speaker.
+
+        Args:
+            recordings: of the speaker, in the mixture of emotions that the speaker has; ten or more are best.
+            neutral: instead of them, some that are known to be neutral; three to five do.
+
+        Raises:
+            AudioError: a recording cannot be used, or nobody speaks in it.
+            SettingsError: no recordings, or both kinds, or a model that was trained without voices.
+        """
+        training = self._known_training()
+        if bool(recordings) == bool(neutral):
+            raise SettingsError(
+                "adapt takes recordings of one speaker, or neutral ones; give one of the two."
+            )
+        heard = []
+        for recording in recordings or neutral:
+            name, samples = _samples(recording, MAX_DURATION_S)
+            speech = _speech(samples, name)
+            heard += self.encoder([speech.samples if self.speech_only else samples])
+        return Voice.of(heard, training.fingerprint, neutral=bool(neutral))
+
+    def _known_training(self) -> Training:
+        if self.training is None:
+            raise SettingsError(
+                "This model was trained without voices: it cannot adapt. Train one with --voices 0.5, or take the "
+                "shipped one."
+            )
+        return self.training
 
     def classify(self, frames: Frames) -> NDArray[np.float32]:
         """Calibrated probabilities `(labels,)` of a whole recording from its frames `(frames, dim)`."""
@@ -149,14 +204,22 @@ class Recogniser(ABC):
         mixed: NDArray[np.float32] = weights @ self._probabilities(pieces) / weights.sum()
         return mixed
 
-    def _timeline(self, frames: Frames, duration_s: float, window_s: float, hop_s: float) -> Timeline:
+    def _timeline(self, frames: Frames, spans: Sequence[Span], window_s: float, hop_s: float) -> Timeline:
         window, hop = round(window_s * FRAME_RATE_HZ), max(1, round(hop_s * FRAME_RATE_HZ))
-        last = max(0, len(frames) - window)
-        starts = np.unique(np.append(np.arange(0, last + 1, hop), last))
-        probabilities = self._probabilities([frames[start : start + window] for start in starts])
-        ends = np.minimum((starts + window) / FRAME_RATE_HZ, duration_s)
-        ends[-1] = duration_s
-        return Timeline(starts / FRAME_RATE_HZ, ends, probabilities)
+        pieces: list[Frames] = []
+        times: list[Span] = []
+        heard_s = 0.0  # of speech before the span
+        for start_s, end_s in spans:
+            begin = heard_s if self.speech_only else start_s
+            spoken = frames[round(begin * FRAME_RATE_HZ) : round((begin + end_s - start_s) * FRAME_RATE_HZ)]
+            last = max(0, len(spoken) - window)
+            for first in sorted({*range(0, last + 1, hop), last}):
+                pieces.append(spoken[first : first + window])
+                until_s = end_s if first == last else start_s + (first + window) / FRAME_RATE_HZ
+                times.append((start_s + first / FRAME_RATE_HZ, until_s))
+            heard_s += end_s - start_s
+        starts, ends = np.array(times).T
+        return Timeline(starts, ends, self._probabilities(pieces))
 
     def _probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
         """`(pieces, labels)`, each piece by itself."""
@@ -168,9 +231,17 @@ class Recogniser(ABC):
         """The same for a few pieces that fit into memory together."""
 
 
-def _samples(
-    recording: str | Path | tuple[int, NDArray[np.generic]], max_duration_s: float
-) -> tuple[str, Samples]:
+def _speech(samples: Samples, name: str) -> Speech:
+    speech = speech_of(samples)
+    if not speech.spans:
+        raise AudioError(
+            f"No speech was found in {name}. Record somebody who speaks, nearer to the microphone.",
+            "no_speech",
+        )
+    return speech
+
+
+def _samples(recording: Recording, max_duration_s: float) -> tuple[str, Samples]:
     if isinstance(recording, tuple):
         rate_hz, samples = recording[0], np.asarray(recording[1])
         if samples.ndim and len(samples) > max_duration_s * rate_hz:

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ser.classifier.bigru import VOICE_BUFFERS
 from ser.classifier.checkpoint import Checkpoint, check_encoder, load_checkpoint
 from ser.encoders.chunking import Frames
 from ser.encoders.encoder import Encoder
 from ser.files import SHIPPED_CLASSIFIER
+from ser.inference.adaptation import Training
 from ser.inference.recogniser import Prediction, Recogniser, Timeline
 
 if TYPE_CHECKING:
@@ -36,7 +38,8 @@ class Predictor(Recogniser):
         check_encoder(checkpoint, encoder)
         self.checkpoint, self.classifier, self.encoder = checkpoint, classifier.eval(), encoder
         self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
-        self.calibration = checkpoint.calibration
+        self.calibration, self.speech_only = checkpoint.calibration, encoder.speech_only
+        self.training = _training(classifier, encoder.fingerprint)
         self.trained_on = tuple(checkpoint.data.get("speakers", ()))
 
     def _batch_probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
@@ -49,6 +52,15 @@ class Predictor(Recogniser):
                 (logits / self.calibration.temperature).softmax(dim=-1).numpy()
             )
         return probabilities
+
+
+def _training(classifier: BiGRUClassifier | Ensemble, fingerprint: str) -> Training | None:
+    """What the classifier keeps of its training speakers, of an ensemble the mean over its members."""
+    members = getattr(classifier, "members", [classifier])
+    if not members[0].settings.voices:
+        return None
+    kept = [np.stack([getattr(one, name).numpy() for one in members]).mean(axis=0) for name in VOICE_BUFFERS]
+    return Training(fingerprint, *kept)
 
 
 def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | None = None) -> Predictor:

@@ -39,20 +39,19 @@ def waveform_envelope(waveform: ArrayLike, rate_hz: int, stretches: int = 600) -
 
 def timeline_figure(
     envelope: Envelope,
-    window_times_s: Sequence[float],
+    start_s: NDArray[np.float64],
+    end_s: NDArray[np.float64],
     probabilities: ArrayLike,
     labels: Sequence[str],
     words: Mapping[str, str] | None = None,
 ) -> go.Figure:
     """The waveform above the probabilities of the emotions, stacked to 100 %, on one axis of seconds.
 
-    window_times_s: (windows,) centres of the windows. probabilities: (windows, classes). The first and last
-    window hold to the ends of the recording.
+    start_s, end_s: (windows,) of the windows. probabilities: (windows, classes). A window counts at its centre, the
+    first and last ones of a stretch hold to its ends; where no window is, nothing is drawn.
     """
     said = words or {}
-    ends = [0.0, envelope.duration_s]
-    times = [min(ends[0], window_times_s[0]), *window_times_s, max(ends[1], window_times_s[-1])]
-    values = np.asarray(probabilities, dtype=np.float64)[[0, *range(len(window_times_s)), -1]]
+    times, values = _stretches(start_s, end_s, np.asarray(probabilities, dtype=np.float64))
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.25, 0.75], vertical_spacing=0.04)
     figure.add_traces(_waveform(envelope), rows=[1, 1], cols=[1, 1])
     for index, (label, colour) in enumerate(emotion_colours(labels).items()):
@@ -60,12 +59,27 @@ def timeline_figure(
         figure.add_trace(area, row=2, col=1)
     figure = styled(figure, height=430)
     figure.update_layout(hovermode="x unified", legend_traceorder="normal")
-    figure.update_xaxes(range=[times[0], times[-1]], showgrid=False, unifiedhovertitle_text="%{x:.1f} s")
+    figure.update_xaxes(range=[0, envelope.duration_s], showgrid=False, unifiedhovertitle_text="%{x:.1f} s")
     figure.update_xaxes(title_text=said.get("seconds", "seconds"), row=2, col=1)
     figure.update_yaxes(showticklabels=False, showgrid=False, row=1, col=1)
     probability = said.get("probability", "probability")
     figure.update_yaxes(title_text=probability, range=[0, 1], tickformat=".0%", row=2, col=1)
     return figure
+
+
+def _stretches(
+    start_s: NDArray[np.float64], end_s: NDArray[np.float64], probabilities: NDArray[np.float64]
+) -> tuple[list[float], NDArray[np.float64]]:
+    """Points in time and their probabilities `(points, classes)`; zero at both ends of a gap between windows."""
+    times: list[float] = []
+    values, nothing = [], np.zeros(probabilities.shape[1])
+    for number, (start, end) in enumerate(zip(start_s.tolist(), end_s.tolist(), strict=True)):
+        row = probabilities[number]
+        opens = number == 0 or start > end_s[number - 1]
+        closes = number == len(start_s) - 1 or start_s[number + 1] > end
+        times += [start, start] * opens + [(start + end) / 2] + [end, end] * closes
+        values += [nothing, row] * opens + [row] + [row, nothing] * closes
+    return times, np.array(values)
 
 
 def _waveform(envelope: Envelope) -> list[go.Scatter]:

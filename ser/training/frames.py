@@ -45,13 +45,16 @@ class LabelledFrames:
     dim: int
     corpora: Sequence[str] = ()
     speakers: Sequence[str] = ()
+    neutral: int = -1  # index of that emotion, where there is one
 
     @classmethod
     def of(cls, corpus: Corpus, features: FrameSource, dim: int) -> LabelledFrames:
         """Utterances of a corpus, in its order."""
         corpora = [utterance.corpus for utterance in corpus.utterances]
         speakers = [utterance.speaker for utterance in corpus.utterances]
-        return cls(features, corpus.targets, len(corpus.emotions), dim, corpora, speakers)
+        emotions = list(corpus.emotions)
+        neutral = emotions.index("neutral") if "neutral" in emotions else -1
+        return cls(features, corpus.targets, len(emotions), dim, corpora, speakers, neutral)
 
     def weights(self, indices: NDArray[np.int64], balance: str) -> NDArray[np.float32]:
         """Loss weights `(indices,)` with the mean 1; see `TrainingSettings.balance` for the formula."""

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch.nn import functional
 
-from ser.classifier.bigru import BiGRUClassifier
+from ser.classifier.bigru import VOICE_BUFFERS, BiGRUClassifier
 from ser.classifier.settings import ClassifierSettings
 from ser.errors import JobError, SettingsError
 from ser.files import write_atomically
@@ -32,6 +32,7 @@ from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
 from ser.training.frames import LabelledFrames, mask_frames
 from ser.training.settings import TrainingSettings
+from ser.training.voices import Voices
 
 EVALUATION_BATCH = 64
 Figures = tuple[float | None, float | None, float | None]
@@ -98,6 +99,11 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed * 1_000 + stream)
             self.model = BiGRUClassifier(data.dim, data.n_labels, classifier).to(self.device)
+        self.voices = Voices(data, train, settings.max_frames) if classifier.voices else None
+        if self.voices is not None:
+            for name in VOICE_BUFFERS:
+                value = getattr(self.voices, name.removeprefix("voice_"))
+                getattr(self.model, name).copy_(torch.from_numpy(value))
         self.optimizer = _optimizer(self.model, settings)
         self.class_weights = self._class_weights()
         self.weights = np.ones(n * len(copies), dtype=np.float32)
@@ -152,7 +158,7 @@ class Training:
         total, predicted = 0.0, []
         self.model.train()
         for batch in _batches(order, self.settings.batch_size):
-            logits = self.model(*self._gathered(batch, rng if self.settings.frame_masking else None), dropout)
+            logits = self.model(*self._gathered(batch, rng), dropout)
             loss = self._loss(logits, batch)
             self.optimizer.zero_grad(set_to_none=True)
             (loss + self.settings.l2 * self.model.penalty()).backward()
@@ -165,9 +171,12 @@ class Training:
     def _gathered(
         self, batch: NDArray[np.int64], rng: np.random.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames and lengths of utterances, masked where there is a generator to do it."""
+        """Frames and lengths of utterances; with a generator those of training, masked and moved as it draws."""
         frames, lengths = self.data.features.gather(batch.tolist(), self.settings.max_frames)
-        frames = frames if rng is None else mask_frames(frames, lengths, rng)
+        if rng is not None and self.voices is not None:
+            frames = self.voices.moved(frames, lengths, batch.tolist(), self.model.settings.voices, rng)
+        if rng is not None and self.settings.frame_masking:
+            frames = mask_frames(frames, lengths, rng)
         return torch.from_numpy(frames).to(self.device), torch.from_numpy(lengths)
 
     def _loss(self, logits: torch.Tensor, batch: NDArray[np.int64]) -> torch.Tensor:

@@ -70,8 +70,7 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     words = {key: say(key, language) for key in ("seconds", "probability")}
     words |= {label: emotion_name(label, language) for label in labels}
     envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
-    middles = [float(middle) for middle in (moves.start_s + moves.end_s) / 2]
-    figure = timeline_figure(envelope, middles, moves.probabilities, labels, words)
+    figure = timeline_figure(envelope, moves.start_s, moves.end_s, moves.probabilities, labels, words)
     step = next((step for step in STEPS_S if answer.prediction.duration_s <= 8 * step), STEPS_S[-1])
     seconds = [step * number for number in range(int(answer.prediction.duration_s / step) + 1)]
     figure.update_xaxes(tickvals=seconds, ticktext=[localised(f"{one:g}", language) for one in seconds])

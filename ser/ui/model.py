@@ -69,10 +69,12 @@ class ModelSource:
         import numpy as np
 
         from ser.audio.load import SAMPLE_RATE_HZ
+        from ser.audio.speech import speech_of
         from ser.inference.torch_engine import load
 
         predictor = load(self.checkpoint, self.encoder)
-        predictor((SAMPLE_RATE_HZ, np.sin(np.arange(SAMPLE_RATE_HZ))))  # the first answer is slow
+        second = np.sin(np.arange(SAMPLE_RATE_HZ, dtype=np.float32))
+        speech_of(second), predictor.classify(*predictor.encoder([second]))  # the first answer is slow
         return predictor
 
 
