@@ -95,8 +95,7 @@ def build(context: Context) -> None:
         pressed.append(started.then(_copied(context, path), None, recording, queue=False, **PRIVATE))
     inputs = [recording, context.language, so_far[0], number]
     answers = [
-        press.then(answer, inputs, outputs, js=NUMBERED_JS, **RECORDINGS, **PRIVATE)
-        for press in pressed
+        press.then(answer, inputs, outputs, js=NUMBERED_JS, **RECORDINGS, **PRIVATE) for press in pressed
     ]
     for event in answers:
         event.success(None, [number, arrived], shown, js=ANSWERED_JS, **PRIVATE)
