@@ -98,7 +98,8 @@ def opened(
     page.on("console", lambda line: errors.append(line.text) if line.type == "error" else None)
     tokens = [token for server, token in TOKENS.items() if address.startswith(server)]
     if is_owner and tokens:
-        page.add_init_script(f"localStorage.setItem('ser-session', '{tokens[0]}')")
+        keep = f"localStorage.setItem('ser-session', '{tokens[0]}')"
+        page.add_init_script(f"if (location.protocol !== 'about:') {keep}")  # about:blank has no storage
     page.goto(address)
     return page
 

@@ -104,9 +104,10 @@ def test_the_keyboard_stays_in_its_place_after_record_and_stop(page: Page) -> No
     page.wait_for_function("document.activeElement.ariaLabel === 'Play'")
 
 
+@pytest.mark.parametrize("held_back", ["join", "data"])  # not queued yet, or its answer on the way
 @pytest.mark.parametrize("how", ["clear", "another file", "record"])
 def test_an_answer_goes_with_its_recording_also_while_it_is_computed(
-    page: Page, tmp_path: Path, how: str
+    page: Page, tmp_path: Path, errors: list[str], how: str, held_back: str
 ) -> None:
     waiting, held = TEXTS["ser_answer_here"].en, []
     upload(page, recording(tmp_path / "short.wav"))
@@ -124,8 +125,9 @@ def test_an_answer_goes_with_its_recording_also_while_it_is_computed(
     page.get_by_text(waiting).wait_for()
     assert not page.locator("#timeline").is_visible()
     upload(page, recording(tmp_path / "long.wav", seconds=4))
-    page.route("**/queue/data*", lambda route: held.append(route))  # the answer is on its way
-    page.click("#recognise")
+    page.route(f"**/queue/{held_back}*", lambda route: held.append(route))
+    with page.expect_request(f"**/queue/{held_back}*"):
+        page.click("#recognise")
     page.get_by_text(TEXTS["js_working"].en).wait_for()
     page.locator("#recording [aria-label=Clear]").click()
     change()
@@ -133,6 +135,8 @@ def test_an_answer_goes_with_its_recording_also_while_it_is_computed(
         route.continue_()
     page.wait_for_timeout(3000)
     assert page.inner_text("#answer") == waiting
+    if held_back == "join":  # Gradio tries to cancel what has no number yet
+        errors[:] = [line for line in errors if "422" not in line]
 
 
 def test_a_second_press_waits_for_the_answer(page: Page, server: Server, tmp_path: Path) -> None:

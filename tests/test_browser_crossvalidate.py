@@ -106,9 +106,6 @@ def every_matrix_changes(page: Page, n_matrices: int) -> None:
     )
 
 
-@pytest.mark.xfail(
-    run=False, reason="the sandboxed report raises a localStorage error in the page: to be mended"
-)
 def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
     browser: Browser, folder: Path, checkpoint: Path, corpus: Path
 ) -> None:

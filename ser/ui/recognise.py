@@ -41,7 +41,8 @@ SOUND_FILES = ["audio", ".webm", ".mp4"]
 MAX_ROWS = 200  # of a visitor's table of answers
 WORKING_JS = "() => window.ser.waiting('js_working')"
 CLEARED_JS = "() => window.ser.waiting('ser_answer_here')"
-ANSWERED_JS = "() => window.ser.answered()"
+NUMBERED_JS = "(...inputs) => [...inputs.slice(0, -1), window.ser.press()]"
+ANSWERED_JS = "(press, answer) => window.ser.answered(press, answer)"
 FAILED_JS = "(shown) => window.ser.failed(shown)"
 SKIPPED = (gr.skip(), gr.skip(), gr.skip())  # for rows, table and files of the answers so far
 RECORDINGS: dict[str, Any] = {"concurrency_id": "recognise", "concurrency_limit": CONCURRENT_RECORDINGS}
@@ -64,37 +65,43 @@ def build(context: Context) -> None:
             shown = gr.HTML(box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
             gr.Markdown(translated("ser_privacy"), elem_id="privacy")
     timeline = gr.Plot(label=translated("ser_timeline"), visible=False, elem_id="timeline")
+    # An answer, and the number of the press that it is for: page.js shows it unless that press was taken back.
+    arrived = gr.Textbox("", visible="hidden", label="arrived")
+    number = gr.Number(0, precision=0, visible="hidden", label="press")
     so_far = _several(context, answering)
     note = _about(context, answering, [button for button, _ in examples])
 
     def answer(
-        request: gr.Request, path: str | None, language: str, rows: list[dict[str, Any]]
+        request: gr.Request, path: str | None, language: str, rows: list[dict[str, Any]], press: int
     ) -> tuple[Any, ...]:
         try:
             found = answering.answer(path, language, request)
         except Refusal as refusal:
-            return message_box(str(refusal), is_problem=True), gr.skip(), answering.note(language), *SKIPPED
+            said = message_box(str(refusal), is_problem=True)
+            return press, said, gr.skip(), answering.note(language), *SKIPPED
         chart = gr.Plot(timeline_chart(found, language), visible=found.prediction.timeline is not None)
         return (
+            press,
             answer_html(found, language),
             chart,
             answering.note(language),
             *with_rows(rows, [row_of(found)], language),
         )
 
-    outputs = [shown, timeline, note, *so_far]
+    outputs = [number, arrived, timeline, note, *so_far]
     pressed = [recognise.click(None, None, shown, js=WORKING_JS, **PRIVATE)]
     for button, path in examples:
         started = button.click(None, None, shown, js=WORKING_JS, **PRIVATE)
         pressed.append(started.then(_copied(context, path), None, recording, queue=False, **PRIVATE))
+    inputs = [recording, context.language, so_far[0], number]
     answers = [
-        press.then(answer, [recording, context.language, so_far[0]], outputs, **RECORDINGS, **PRIVATE)
-        for press in pressed
+        press.then(answer, inputs, outputs, js=NUMBERED_JS, **RECORDINGS, **PRIVATE) for press in pressed
     ]
     for event in answers:
-        event.success(None, None, None, js=ANSWERED_JS)
+        event.success(None, [number, arrived], shown, js=ANSWERED_JS, **PRIVATE)
         event.failure(None, shown, shown, js=FAILED_JS, **PRIVATE)
-    # An answer belongs to the recording that is shown: whatever changes that takes it back, also one in work.
+    # An answer belongs to the recording that is shown: whatever changes that takes it back, also one in work. Gradio
+    # cannot cancel what it has not yet queued; that is computed, and not shown.
     changes = [recording.input, recording.clear, recording.start_recording]
     gr.on(changes, None, None, shown, js=CLEARED_JS, cancels=answers, **PRIVATE)
     _endpoint(answering)

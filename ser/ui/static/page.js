@@ -114,7 +114,7 @@ window.ser = (() => {
   addEventListener("keydown", loadCharts, { once: true, capture: true });
 
   // One answer at a time: a press while one is being computed waits for it, and says so in the place of the answer.
-  let pressed = 0, isWorking = false;
+  let presses = 0, pressed = 0, isWorking = false;
   document.addEventListener("click", (event) => {
     if (!event.target.closest?.("#recognise, #examples button")) return;
     if (isWorking) event.stopImmediatePropagation();
@@ -138,6 +138,7 @@ window.ser = (() => {
     keep,
     waiting: (key) => {
       setWorking(key === "js_working");
+      presses += 1;
       pressed = performance.now();
       if (isPressed && key !== "js_working") {
         isPressed = false;
@@ -151,18 +152,18 @@ window.ser = (() => {
       return problem("js_crowded");
     },
     crowded: () => problem("js_crowded"),
-    answered: () => {
+    press: () => presses,
+    answered: (press, answer) => {
+      if (press !== presses) return undefined; // taken back, too early for Gradio to cancel it: what is shown stays
       setWorking(false);
-      const answer = document.querySelector("#answer");
-      answer?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+      requestAnimationFrame(() => {
+        document.querySelector("#answer")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+      });
       // The time that counts for the visitor: from the press until the answer is back in the browser.
       const seconds = (performance.now() - pressed) / 1000;
       const digits = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
       const said = say("js_elapsed").replace("{seconds}", seconds.toLocaleString(language, digits));
-      requestAnimationFrame(() => {
-        const place = answer?.querySelector(".elapsed");
-        if (place) place.textContent = ` · ${said}`;
-      });
+      return answer.replace('<span class="elapsed">', `$& · ${said}`);
     },
   };
 })();
