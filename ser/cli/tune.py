@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-final", action="store_true", help="only search: leave testing the best trial to another command"
     )
-    add("--worker-seed", type=int, help=argparse.SUPPRESS)
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
     common.add_split_arguments(parser, splits=("speakers",))
     common.add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
     common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
@@ -69,13 +69,13 @@ def run(args: argparse.Namespace) -> int:
     storage = open_storage(args.storage or os.environ.get("SER_STORAGE") or default_storage(args.out))
     study = search.open(storage, args.study)
     status = Status(study, search, folder)
-    if args.worker_seed is None:
+    if not args.worker:
         status.print_start()
     try:
         if args.jobs > 1:
-            _work_in_processes(args, search.first_seed(study, should_stop), should_stop)
+            _work_in_processes(args, should_stop)
         else:
-            search.run(study, status.tell, should_stop, args.worker_seed)
+            search.run(study, status.tell, should_stop)
         status.write("searched" if args.no_final else "testing")
         if args.no_final:
             return 0
@@ -157,20 +157,18 @@ class Status:
 def _or_without_parent(args: argparse.Namespace, should_stop: Callable[[], bool]) -> Callable[[], bool]:
     """Also stop a worker when the command that started it has gone."""
     parent = os.getppid()
-    return lambda: should_stop() or (args.worker_seed is not None and os.getppid() != parent)
+    return lambda: should_stop() or (args.worker and os.getppid() != parent)
 
 
-def _work_in_processes(args: argparse.Namespace, seed: int, should_stop: Callable[[], bool]) -> None:
+def _work_in_processes(args: argparse.Namespace, should_stop: Callable[[], bool]) -> None:
     """Run the same command `--jobs` times, each as one worker on the study, and wait for them."""
     from ser.errors import JobError, Stopped
     from ser.tuning.search import STOPPED
 
     threads = str(args.threads or max(1, (os.cpu_count() or 1) // args.jobs))
-    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--worker-seed"]
+    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--worker"]
     command, environment = [sys.executable, "-m", "ser", *words], os.environ | {"OMP_NUM_THREADS": threads}
-    workers = [
-        subprocess.Popen([*command, str(seed + number)], env=environment) for number in range(args.jobs)
-    ]
+    workers = [subprocess.Popen(command, env=environment) for _ in range(args.jobs)]
     asked = False
     try:
         while any(worker.poll() is None for worker in workers):
