@@ -22,6 +22,7 @@ from ser.classifier.checkpoint import load_checkpoint
 from ser.errors import JobError, SettingsError, Stopped
 from ser.scoring.predictions import read_predictions
 from ser.training.trainer import Diverged, Training
+from ser.tuning.nested import outer_searches, score_nested
 from ser.tuning.sampler import sampler
 from ser.tuning.search import NOT_NESTED, Search
 from ser.tuning.space import SPACE, TuningSettings, suggest, trial_settings
@@ -545,6 +546,43 @@ def test_cma_es_searches_too(toy, storage):
     study = search.open(storage, "cmaes")
     search.run(study)
     assert len(trials_in(study, TrialState.COMPLETE)) == 6
+
+
+def test_a_nested_search_never_hears_the_speakers_it_tests(toy, storage, tmp_path, monkeypatch):
+    search = small_search(toy, trials=2)
+    study = search.open(storage, "whole")
+    search.run(study)
+    tuned, _ = search.score_best(study, tmp_path)
+    outer = outer_searches(search, storage, "whole")
+    gathered: list[set[int]] = []
+    gather = toy.gather
+    monkeypatch.setattr(toy, "gather", lambda some, most: gathered.append(set(some)) or gather(some, most))
+    speaker_of = np.array([utterance.speaker for utterance in toy.corpus.utterances])
+    for (one, inner), fold in zip(outer, BASE.folds(toy.corpus), strict=True):
+        one.run(inner)
+        assert one.test_fold == fold
+        heard = {speaker_of[index] for index in set().union(*gathered)}
+        assert heard
+        assert not heard & set(speaker_of[list(fold.test)])
+        gathered.clear()
+    never = lambda *_: False  # noqa: E731
+    result = score_nested(outer, tmp_path, tuned, never, never)
+    assert json.loads((tmp_path / "nested.json").read_text()) == result
+    rows = read_predictions(tmp_path / "nested.csv")
+    right = [row["emotion"] == row["predicted"] for row in rows]
+    assert result["pooled"]["wa"]["value"] == pytest.approx(np.mean(right))
+    for number, (one, (_, inner)) in enumerate(zip(result["folds"], outer, strict=True), start=1):
+        assert (one["study"], one["parameters"]) == (f"whole-outer{number}", inner.best_trial.params)
+        mine = [ok for ok, row in zip(right, rows, strict=True) if row["fold"] == str(number)]
+        assert one["wa"]["value"] == pytest.approx(np.mean(mine))
+    before = [row["emotion"] == row["predicted"] for row in read_predictions(tuned / "predictions.csv")]
+    gain = np.mean(before) - np.mean(right)
+    assert result["tuned_minus_nested"]["wa"]["value"] == pytest.approx(gain)
+    gathered.clear()
+    assert score_nested(outer, tmp_path, tuned, never, never) == result
+    assert not gathered  # nothing was tested again
+    with pytest.raises(SettingsError, match=r"other.* folds"):
+        search.open(storage, "whole-outer1")
 
 
 # ---- storages ---------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
+from ser.corpora.folds import Fold
 from ser.errors import JobError, SettingsError, Stopped
 from ser.files import write_json
 from ser.training.crossval import Crossval
@@ -82,6 +83,7 @@ class Search:
         base: what every trial shares; what `space` names is overwritten.
         settings: how to search.
         space: what to vary.
+        test_fold: search among the speakers outside this fold's test part, by folds of these.
     """
 
     corpus: Corpus
@@ -90,11 +92,13 @@ class Search:
     base: CrossvalSettings
     settings: TuningSettings
     space: Space = field(default_factory=lambda: SPACE)
+    test_fold: Fold | None = None
 
     def __post_init__(self) -> None:
         self.data = LabelledFrames.of(self.corpus, self.features, self.encoder.dim)
         # No trial gets to know who is in a test part.
-        self.folds = [replace(fold, test=()) for fold in self.base.folds(self.corpus)]
+        folds = self.base.folds(self.corpus, self.test_fold)
+        self.folds = [replace(fold, test=()) for fold in folds]
         self.about = studies.study_identity(self.corpus, self.encoder, self.base, self.folds, self.space)
         self._has_heartbeats = False  # see `storage`
 
@@ -191,11 +195,7 @@ class Search:
             JobError: no trial was completed.
             Stopped: `should_stop` said so; the same command resumes.
         """
-        best = best_of(study)
-        if best is None:
-            raise JobError(
-                f"No trial of the study {study.study_name!r} was completed, so there is none to score."
-            )
+        best = best_trial(study)
         run = folder / f"trial_{best.number:03d}"
         run.mkdir(parents=True, exist_ok=True)
         settings = ChosenSettings(**vars(trial_settings(self.base, best.params)))
@@ -214,6 +214,16 @@ class Search:
         figures = {name: result["pooled"][name]["value"] for name in ("wa", "uar", "macro_f1")}
         study.set_user_attr(studies.SCORED, {"trial": best.number, "run": run.name, **figures})
         return run, result
+
+
+def best_trial(study: Study) -> FrozenTrial:
+    """The completed trial with the highest value. Raises JobError where there is none."""
+    best = best_of(study)
+    if best is None:
+        raise JobError(
+            f"No trial of the study {study.study_name!r} was completed, so there is none to score."
+        )
+    return best
 
 
 class Surplus(Exception):
