@@ -28,7 +28,6 @@ from ser.corpora.corpus import Corpus, Utterance
 from ser.encoders.encoder import Encoder
 from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError, Stopped
 from ser.experiments.ablation import OPTIONS, Ablation, changed
-from ser.experiments.ensemble_gain import inner_folds
 from ser.features.extract import FeatureCache, extract, with_copies
 from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS
@@ -291,7 +290,7 @@ def test_the_effect_of_an_ensemble_is_measured_on_speakers_new_to_all_members(to
     assert "wa" in content["options"]["ensemble"]["contribution"]
     outer = Crossval(toy.corpus, toy, ENCODER, base, tmp_path / "base")
     for fold in outer.folds:
-        heard = {index for inner in inner_folds(outer, fold) for part in (inner.train, inner.validation)
+        heard = {index for inner in base.folds(toy.corpus, fold) for part in (inner.train, inner.validation)
                  for index in part}  # fmt: skip
         speakers = {toy.corpus.utterances[index].speaker for index in heard}
         assert not speakers & {toy.corpus.utterances[index].speaker for index in fold.test}
@@ -304,10 +303,13 @@ def test_the_effect_of_an_ensemble_is_measured_on_speakers_new_to_all_members(to
 def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_are_measured(
     toy, tmp_path, monkeypatch
 ):
-    def too_few(outer, fold):
-        raise FoldError("Too few speakers.")
+    def too_few(settings, corpus, outer=None):
+        if outer:
+            raise FoldError("Too few speakers.")
+        return whole(settings, corpus)
 
-    monkeypatch.setattr("ser.experiments.ensemble_gain.inner_folds", too_few)
+    whole = CrossvalSettings.folds
+    monkeypatch.setattr(CrossvalSettings, "folds", too_few)
     content = ablate(toy, tmp_path, ["class-weights", "ensemble"])  # the refused one last, as by default
     assert json.loads((tmp_path / "ablation.json").read_text()) == content
     assert content["options"]["ensemble"]["refused"] == "Too few speakers."

@@ -22,9 +22,12 @@ from ser.classifier.checkpoint import load_checkpoint
 from ser.errors import JobError, SettingsError, Stopped
 from ser.scoring.predictions import read_predictions
 from ser.training.trainer import Diverged, Training
-from ser.tuning.search import NOT_NESTED, Search, sampler
+from ser.tuning.nested import outer_searches, score_nested
+from ser.tuning.sampler import sampler
+from ser.tuning.search import NOT_NESTED, Search
 from ser.tuning.space import SPACE, TuningSettings, suggest, trial_settings
 from ser.tuning.storage import (
+    FINISHED,
     default_storage,
     open_storage,
     seconds_used,
@@ -309,15 +312,67 @@ def test_seconds_of_trials_side_by_side_count_once():
     assert seconds_used(study) == 16
 
 
-def test_workers_of_one_command_do_not_try_the_same(toy, storage):
-    search = small_search(toy, space=SPACE)
-    study = search.open(storage, "together")
-    drawn = []
-    for number in range(3):
-        study.sampler = search._sampler(study, 40 + number)
-        drawn.append(draw(study))
+@pytest.mark.parametrize("kind", ["tpe", "cmaes"])
+def test_workers_never_repeat_each_others_draws_and_start_as_one_would(toy, database, kind):
+    """Each joins between two trials, when none runs that could tell of the others."""
+    search = small_search(toy, space=SPACE, sampler=kind)
+    together, plain = search.open(database, "together"), search.open(database, "plain")
+    drawn, alone = [], []
+    for number in range(9):
+        worker = search.open(database, "together") if number % 3 else together
+        for study, parameters in ((worker, drawn), (plain, alone)):
+            trial = study.ask()
+            parameters.append(suggest(trial, SPACE))
+            study.tell(trial, float(np.sin(number)))
     assert drawn[0] == pytest.approx(PAPER_BEST)
-    assert all(drawn[one] != drawn[other] for one in range(3) for other in range(one))
+    assert all(drawn[one] != drawn[other] for one in range(9) for other in range(one))
+    assert kind == "cmaes" or drawn == alone
+
+
+def work(search: Search, address: str) -> None:
+    search.run(search.open(open_storage(address), "raced"))
+
+
+def test_workers_that_ask_for_the_last_trial_at_once_do_not_overshoot(toy, tmp_path, database, monkeypatch):
+    class Moment:
+        """A lockstep of a moment, as long for each worker."""
+
+        def __init__(self, *_):
+            time.sleep(0.2)
+
+        done = True
+        best_validation_accuracy = staticmethod(lambda: 0.5)
+
+    monkeypatch.setattr(ser.tuning.search, "Lockstep", Moment)
+    search = small_search(toy, trials=5)
+    study = search.open(database, "raced")
+    workers = [FORK.Process(target=work, args=(search, default_storage(tmp_path))) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert [worker.exitcode for worker in workers] == [0] * 4
+    assert len(trials_in(study, *FINISHED)) == 5
+    counts = summary(study)["counts"]
+    assert (counts["complete"], counts["running"], counts["waiting"], counts["fail"]) == (5, 0, 0, 0)
+
+
+def test_a_repeated_trial_that_comes_too_early_is_queued_again(toy, database):
+    """One more trial was asked for while a dead worker's was being noticed; it is about to be dropped."""
+    search = small_search(toy, trials=1)
+    study = search.open(database, "early")
+    killed, other = study.ask(), study.ask()
+    suggest(killed, SMALL_SPACE)
+    database.set_trial_state_values(killed._trial_id, TrialState.FAIL)
+    database.get_heartbeat_stale_trial_callback()(study, study.trials[0])
+    objective = ser.tuning.search._Objective(search, lambda event: None, lambda: False)
+    assert not search.is_surplus(other)
+    objective.optimize(study)
+    assert states(study) == ["FAIL", "RUNNING", "FAIL", "WAITING"]
+    study.tell(other, state=TrialState.FAIL)
+    search.run(study)
+    assert states(study) == ["FAIL", "FAIL", "FAIL", "COMPLETE"]
+    assert study.trials[3].params == killed.params
 
 
 def other_corpus(toy: Toy) -> dict:
@@ -405,12 +460,12 @@ def test_a_killed_workers_trial_is_queued_again_exactly_once_and_the_search_is_a
     study = search.open(database, "shared")
     assert states(study) == ["RUNNING"]
     search.run(study)
-    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
-    assert study.trials[1].params == parameters
+    assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]  # it was noticed beside the second
+    assert study.trials[2].params == parameters
     assert summary(study)["queued_again"] == 1
     undisturbed = search.open(database, "undisturbed")
     search.run(undisturbed)
-    assert [trial.params for trial in undisturbed.trials] == [trial.params for trial in study.trials[1:]]
+    assert [trial.params for trial in undisturbed.trials] == [study.trials[2].params, study.trials[1].params]
 
 
 @pytest.mark.slow
@@ -421,7 +476,7 @@ def test_a_worker_that_joins_another_tries_something_else_and_repeats_its_trial_
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[2].params == parameters
     plain = search.open(optuna.storages.InMemoryStorage(), "plain")
-    assert study.trials[1].params not in [draw(plain) for _ in range(3)]  # what the other would have drawn
+    assert [parameters, study.trials[1].params] == [draw(plain) for _ in range(2)]
 
 
 def test_a_worker_taken_for_dead_drops_its_trial_and_continues(toy, database):
@@ -491,6 +546,43 @@ def test_cma_es_searches_too(toy, storage):
     study = search.open(storage, "cmaes")
     search.run(study)
     assert len(trials_in(study, TrialState.COMPLETE)) == 6
+
+
+def test_a_nested_search_never_hears_the_speakers_it_tests(toy, storage, tmp_path, monkeypatch):
+    search = small_search(toy, trials=2)
+    study = search.open(storage, "whole")
+    search.run(study)
+    tuned, _ = search.score_best(study, tmp_path)
+    outer = outer_searches(search, storage, "whole")
+    gathered: list[set[int]] = []
+    gather = toy.gather
+    monkeypatch.setattr(toy, "gather", lambda some, most: gathered.append(set(some)) or gather(some, most))
+    speaker_of = np.array([utterance.speaker for utterance in toy.corpus.utterances])
+    for (one, inner), fold in zip(outer, BASE.folds(toy.corpus), strict=True):
+        one.run(inner)
+        assert one.test_fold == fold
+        heard = {speaker_of[index] for index in set().union(*gathered)}
+        assert heard
+        assert not heard & set(speaker_of[list(fold.test)])
+        gathered.clear()
+    never = lambda *_: False  # noqa: E731
+    result = score_nested(outer, tmp_path, tuned, never, never)
+    assert json.loads((tmp_path / "nested.json").read_text()) == result
+    rows = read_predictions(tmp_path / "nested.csv")
+    right = [row["emotion"] == row["predicted"] for row in rows]
+    assert result["pooled"]["wa"]["value"] == pytest.approx(np.mean(right))
+    for number, (one, (_, inner)) in enumerate(zip(result["folds"], outer, strict=True), start=1):
+        assert (one["study"], one["parameters"]) == (f"whole-outer{number}", inner.best_trial.params)
+        mine = [ok for ok, row in zip(right, rows, strict=True) if row["fold"] == str(number)]
+        assert one["wa"]["value"] == pytest.approx(np.mean(mine))
+    before = [row["emotion"] == row["predicted"] for row in read_predictions(tuned / "predictions.csv")]
+    gain = np.mean(before) - np.mean(right)
+    assert result["tuned_minus_nested"]["wa"]["value"] == pytest.approx(gain)
+    gathered.clear()
+    assert score_nested(outer, tmp_path, tuned, never, never) == result
+    assert not gathered  # nothing was tested again
+    with pytest.raises(SettingsError, match=r"other.* folds"):
+        search.open(storage, "whole-outer1")
 
 
 # ---- storages ---------------------------------------------------------------------------------------------

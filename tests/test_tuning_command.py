@@ -135,6 +135,17 @@ def test_two_workers_of_one_command_share_the_work_and_one_may_be_killed(corpus,
     ]
 
 
+def test_a_nested_search_by_two_workers_prints_and_writes_what_it_measured(corpus, tiny_encoder, home):
+    command = tune_command(corpus, tiny_encoder, home, "nest", "--trials", 2, "--nested", "--jobs", 2)
+    output = finish(start(command))
+    result = json.loads((home / "runs" / "nest" / "nested.json").read_text())
+    assert [ended(study_of(home, f"nest-outer{number}")) for number in (1, 2, 3)] == [2, 2, 2]
+    wa = result["pooled"]["wa"]
+    assert f"{100 * wa['value']:.2f} % [{100 * wa['low']:.2f}, {100 * wa['high']:.2f}]" in output
+    assert all(f"  fold {number} " in output for number in (1, 2, 3))
+    assert "Tuned minus nested: WA " in output
+
+
 def test_a_study_of_another_corpus_is_refused_in_a_sentence(corpus, tiny_encoder, home, tmp_path):
     finish(start(tune_command(corpus, tiny_encoder, home, "mine", "--trials", 1, "--no-final")))
     other = write_tiny_corpus(tmp_path / "other")

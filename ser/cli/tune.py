@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from ser.cli import common
 
 if TYPE_CHECKING:
+    from ser.tuning.nested import Outer
     from ser.tuning.search import Event, Search, Study
 
 POLL_S = 0.2
@@ -46,7 +47,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--no-final", action="store_true", help="only search: leave testing the best trial to another command"
     )
-    add("--worker-seed", type=int, help=argparse.SUPPRESS)
+    add(
+        "--nested", action="store_true",
+        help="then repeat the search for each fold among the speakers outside its test part, to measure what it is "
+        "worth to choose on speakers who are then tested; takes as many times longer as there are folds",
+    )  # fmt: skip
+    add("--worker", action="store_true", help=argparse.SUPPRESS)
     common.add_split_arguments(parser, splits=("speakers",))
     common.add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
     common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
@@ -55,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ser.cli.crossval import draw_report
     from ser.errors import SettingsError, Stopped
+    from ser.tuning.nested import outer_searches
     from ser.tuning.search import Search
     from ser.tuning.space import TuningSettings, check_study_name
     from ser.tuning.storage import default_storage, open_storage
@@ -68,14 +75,17 @@ def run(args: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(args.storage or os.environ.get("SER_STORAGE") or default_storage(args.out))
     study = search.open(storage, args.study)
-    status = Status(study, search, folder)
-    if args.worker_seed is None:
+    outer = outer_searches(search, storage, args.study) if args.nested else ()
+    status = Status(study, search, folder / STATUS)
+    if not args.worker:
         status.print_start()
     try:
         if args.jobs > 1:
-            _work_in_processes(args, search.first_seed(study, should_stop), should_stop)
+            _work_in_processes(args, should_stop)
         else:
-            search.run(study, status.tell, should_stop, args.worker_seed)
+            search.run(study, status.tell, should_stop)
+            if args.no_final:
+                _search_each(outer, should_stop)
         status.write("searched" if args.no_final else "testing")
         if args.no_final:
             return 0
@@ -87,16 +97,19 @@ def run(args: argparse.Namespace) -> int:
     status.write("done")
     _print_result(result, run_folder)
     print(f"Study:  {status.finished()}")
+    if outer:
+        _search_each(outer, should_stop)
+        _print_nested(outer, folder, run_folder, should_stop)
     return 0
 
 
 class Status:
-    """Prints what happens, and keeps `tune.json` up to date."""
+    """Prints what happens, and keeps `tune.json` up to date where there is one."""
 
-    def __init__(self, study: Study, search: Search, folder: Path) -> None:
+    def __init__(self, study: Study, search: Search, path: Path | None = None) -> None:
         from ser.tuning.storage import seconds_used
 
-        self.study, self.search, self.path = study, search, folder / STATUS
+        self.study, self.search, self.path = study, search, path
         self.started = time.time() - seconds_used(study)  # the time limit counts from here
         self.write("searching")
 
@@ -122,6 +135,8 @@ class Status:
         from ser.tuning.search import NOT_NESTED
         from ser.tuning.storage import summary
 
+        if self.path is None:
+            return
         about, settings = self.search.about, self.search.settings
         content = {
             "state": state,
@@ -157,20 +172,18 @@ class Status:
 def _or_without_parent(args: argparse.Namespace, should_stop: Callable[[], bool]) -> Callable[[], bool]:
     """Also stop a worker when the command that started it has gone."""
     parent = os.getppid()
-    return lambda: should_stop() or (args.worker_seed is not None and os.getppid() != parent)
+    return lambda: should_stop() or (args.worker and os.getppid() != parent)
 
 
-def _work_in_processes(args: argparse.Namespace, seed: int, should_stop: Callable[[], bool]) -> None:
+def _work_in_processes(args: argparse.Namespace, should_stop: Callable[[], bool]) -> None:
     """Run the same command `--jobs` times, each as one worker on the study, and wait for them."""
     from ser.errors import JobError, Stopped
     from ser.tuning.search import STOPPED
 
     threads = str(args.threads or max(1, (os.cpu_count() or 1) // args.jobs))
-    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--worker-seed"]
+    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--worker"]
     command, environment = [sys.executable, "-m", "ser", *words], os.environ | {"OMP_NUM_THREADS": threads}
-    workers = [
-        subprocess.Popen([*command, str(seed + number)], env=environment) for number in range(args.jobs)
-    ]
+    workers = [subprocess.Popen(command, env=environment) for _ in range(args.jobs)]
     asked = False
     try:
         while any(worker.poll() is None for worker in workers):
@@ -187,6 +200,29 @@ def _work_in_processes(args: argparse.Namespace, seed: int, should_stop: Callabl
         raise Stopped(STOPPED)
     if all(worker.returncode for worker in workers):
         raise JobError("Every worker failed; see their messages above. Run the same command again to resume.")
+
+
+def _search_each(outer: Outer, should_stop: Callable[[], bool]) -> None:
+    """Run the search of each fold, one after the other."""
+    for search, study in outer:
+        status = Status(study, search)
+        status.print_start()
+        search.run(study, status.tell, should_stop)
+
+
+def _print_nested(outer: Outer, folder: Path, tuned: Path, should_stop: Callable[[], bool]) -> None:
+    """Test the best trial of each fold's search, and print what was gained by choosing on test speakers."""
+    from ser.cli.crossval import print_epoch
+    from ser.cli.output import interval_text, print_groups, print_scores
+    from ser.tuning.nested import score_nested
+
+    result = score_nested(outer, folder, tuned, print_epoch, should_stop)
+    print(f"\n{result['protocol']}")
+    print_groups({f"fold {number}": one for number, one in enumerate(result["folds"], start=1)}, "nested")
+    print_scores(result["pooled"], result["labels"], result["majority_share"])
+    gain = result["tuned_minus_nested"]
+    print(f"Tuned minus nested: WA {interval_text(gain['wa'])}, UAR {interval_text(gain['uar'])}")
+    print(f"Nested: {folder / 'nested.json'}")
 
 
 def _print_result(result: dict[str, Any], folder: Path) -> None:

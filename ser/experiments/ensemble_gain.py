@@ -8,7 +8,6 @@ is trained on each, and their average predicts the test part: as many trainings 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def cross_validate_ensemble(
     claim_folder(folder, outer.run_folder.identity | {"nested": True})
     if (folder / "result.json").exists():
         return read_json(folder / "result.json")
-    every_fold = [inner_folds(outer, fold) for fold in outer.folds]
+    every_fold = [outer.settings.folds(outer.corpus, fold) for fold in outer.folds]
     shape = len(outer.data.targets), outer.data.n_labels
     probabilities, fold_of, epochs = np.zeros(shape), np.zeros(shape[0], dtype=np.int64), []
     for number, (fold, inner) in enumerate(zip(outer.folds, every_fold, strict=True)):
@@ -73,17 +72,6 @@ def cross_validate_ensemble(
     write_atomically(folder / "predictions.csv", table.encode())
     write_json(folder / "result.json", result)
     return result
-
-
-def inner_folds(outer: Crossval, fold: Fold) -> tuple[Fold, ...]:
-    """Folds of all utterances but the test part's, as indices of the whole corpus; their test parts lie idle."""
-    known = sorted((*fold.train, *fold.validation))
-    utterances = tuple(outer.corpus.utterances[index] for index in known)
-    inner = outer.settings.folds(replace(outer.corpus, utterances=utterances))
-    return tuple(
-        Fold(*(tuple(known[i] for i in part) for part in (one.train, one.validation, one.test)))
-        for one in inner
-    )
 
 
 def _trained(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Literal
 
 from ser.classifier.settings import ClassifierSettings
@@ -118,13 +118,19 @@ class CrossvalSettings:
                 f"got {self.n_folds} and {self.validation_share}."
             )
 
-    def folds(self, corpus: Corpus) -> tuple[Fold, ...]:
-        """Folds of a corpus under these settings.
+    def folds(self, corpus: Corpus, outer: Fold | None = None) -> tuple[Fold, ...]:
+        """Folds of a corpus under these settings, or of its utterances outside the test part of an outer fold.
 
         Raises:
             FoldError: the corpus cannot be split so.
         """
-        return split_corpus(corpus, self.split, self.n_folds, self.validation_share, self.seed)
+        known = range(len(corpus.utterances)) if outer is None else sorted((*outer.train, *outer.validation))
+        part = replace(corpus, utterances=tuple(corpus.utterances[index] for index in known))
+        folds = split_corpus(part, self.split, self.n_folds, self.validation_share, self.seed)
+        return tuple(
+            Fold(*(tuple(known[i] for i in members) for members in (fold.train, fold.validation, fold.test)))
+            for fold in folds
+        )
 
     def protocol(self, n_folds: int) -> str:
         """Sentence that says how the speakers were split."""

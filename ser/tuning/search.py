@@ -10,10 +10,10 @@ on one study. A trial that was interrupted is queued again and starts anew.
 from __future__ import annotations
 
 import fcntl
-import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,12 @@ import optuna
 from optuna import Study
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.pruners import SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
 from optuna.storages import BaseStorage, RDBStorage, RetryHeartbeatStaleTrialCallback, fail_stale_trials
-from optuna.study import MaxTrialsCallback
 from optuna.trial import FrozenTrial, TrialState
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
+from ser.corpora.folds import Fold
 from ser.errors import JobError, SettingsError, Stopped
 from ser.files import write_json
 from ser.training.crossval import Crossval
@@ -36,6 +35,7 @@ from ser.training.lockstep import Lockstep
 from ser.training.settings import CrossvalSettings
 from ser.training.trainer import Diverged, EpochReport
 from ser.tuning import storage as studies
+from ser.tuning.sampler import ByNumber
 from ser.tuning.space import SPACE, Space, TuningSettings, check_study_name, suggest, trial_settings
 from ser.tuning.storage import FINISHED, best_of, count_finished
 
@@ -83,6 +83,7 @@ class Search:
         base: what every trial shares; what `space` names is overwritten.
         settings: how to search.
         space: what to vary.
+        test_fold: search among the speakers outside this fold's test part, by folds of these.
     """
 
     corpus: Corpus
@@ -91,13 +92,15 @@ class Search:
     base: CrossvalSettings
     settings: TuningSettings
     space: Space = field(default_factory=lambda: SPACE)
+    test_fold: Fold | None = None
 
     def __post_init__(self) -> None:
         self.data = LabelledFrames.of(self.corpus, self.features, self.encoder.dim)
         # No trial gets to know who is in a test part.
-        self.folds = [replace(fold, test=()) for fold in self.base.folds(self.corpus)]
+        folds = self.base.folds(self.corpus, self.test_fold)
+        self.folds = [replace(fold, test=()) for fold in folds]
         self.about = studies.study_identity(self.corpus, self.encoder, self.base, self.folds, self.space)
-        self._joins = self._has_heartbeats = False  # another worker makes the study right now; see `storage`
+        self._has_heartbeats = False  # see `storage`
 
     def open(self, storage: BaseStorage, name: str) -> Study:
         """The study of this search, made where it is missing.
@@ -112,7 +115,6 @@ class Search:
             study = optuna.create_study(**which, direction="maximize")
         except DuplicatedStudyError:
             study = optuna.load_study(**which)
-            self._joins = not any(trial.params for trial in study.get_trials(deepcopy=False))
         if studies.IDENTITY not in study.user_attrs and not study.get_trials(deepcopy=False):
             study.set_metric_names([studies.METRIC])
             study.set_user_attr(studies.IDENTITY, self.about)
@@ -124,7 +126,7 @@ class Search:
                 "the study was made with. Studies of versions that had another order of optimizers cannot be resumed."
             )
         self._has_heartbeats = isinstance(storage, RDBStorage)
-        study.sampler = self._sampler(study, self.settings.seed)
+        study.sampler = ByNumber(settings, self.space)
         return study
 
     def run(
@@ -132,7 +134,6 @@ class Search:
         study: Study,
         listener: Listener = lambda event: None,
         should_stop: Callable[[], bool] = lambda: False,
-        seed: int | None = None,
     ) -> None:
         """Run trials until all workers together have finished as many as requested, or time is up.
 
@@ -140,20 +141,16 @@ class Search:
             study: as `open` returned it.
             listener: called with each event.
             should_stop: asked after each epoch of each fold.
-            seed: of the sampler; by default `first_seed`.
 
         Raises:
             Stopped: `should_stop` said so; the current trial is queued again.
         """
-        seed = self.first_seed(study, should_stop) if seed is None else seed
-        study.sampler = self._sampler(study, seed)
         wanted, objective = self.settings.trials, _Objective(self, listener, should_stop)
-        enough = MaxTrialsCallback(wanted, states=(*FINISHED, TrialState.RUNNING))
         while count_finished(study) < wanted and not should_stop():
-            left_s = self.settings.timeout_s - studies.seconds_used(study)
-            n_running = self._count_running(study)
-            if left_s > 0 and count_finished(study) + n_running < wanted:
-                objective.optimize(study, left_s, enough)
+            has_time = self.settings.timeout_s > studies.seconds_used(study)
+            n_running = sum(self._is_running(trial) for trial in study.get_trials(deepcopy=False))
+            if has_time and n_running + count_finished(study) < wanted:
+                objective.optimize(study)
             elif n_running:  # others run the last trials: if one of them dies, its trial is repeated here
                 time.sleep(POLL_S)
                 fail_stale_trials(study)
@@ -162,37 +159,22 @@ class Search:
         if should_stop():
             raise Stopped(STOPPED)
 
-    def first_seed(self, study: Study, should_stop: Callable[[], bool] = lambda: False) -> int:
-        """Seed of a worker that begins now: that of the settings, or a random one where it joins other workers.
+    def is_surplus(self, trial: optuna.Trial) -> bool:
+        """Whether the trials that were begun before this one, by whichever worker, are enough if none of them dies.
 
-        Whether others run trials shows within `GRACE_S`; trials of workers that have died are queued again meanwhile.
+        Trials are numbered one by one, so of workers that ask for the last trial at the same time only one gets it.
         """
-        end = time.monotonic() + studies.GRACE_S + 1
-        while (n_running := self._count_running(study)) and time.monotonic() < end and not should_stop():
-            time.sleep(POLL_S)
-            fail_stale_trials(study)
-        return secrets.randbelow(1 << 31) if n_running or self._joins else self.settings.seed
+        waits_or_ended = (TrialState.WAITING, *FINISHED)
+        before = [one for one in trial.study.get_trials(deepcopy=False) if one.number < trial.number]
+        n_before = sum(one.state in waits_or_ended or self._is_running(one) for one in before)
+        return n_before >= self.settings.trials
 
-    def _count_running(self, study: Study) -> int:
-        """Number of trials that run; heartbeats, which begin before the first parameter, tell whether they do."""
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return sum(bool(trial.params) for trial in running) * self._has_heartbeats
-
-    def _sampler(self, study: Study, seed: int) -> BaseSampler:
-        """A sampler that draws next what one that was never stopped would draw next."""
-        trials = study.get_trials(deepcopy=False)
-        if self.settings.sampler == "cmaes":
-            return sampler(self.settings, seed + len(trials))
-        resumed, past = sampler(self.settings, seed), sampler(self.settings, seed)
-        replay = optuna.create_study(sampler=past, direction="maximize")
-        outcomes = {trial.system_attrs.get(studies.RETRY_OF, trial.number): trial for trial in trials}
-        for outcome in outcomes.values():  # draw again, then learn what came of it
-            drawn = replay.ask()
-            suggest(drawn, self.space)
-            replay.tell(drawn, state=TrialState.FAIL)
-            replay.add_trials([outcome] if outcome.state in FINISHED else [])
-        resumed._rng, resumed._random_sampler = past._rng, past._random_sampler
-        return resumed
+    def _is_running(self, trial: FrozenTrial) -> bool:
+        """Whether a trial runs, by its heartbeats, which begin before its parameters are drawn, or it is young."""
+        if trial.state != TrialState.RUNNING or not self._has_heartbeats:
+            return False
+        age = datetime.now() - (trial.datetime_start or datetime.now())
+        return bool(trial.params) or age < timedelta(seconds=studies.GRACE_S)
 
     def score_best(
         self,
@@ -213,11 +195,7 @@ class Search:
             JobError: no trial was completed.
             Stopped: `should_stop` said so; the same command resumes.
         """
-        best = best_of(study)
-        if best is None:
-            raise JobError(
-                f"No trial of the study {study.study_name!r} was completed, so there is none to score."
-            )
+        best = best_trial(study)
         run = folder / f"trial_{best.number:03d}"
         run.mkdir(parents=True, exist_ok=True)
         settings = ChosenSettings(**vars(trial_settings(self.base, best.params)))
@@ -238,6 +216,20 @@ class Search:
         return run, result
 
 
+def best_trial(study: Study) -> FrozenTrial:
+    """The completed trial with the highest value. Raises JobError where there is none."""
+    best = best_of(study)
+    if best is None:
+        raise JobError(
+            f"No trial of the study {study.study_name!r} was completed, so there is none to score."
+        )
+    return best
+
+
+class Surplus(Exception):
+    """Others have begun as many trials as are wanted."""
+
+
 class _Objective:
     """What Optuna calls for each trial."""
 
@@ -245,20 +237,24 @@ class _Objective:
         self.search, self.listener, self.should_stop = search, listener, should_stop
         self.is_lost = False
 
-    def optimize(self, study: Study, timeout_s: float, enough: MaxTrialsCallback) -> None:
-        """Run trials until there are enough; returns where others have taken this worker for dead."""
+    def optimize(self, study: Study) -> None:
+        """Run a trial; returns where it is not needed or others have taken this worker for dead."""
         self.is_lost = False
         try:
-            study.optimize(self, timeout=timeout_s, callbacks=[enough, self._ended])
+            study.optimize(self, n_trials=1, catch=Surplus, callbacks=[self._ended])
         except ValueError:  # Optuna cannot end a trial that was ended by others
             if not self.is_lost:
                 raise
 
     def __call__(self, trial: optuna.Trial) -> float:
         try:
+            if self.search.is_surplus(trial):
+                if trial.params:  # it repeats another
+                    self._queue_again(trial)
+                raise Surplus
             return self._validation_accuracy(trial)
         except (Stopped, KeyboardInterrupt):
-            RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.get_trials()[trial.number])
+            self._queue_again(trial)
             self.listener(Event("queued again", trial.number))
             raise
         except UpdateFinishedTrialError:
@@ -272,6 +268,9 @@ class _Objective:
         except Exception as error:
             trial.set_user_attr(studies.ERROR, type(error).__name__)  # its words may name folders
             raise
+
+    def _queue_again(self, trial: optuna.Trial) -> None:
+        RetryHeartbeatStaleTrialCallback()(trial.study, trial.study.get_trials()[trial.number])
 
     def _validation_accuracy(self, trial: optuna.Trial) -> float:
         search, started = self.search, time.monotonic()
@@ -294,19 +293,5 @@ class _Objective:
 
     def _ended(self, study: Study, trial: FrozenTrial) -> None:
         value = trial.value if trial.state == TrialState.COMPLETE else None
-        self.listener(Event(trial.state.name.lower(), trial.number, value=value))
-        if self.should_stop():
-            study.stop()
-
-
-def sampler(settings: TuningSettings, seed: int) -> Any:
-    """TPE as in the paper, or CMA-ES (which draws the optimizer at random, for it knows numbers only)."""
-    n = settings.startup_trials
-    if settings.sampler == "cmaes":
-        return CmaEsSampler(
-            n_startup_trials=n, seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
-        )
-    # The constant liar reckons with trials of other workers; where there are none it changes nothing.
-    return TPESampler(
-        multivariate=True, group=True, n_startup_trials=n, n_ei_candidates=24, constant_liar=True, seed=seed
-    )
+        if trial.state in FINISHED:
+            self.listener(Event(trial.state.name.lower(), trial.number, value=value))

@@ -4,7 +4,8 @@ In: a storage address: any database of Optuna (`sqlite:///PATH`, `postgresql://.
 `grpc://HOST:PORT` (Optuna's proxy). Out: an Optuna storage; of a study, a `summary`.
 
 Optuna's heartbeats tell which workers of a database still live: a trial whose worker is silent for `GRACE_S` fails, and
-its parameters are queued again. The proxy has no heartbeats: a trial of a killed worker stays "running" there.
+its parameters are queued again. The proxy has no heartbeats: a trial of a killed worker stays "running" there, and
+workers that end side by side may finish a few trials more than were asked for.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ MAX_RETRIES = 10  # a configuration that ends its worker each time must not hold
 GRPC_WAIT_S, SQLITE_WAIT_S = 10.0, 60
 CREATE_TRIES, CREATE_PAUSE_S = 5, 0.5
 IDENTITY, SCORED, ERROR, SECONDS = "ser", "scored", "error", "seconds"  # attributes of a study, of a trial
+SURPLUS = "Surplus"  # the error of a trial that was not needed
 RETRY_OF = "failed_trial"  # the attribute by which Optuna marks the retry of a trial
 METRIC = "validation accuracy, mean of the folds"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -130,8 +132,8 @@ def seconds_used(study: optuna.Study) -> float:
 
 
 def summary(study: optuna.Study) -> dict[str, Any]:
-    """How a study stands, as plain JSON values: counts by state, the best trial, a row for each trial."""
-    trials = study.get_trials(deepcopy=False)
+    """How a study stands, as plain JSON values: counts by state, the best trial, a row for each trial that was run."""
+    trials = [one for one in study.get_trials(deepcopy=False) if one.user_attrs.get(ERROR) != SURPLUS]
     best = best_of(study)
     return {
         "study": study.study_name,
