@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from support import RATE_HZ, voice
+from support import RATE_HZ, voice, write_voice
 
 import ser
 from ser.classifier.bigru import VOICE_BUFFERS, BiGRUClassifier
+from ser.classifier.checkpoint import save_checkpoint
 from ser.classifier.settings import ClassifierSettings
+from ser.cli import main
 from ser.errors import CheckpointError, SettingsError
 from ser.experiments.baselines import ListedFrames
 from ser.inference.adaptation import Training as Known
@@ -159,3 +162,57 @@ def test_what_cannot_be_adapted_is_refused(adaptable, predictor):
     for call in (lambda: predictor.adapt([clip]), lambda: predictor(clip, voice=adaptable.adapt([clip]))):
         with pytest.raises(SettingsError, match="without voices"):
             call()
+
+
+@pytest.fixture
+def command(adaptable, tiny_encoder, tmp_path, capsys):
+    """`command(*words)` answers recordings of two speakers: exit status, probabilities by file, errors."""
+    save_checkpoint(tmp_path / "model", adaptable.checkpoint, adaptable.classifier)
+    for speaker in range(2):
+        (tmp_path / "clips" / str(speaker)).mkdir(parents=True)
+        for number in range(3):
+            write_voice(tmp_path / "clips" / str(speaker) / f"{number}.wav", 2.0, seed=60 * speaker + number)
+    write_voice(tmp_path / "neutral.wav", 2.0, seed=5)
+
+    def run(*words):
+        given = [
+            "--json",
+            "--checkpoint",
+            tmp_path / "model",
+            "--encoder",
+            tiny_encoder,
+            tmp_path / "clips",
+            *words,
+        ]
+        capsys.readouterr()
+        status = main(["predict", *map(str, given)])
+        out, err = capsys.readouterr()
+        return (
+            status,
+            {line["file"]: line["probabilities"] for line in map(json.loads, out.splitlines())},
+            err,
+        )
+
+    return run
+
+
+def test_the_command_hears_one_voice_or_one_a_folder_or_neutral_recordings(command, adaptable, tmp_path):
+    (tmp_path / "clips" / "0" / "tone.wav").write_bytes(b"no recording")
+    files = sorted((tmp_path / "clips").rglob("[0-2].wav"))
+    expected = {
+        (): dict.fromkeys(files),
+        ("--one-voice",): dict.fromkeys(files, adaptable.adapt(files)),
+        ("--voice-folders",): {
+            file: adaptable.adapt(sorted(file.parent.glob("[0-2].wav"))) for file in files
+        },
+        ("--neutral", tmp_path / "neutral.wav"): dict.fromkeys(
+            files, adaptable.adapt(neutral=[tmp_path / "neutral.wav"])
+        ),
+    }
+    for words, voices in expected.items():
+        status, answers, err = command(*words)
+        assert status == 1
+        assert "tone.wav" in err
+        for file, voice_of_file in voices.items():
+            ours = adaptable(file, timeline=False, voice=voice_of_file).probabilities
+            assert answers[str(file)] == pytest.approx(ours, abs=1e-4)

@@ -26,8 +26,9 @@ class BiGRUClassifier(nn.Module):
         self.dim, self.n_labels = dim, n_labels
         if self.settings.weighted_layers:
             self.layer_weights = nn.Parameter(torch.zeros(self.settings.weighted_layers))
-        self.norm = nn.LayerNorm(dim, eps=NORM_EPSILON)
-        inputs = [dim] + [2 * units for units in self.settings.units]
+        width = dim * max(1, self.settings.concatenated_layers)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
+        inputs = [width] + [2 * units for units in self.settings.units]
         self.gru = nn.ModuleList(
             BiGRULayer(width, units) for width, units in zip(inputs, self.settings.units, strict=False)
         )
@@ -36,7 +37,7 @@ class BiGRUClassifier(nn.Module):
             self.attention = nn.Linear(inputs[-1], 1)
         if self.settings.voices:
             # Of all training speakers' frames, and from a speaker's neutral mean to the mean of all of theirs.
-            shape = (self.settings.weighted_layers, dim) if self.settings.weighted_layers else (dim,)
+            shape = (self.settings.stacked_layers, dim) if self.settings.stacked_layers else (dim,)
             for name in VOICE_BUFFERS:
                 self.register_buffer(name, torch.zeros(shape))
         self.dense = nn.Linear(pooled, n_labels)
@@ -49,8 +50,8 @@ class BiGRUClassifier(nn.Module):
         """Logits of a packed batch.
 
         Args:
-            frames: `(total frames, dim)` float32, utterance after utterance; `(total frames, weighted_layers, dim)`
-                where layers are weighted.
+            frames: `(total frames, dim)` float32, utterance after utterance; `(total frames, layers, dim)`
+                where layers are weighted or concatenated.
             lengths: `(batch,)` frames of each, each at least 1.
             generator: source of the dropout's randomness in training.
 
@@ -60,9 +61,11 @@ class BiGRUClassifier(nn.Module):
         index = PackedIndex.of(lengths.cpu()).to(frames.device)
         if self.settings.weighted_layers:
             frames = torch.einsum("l,fld->fd", self.layer_weights.softmax(dim=0), frames)
+        elif self.settings.concatenated_layers:
+            frames = frames.flatten(1)
         x = self._dropped(frames, self.settings.dropout, generator)
         # Without scale and bias, which the first layer folds into its input kernel.
-        x = functional.layer_norm(x, (self.dim,), eps=self.norm.eps)
+        x = functional.layer_norm(x, self.norm.normalized_shape, eps=self.norm.eps)
         for number, layer in enumerate(self.gru):
             x = layer(x, index, None if number else self.norm)
         return self.dense(self._dropped(self._pooled(x, index), self.settings.final_dropout, generator))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from ser.errors import SettingsError
 
+MOST_AVERAGED = 50  # frames are a second
+
 
 @dataclass(frozen=True)
 class ClassifierSettings:
@@ -21,6 +23,8 @@ class ClassifierSettings:
             and standard deviation of all states under learned attention (Okabe et al. 2018).
         weighted_layers: 0 takes one layer of the encoder (the paper); more take the sum of so many hidden layers, the
             front end's output counted, under learned softmax weights (Yang et al. 2021, SUPERB).
+        concatenated_layers: more than 1 put the numbers of so many hidden layers, up to the chosen one, side by side.
+        averaged_frames: neighbouring frames whose average the classifier gets in their place; 1 leaves them.
         final_dropout: share of the pooled numbers set to zero in training, before the dense layer.
         voices: share of training utterances whose frames are moved to the mean and deviation of all training speakers
             from those of their own, so that the classifier also serves recordings moved so: see
@@ -33,6 +37,8 @@ class ClassifierSettings:
     dropout: float = 0.2
     pooling: Literal["last", "attentive"] = "last"
     weighted_layers: int = field(default=0, metadata={"may_be_absent": True})  # checkpoints are older
+    concatenated_layers: int = field(default=0, metadata={"may_be_absent": True})
+    averaged_frames: int = field(default=1, metadata={"may_be_absent": True})
     final_dropout: float = field(default=0.0, metadata={"may_be_absent": True})
     voices: float = field(default=0.0, metadata={"may_be_absent": True})
 
@@ -42,13 +48,23 @@ class ClassifierSettings:
                 f"base_units {self.base_units}, final_units {self.final_units} and gru_layers {self.gru_layers} "
                 "must each be at least 1."
             )
-        if self.weighted_layers < 0 or self.weighted_layers == 1:
-            raise SettingsError(f"weighted_layers must be 0 or at least 2, got {self.weighted_layers}.")
+        for name in ("weighted_layers", "concatenated_layers"):
+            if getattr(self, name) < 0 or getattr(self, name) == 1:
+                raise SettingsError(f"{name} must be 0 or at least 2, got {getattr(self, name)}.")
+        if self.weighted_layers and self.concatenated_layers:
+            raise SettingsError("Layers are weighted or concatenated; give one of the two.")
+        if not 1 <= self.averaged_frames <= MOST_AVERAGED:
+            raise SettingsError(f"averaged_frames must be 1 to {MOST_AVERAGED}, got {self.averaged_frames}.")
         for name in ("dropout", "final_dropout", "voices"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         if self.pooling not in ("last", "attentive"):
             raise SettingsError(f"pooling must be 'last' or 'attentive', got {self.pooling!r}.")
+
+    @property
+    def stacked_layers(self) -> int:
+        """Layers of the encoder in every frame; 0 for one that is not stacked."""
+        return self.weighted_layers or self.concatenated_layers
 
     @property
     def units(self) -> tuple[int, ...]:

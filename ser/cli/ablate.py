@@ -53,8 +53,8 @@ def run(args: argparse.Namespace) -> int:
     )
 
     def source(settings: CrossvalSettings) -> tuple[FeatureSet, EncoderReference]:
-        needs = settings.classifier.weighted_layers, settings.training.augmented_copies
-        if needs == (base.classifier.weighted_layers, base.training.augmented_copies):
+        needs = settings.classifier.stacked_layers, settings.training.augmented_copies
+        if needs == (base.classifier.stacked_layers, base.training.augmented_copies):
             return features, encoder
         usable, others, other_encoder = common.encode(corpus, args, *needs)
         if len(usable.utterances) < len(corpus.utterances):

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "finished ones are kept",
     )
     common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
-    others = ("weighted_layers", "augmented_copies")
+    others = ("weighted_layers", "concatenated_layers", "augmented_copies")
     common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=others)
     for name, default in vars(BaselineSettings()).items():
         if name not in ("max_frames", "seed"):

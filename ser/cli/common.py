@@ -234,7 +234,8 @@ def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, Enco
     corpus = read_corpus_arguments(args)
     if getattr(args, "check", False):
         corpus = leave_out_unusable(corpus)
-    layers, copies = getattr(args, "weighted_layers", 0), getattr(args, "augmented_copies", 0)
+    layers = getattr(args, "weighted_layers", 0) or getattr(args, "concatenated_layers", 0)
+    copies = getattr(args, "augmented_copies", 0)
     return encode(corpus, args, layers, copies)
 
 

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     # Torch, so that the file is compared with something other than ONNX Runtime.
     source = args.encoder or checkpoint.encoder.source
     encoder = Encoder.load(source, checkpoint.encoder.layer, "cpu", "torch")
-    predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.weighted_layers))
+    predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.stacked_layers))
     path = export_onnx(predictor, args.out, args.licence, args.int8)
     furthest = _furthest(predictor, path)
     print(

@@ -104,7 +104,7 @@ def _encoder_problem(checkpoint: Any) -> str | None:
         return f"{source} is not on this machine; with a network: hf download {source}"
     try:
         encoder = Encoder.load(source, checkpoint.encoder.layer)
-        check_encoder(checkpoint, encoder.stacked(checkpoint.classifier.weighted_layers))
+        check_encoder(checkpoint, encoder.stacked(checkpoint.classifier.stacked_layers))
     except SerError as error:
         return str(error)
     return None

@@ -9,17 +9,20 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ser.cli.common import add_machine_arguments, shard
 
 if TYPE_CHECKING:
+    from ser.encoders.chunking import Frames
+    from ser.inference.adaptation import Voice
     from ser.inference.output_files import ResultFile
-    from ser.inference.torch_engine import Prediction
+    from ser.inference.recogniser import Prediction, Recogniser
 
 STDERR = 2
+HEARD = 50  # recordings by which a voice is known; more change little
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +58,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="refuse longer recordings (default %(default)s s)",
     )
+    voices = parser.add_argument_group(
+        "voices",
+        "what is lost on a stranger is mostly a shift, which other recordings of the same speaker measure",
+    ).add_mutually_exclusive_group()
+    voices.add_argument("--one-voice", action="store_true", help="all recordings are of one speaker")
+    voices.add_argument(
+        "--voice-folders", action="store_true", help="each folder holds one speaker's recordings"
+    )
+    voices.add_argument(
+        "--neutral",
+        nargs="+",
+        type=Path,
+        metavar="FILE",
+        help="neutral recordings of the one speaker of all others",
+    )
     add_machine_arguments(parser)
 
 
@@ -71,6 +89,8 @@ def run(args: argparse.Namespace) -> int:
     if not files:
         return int(n_bad > 0)
     labels, fingerprint = _model(args)
+    if args.one_voice or args.voice_folders or args.neutral:
+        fingerprint += "-voices"  # such answers do not go on a file of others
     with contextlib.ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(args, labels, fingerprint)]
         waiting = [
@@ -78,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
         ]
         if not args.debug:
             stack.enter_context(_own_stderr())
-        n_bad += _predict(args, waiting, len(files), outputs)
+        n_bad += _predict(args, waiting, files, outputs)
     for output in outputs:
         print(f"{output.path}: {len(output.done)} recordings", file=sys.stderr)
     return int(n_bad > 0)
@@ -108,9 +128,9 @@ def _model(args: argparse.Namespace) -> tuple[Sequence[str], str]:
 
 
 def _predict(
-    args: argparse.Namespace, files: Sequence[Path], n_all: int, outputs: Sequence[ResultFile]
+    args: argparse.Namespace, files: Sequence[Path], every: Sequence[Path], outputs: Sequence[ResultFile]
 ) -> int:
-    """Predict and put out; returns how many files were bad."""
+    """Predict and put out the files that are left of every one; returns how many were bad."""
     from tqdm import tqdm
 
     from ser import load
@@ -118,12 +138,21 @@ def _predict(
     if not files:
         return 0
     predictor = load(args.checkpoint, args.encoder)
+    voices = _voices(args, predictor, every)
     n_bad = 0
     # None: a bar where people look, no lines in a log.
-    bar = tqdm(files, unit="clip", initial=n_all - len(files), total=n_all, disable=None if outputs else True)
+    bar = tqdm(
+        files,
+        unit="clip",
+        initial=len(every) - len(files),
+        total=len(every),
+        disable=None if outputs else True,
+    )
     for file in bar:
         try:
-            prediction = predictor(file, timeline=args.timeline, max_duration_s=args.max_duration)
+            prediction = predictor(
+                file, timeline=args.timeline, max_duration_s=args.max_duration, voice=voices(file)
+            )
         except Exception as error:  # whatever one file leads to, the others are done
             n_bad += 1
             with tqdm.external_write_mode(sys.stderr):
@@ -134,6 +163,39 @@ def _predict(
         if args.json or not outputs:
             print(json.dumps(prediction.to_dict()) if args.json else _readable(prediction), flush=True)
     return n_bad
+
+
+def _voices(
+    args: argparse.Namespace, predictor: Recogniser, files: Sequence[Path]
+) -> Callable[[Path], Voice | None]:
+    """Which voice speaks in a file; None for every file where no option names any.
+
+    Raises:
+        AudioError: one of the neutral recordings cannot be used.
+        SettingsError: the model was trained without voices.
+    """
+    if args.neutral:
+        neutral = predictor.adapt(neutral=args.neutral)
+        return lambda file: neutral
+    groups: dict[Path, list[Path]] = {}
+    for file in files if args.one_voice or args.voice_folders else ():
+        groups.setdefault(file.parent if args.voice_folders else Path(), []).append(file)
+    voices = {}
+    for folder, members in groups.items():
+        heard = [frames for file in members[:HEARD] if (frames := _frames(predictor, file)) is not None]
+        if heard:
+            voices[folder] = predictor.voice_of(heard)
+    return lambda file: voices.get(file.parent if args.voice_folders else Path())
+
+
+def _frames(predictor: Recogniser, file: Path) -> Frames | None:
+    """What a voice is known by; None from a file that cannot be used, which is said when it is answered."""
+    from ser.errors import AudioError
+
+    try:
+        return predictor.frames(file)
+    except AudioError:
+        return None
 
 
 def _find(inputs: Sequence[Path]) -> tuple[list[Path], int]:

@@ -37,11 +37,22 @@ def neighbours(reduce: str) -> int:
 
 def averaged(frames: NDArray[Any], n: int) -> NDArray[Any]:
     """Averages of `n` frames each, `(ceil(frames / n), ...)` of `(frames, ...)`; the last may be of fewer."""
+    return averaged_each(frames, np.array([len(frames)]), n)[0]
+
+
+def averaged_each(
+    frames: NDArray[Any], lengths: NDArray[np.int64], n: int
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """The same for utterances one after the other, `(total frames, ...)`, and their new lengths."""
     if n == 1:
-        return frames
-    starts = np.arange(0, len(frames), n)
+        return frames, lengths
+    ends = np.cumsum(lengths)
+    starts = np.concatenate(
+        [np.arange(end - length, end, n) for end, length in zip(ends, lengths, strict=True)]
+    )
     counts = np.diff(starts, append=len(frames)).reshape(-1, *[1] * (frames.ndim - 1))
-    return np.add.reduceat(frames, starts, axis=0, dtype=np.float32) / counts.astype(np.float32)
+    averages = np.add.reduceat(frames, starts, axis=0, dtype=np.float32) / counts.astype(np.float32)
+    return averages, -(-lengths // n)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class Training:
     """Where the frames of a model's training speakers lie: each `(*frame_shape)`.
 
     Attributes:
-        fingerprint: of the encoder.
+        fingerprint: of the encoder, and of what is made of its frames.
         mean, deviation: over all of them.
         from_neutral: from the mean of a speaker's neutral frames to the mean of all of theirs, on average.
     """
@@ -60,12 +60,18 @@ class Voice:
     neutral: bool = False
 
     @classmethod
-    def of(cls, recordings: Sequence[Frames], fingerprint: str, neutral: bool = False) -> Voice:
-        """From the frames of a speaker's recordings, at least one."""
+    def of(
+        cls,
+        recordings: Sequence[Frames],
+        fingerprint: str,
+        neutral: bool = False,
+        rate_hz: float = FRAME_RATE_HZ,
+    ) -> Voice:
+        """From the frames of a speaker's recordings, at least one, `rate_hz` a second."""
         frames = np.concatenate(recordings).astype(np.float64)
         mean = frames.mean(axis=0).astype(np.float32)
         deviation = np.sqrt(np.maximum(frames.var(axis=0), 1e-6)).astype(np.float32)
-        return cls(fingerprint, mean, deviation, len(frames) / FRAME_RATE_HZ, len(recordings), neutral)
+        return cls(fingerprint, mean, deviation, len(frames) / rate_hz, len(recordings), neutral)
 
     def __call__(self, frames: Frames, training: Training) -> Frames:
         """Frames of the speaker, moved; the less speech the voice has heard, the less.

@@ -50,7 +50,10 @@ class OnnxPredictor(Recogniser):
             self._normalise = bool(self.description["encoder"]["normalise"])
             self._overlap = int(self.description["encoder"]["overlap"])
             self.speech_only = bool(self.description["encoder"].get("speech_only", False))
-            self.training = _training(model, self.description["encoder"]["fingerprint"])
+            self.averaged_frames = int(self.description["classifier"].get("averaged_frames", 1))
+            self.training = _training(
+                model, f"{self.description['encoder']['fingerprint']} {self.averaged_frames}"
+            )
             if len(self.labels) < 2 or self.max_frames < 1 or self._overlap < 0:
                 raise ValueError("sizes that make no sense")
             self._encoder = _session(model, ["normalised"], ["frames"], threads)

@@ -77,7 +77,8 @@ def classifier_nodes(
     On the way: `batch (steps, pieces, *frame_shape)` and `lengths (pieces,)`, and `rows (pieces, labels)`.
     """
     graph = Nodes(HEAD)
-    _cut(graph, max_frames, frame_shape)
+    n_averaged = getattr(model, "members", [model])[0].settings.averaged_frames
+    _cut(graph, _averages(graph, n_averaged, frame_shape), max_frames, frame_shape)
     if isinstance(model, Ensemble):
         logits = _ensemble(graph, model)
     else:
@@ -90,15 +91,33 @@ def classifier_nodes(
     return graph
 
 
-def _cut(graph: Nodes, max_frames: int, frame_shape: tuple[int, ...]) -> None:
-    """Consecutive pieces of at most `max_frames`, side by side in a padded batch, and their lengths."""
+def _averages(graph: Nodes, n: int, frame_shape: tuple[int, ...]) -> str:
+    """Averages of `n` neighbouring frames, the last of what is left, as `ser.features.reduce.averaged`."""
+    if n == 1:
+        return FRAMES
     total = graph.add("Shape", FRAMES, start=0, end=1)
+    groups = graph.add("Div", graph.add("Add", total, _ints(n - 1)), _ints(n))
+    rank = 1 + len(frame_shape)
+    missing = graph.add("Sub", graph.add("Mul", groups, _ints(n)), total)
+    pads = graph.add("Concat", _ints(*[0] * rank), missing, _ints(*[0] * (rank - 1)), axis=0)
+    grouped = graph.add("Reshape", graph.add("Pad", FRAMES, pads), _ints(-1, n, *frame_shape))
+    numbers = graph.add("Range", np.int64(0), graph.add("Squeeze", groups, _ints(0)), np.int64(1))
+    counts = graph.add("Min", graph.add("Sub", total, graph.add("Mul", numbers, _ints(n))), _ints(n))
+    divisors = graph.add(
+        "Reshape", graph.add("Cast", counts, to=TensorProto.FLOAT), _ints(-1, *[1] * (rank - 1))
+    )
+    return graph.add("Div", graph.add("ReduceSum", grouped, _ints(1), keepdims=0), divisors)
+
+
+def _cut(graph: Nodes, frames: str, max_frames: int, frame_shape: tuple[int, ...]) -> None:
+    """Consecutive pieces of at most `max_frames`, side by side in a padded batch, and their lengths."""
+    total = graph.add("Shape", frames, start=0, end=1)
     step = graph.add("Min", total, _ints(max_frames))
     n_pieces = graph.add("Div", graph.add("Sub", graph.add("Add", total, step), _ints(1)), step)
     missing = graph.add("Sub", graph.add("Mul", n_pieces, step), total)
     rank = 1 + len(frame_shape)
     pads = graph.add("Concat", _ints(*[0] * rank), missing, _ints(*[0] * (rank - 1)), axis=0)
-    padded = graph.add("Pad", FRAMES, pads)
+    padded = graph.add("Pad", frames, pads)
     shape = graph.add("Concat", n_pieces, step, _ints(*frame_shape), axis=0)
     pieces = graph.add("Reshape", padded, shape)
     graph.add("Transpose", pieces, perm=[1, 0, *range(2, rank + 1)], out=BATCH)
@@ -124,6 +143,8 @@ def _logits(graph: Nodes, model: BiGRUClassifier) -> str:
     if model.settings.weighted_layers:
         weights = _array(model.layer_weights.softmax(dim=0))[None]  # (1, layers) by (layers, dim)
         x = graph.add("Squeeze", graph.add("MatMul", weights, x), _ints(2))
+    elif model.settings.concatenated_layers:
+        x = graph.add("Reshape", x, _ints(0, 0, len(model.norm.weight)))
     x = graph.add(
         "LayerNormalization",
         x,

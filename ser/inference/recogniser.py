@@ -22,6 +22,7 @@ from ser.audio.load import MAX_DURATION_S, SAMPLE_RATE_HZ, Samples, load_audio, 
 from ser.audio.speech import Span, Speech, speech_of
 from ser.encoders.chunking import FRAME_RATE_HZ, Frames
 from ser.errors import AudioError, SettingsError
+from ser.features.reduce import averaged
 from ser.inference.adaptation import Training, Voice
 from ser.scoring.calibration import Calibration
 
@@ -103,6 +104,7 @@ class Recogniser(ABC):
         max_frames: longer recordings are the average over pieces of so many frames.
         calibration: its threshold says what counts as sure.
         encoder: utterances to the frames of each.
+        averaged_frames: neighbouring frames that the classifier gets the average of.
         speech_only: the encoder is given the speech of a recording alone.
         training: where the frames of its training speakers lie; None where it was trained without voices.
         trained_on: the speakers of its training, `corpus:speaker`; none where the checkpoint does not name them.
@@ -112,6 +114,7 @@ class Recogniser(ABC):
     max_frames: int
     calibration: Calibration
     encoder: Callable[[Sequence[Samples]], list[Frames]]
+    averaged_frames: int = 1
     speech_only: bool = False
     training: Training | None = None
     trained_on: Sequence[str] = ()
@@ -142,9 +145,9 @@ class Recogniser(ABC):
         decoded = time.perf_counter()
         speech = _speech(samples, name)
         found = time.perf_counter()
-        (frames,) = self.encoder([speech.samples if self.speech_only else samples])
+        frames = self._frames(samples, speech)
         if voice is not None:
-            frames = voice(frames, self._known_training())
+            frames = voice(frames, self.known_training)
         encoded = time.perf_counter()
         whole = self.classify(frames)
         moves = self._timeline(frames, speech.spans, window_s, hop_s) if timeline else None
@@ -176,19 +179,39 @@ class Recogniser(ABC):
             AudioError: a recording cannot be used, or nobody speaks in it.
             SettingsError: no recordings, or both kinds, or a model that was trained without voices.
         """
-        training = self._known_training()
+        assert self.known_training
         if bool(recordings) == bool(neutral):
             raise SettingsError(
                 "adapt takes recordings of one speaker, or neutral ones; give one of the two."
             )
-        heard = []
-        for recording in recordings or neutral:
-            name, samples = _samples(recording, MAX_DURATION_S)
-            speech = _speech(samples, name)
-            heard += self.encoder([speech.samples if self.speech_only else samples])
-        return Voice.of(heard, training.fingerprint, neutral=bool(neutral))
+        heard = [self.frames(recording) for recording in recordings or neutral]
+        return self.voice_of(heard, neutral=bool(neutral))
 
-    def _known_training(self) -> Training:
+    def voice_of(self, heard: Sequence[Frames], neutral: bool = False) -> Voice:
+        """The voice of a speaker from what `frames` gives of each recording, at least one."""
+        return Voice.of(heard, self.known_training.fingerprint, neutral, self._rate_hz)
+
+    @property
+    def _rate_hz(self) -> float:
+        return FRAME_RATE_HZ / self.averaged_frames
+
+    def frames(self, recording: Recording) -> Frames:
+        """Frames `(frames, *frame_shape)` of a recording, as the classifier takes them.
+
+        Raises:
+            AudioError: the recording cannot be used, or nobody speaks in it.
+        """
+        name, samples = _samples(recording, MAX_DURATION_S)
+        speech = _speech(samples, name)
+        return self._frames(samples, speech)
+
+    def _frames(self, samples: Samples, speech: Speech) -> Frames:
+        (frames,) = self.encoder([speech.samples if self.speech_only else samples])
+        return averaged(frames, self.averaged_frames)
+
+    @property
+    def known_training(self) -> Training:
+        """What a voice is moved by; a SettingsError where the model was trained without voices."""
         if self.training is None:
             raise SettingsError(
                 "This model was trained without voices: it cannot adapt. Train one with --voices 0.5, or take the "
@@ -205,18 +228,19 @@ class Recogniser(ABC):
         return mixed
 
     def _timeline(self, frames: Frames, spans: Sequence[Span], window_s: float, hop_s: float) -> Timeline:
-        window, hop = round(window_s * FRAME_RATE_HZ), max(1, round(hop_s * FRAME_RATE_HZ))
+        rate_hz = self._rate_hz
+        window, hop = max(1, round(window_s * rate_hz)), max(1, round(hop_s * rate_hz))
         pieces: list[Frames] = []
         times: list[Span] = []
         heard_s = 0.0  # of speech before the span
         for start_s, end_s in spans:
             begin = heard_s if self.speech_only else start_s
-            spoken = frames[round(begin * FRAME_RATE_HZ) : round((begin + end_s - start_s) * FRAME_RATE_HZ)]
+            spoken = frames[round(begin * rate_hz) : round((begin + end_s - start_s) * rate_hz)]
             last = max(0, len(spoken) - window)
             for first in sorted({*range(0, last + 1, hop), last}):
                 pieces.append(spoken[first : first + window])
-                until_s = end_s if first == last else start_s + (first + window) / FRAME_RATE_HZ
-                times.append((start_s + first / FRAME_RATE_HZ, until_s))
+                until_s = end_s if first == last else start_s + (first + window) / rate_hz
+                times.append((start_s + first / rate_hz, until_s))
             heard_s += end_s - start_s
         starts, ends = np.array(times).T
         return Timeline(starts, ends, self._probabilities(pieces))

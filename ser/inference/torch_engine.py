@@ -39,7 +39,8 @@ class Predictor(Recogniser):
         self.checkpoint, self.classifier, self.encoder = checkpoint, classifier.eval(), encoder
         self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
         self.calibration, self.speech_only = checkpoint.calibration, encoder.speech_only
-        self.training = _training(classifier, encoder.fingerprint)
+        self.averaged_frames = checkpoint.classifier.averaged_frames
+        self.training = _training(classifier, f"{encoder.fingerprint} {self.averaged_frames}")
         self.trained_on = tuple(checkpoint.data.get("speakers", ()))
 
     def _batch_probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
@@ -76,4 +77,4 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
     described, classifier = load_checkpoint(SHIPPED_CLASSIFIER if checkpoint is None else checkpoint)
     if not isinstance(encoder, Encoder):
         encoder = Encoder.load(encoder or described.encoder.source, described.encoder.layer)
-    return Predictor(described, classifier, encoder.stacked(described.classifier.weighted_layers))
+    return Predictor(described, classifier, encoder.stacked(described.classifier.stacked_layers))

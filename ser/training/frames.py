@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ser.corpora.corpus import Corpus
+from ser.features.reduce import averaged_each
 
 MASKED_STEPS, MASKED_DIMENSIONS = 0.1, 0.1  # widest span that frame masking takes out
 
@@ -55,6 +56,12 @@ class LabelledFrames:
         emotions = list(corpus.emotions)
         neutral = emotions.index("neutral") if "neutral" in emotions else -1
         return cls(features, corpus.targets, len(emotions), dim, corpora, speakers, neutral)
+
+    def gather(
+        self, indices: Sequence[int], max_frames: int, n_averaged: int = 1
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Frames of utterances and their lengths, each the average of `n_averaged`, cut to `max_frames` of them."""
+        return averaged_each(*self.features.gather(indices, max_frames * n_averaged), n_averaged)
 
     def weights(self, indices: NDArray[np.int64], balance: str) -> NDArray[np.float32]:
         """Loss weights `(indices,)` with the mean 1; see `TrainingSettings.balance` for the formula."""

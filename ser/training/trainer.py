@@ -99,7 +99,11 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed * 1_000 + stream)
             self.model = BiGRUClassifier(data.dim, data.n_labels, classifier).to(self.device)
-        self.voices = Voices(data, train, settings.max_frames) if classifier.voices else None
+        self.voices = (
+            Voices(data, train, settings.max_frames, classifier.averaged_frames)
+            if classifier.voices
+            else None
+        )
         if self.voices is not None:
             for name in VOICE_BUFFERS:
                 value = getattr(self.voices, name.removeprefix("voice_"))
@@ -172,9 +176,10 @@ class Training:
         self, batch: NDArray[np.int64], rng: np.random.Generator | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames and lengths of utterances; with a generator those of training, masked and moved as it draws."""
-        frames, lengths = self.data.features.gather(batch.tolist(), self.settings.max_frames)
+        settings = self.model.settings
+        frames, lengths = self.data.gather(batch.tolist(), self.settings.max_frames, settings.averaged_frames)
         if rng is not None and self.voices is not None:
-            frames = self.voices.moved(frames, lengths, batch.tolist(), self.model.settings.voices, rng)
+            frames = self.voices.moved(frames, lengths, batch.tolist(), settings.voices, rng)
         if rng is not None and self.settings.frame_masking:
             frames = mask_frames(frames, lengths, rng)
         return torch.from_numpy(frames).to(self.device), torch.from_numpy(lengths)

@@ -25,7 +25,9 @@ class Voices:
         from_neutral: mean over speakers of what lies between a speaker's neutral utterances and all of theirs.
     """
 
-    def __init__(self, data: LabelledFrames, train: Sequence[int], max_frames: int) -> None:
+    def __init__(
+        self, data: LabelledFrames, train: Sequence[int], max_frames: int, n_averaged: int = 1
+    ) -> None:
         self.speakers: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         by_speaker: dict[tuple[str, str], list[int]] = {}
         for index in train:
@@ -35,7 +37,7 @@ class Voices:
             neutral, others = _Sums(), _Sums()
             for index in indices:
                 sums = neutral if data.targets[index] == data.neutral else others
-                sums.add(data.features.gather([index], max_frames)[0])
+                sums.add(data.gather([index], max_frames, n_averaged)[0])
             every = neutral + others
             total += every
             if (
