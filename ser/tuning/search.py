@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -148,7 +148,7 @@ class Search:
         wanted, objective = self.settings.trials, _Objective(self, listener, should_stop)
         while count_finished(study) < wanted and not should_stop():
             has_time = self.settings.timeout_s > studies.seconds_used(study)
-            n_running = sum(self._is_running(trial) for trial in study.get_trials(deepcopy=False))
+            n_running = self._count_running(study, study.get_trials(deepcopy=False))
             if has_time and n_running + count_finished(study) < wanted:
                 objective.optimize(study)
             elif n_running:  # others run the last trials: if one of them dies, its trial is repeated here
@@ -166,15 +166,28 @@ class Search:
         """
         waits_or_ended = (TrialState.WAITING, *FINISHED)
         before = [one for one in trial.study.get_trials(deepcopy=False) if one.number < trial.number]
-        n_before = sum(one.state in waits_or_ended or self._is_running(one) for one in before)
+        n_before = sum(one.state in waits_or_ended for one in before) + self._count_running(
+            trial.study, before
+        )
         return n_before >= self.settings.trials
 
-    def _is_running(self, trial: FrozenTrial) -> bool:
-        """Whether a trial runs, by its heartbeats, which begin before its parameters are drawn, or it is young."""
-        if trial.state != TrialState.RUNNING or not self._has_heartbeats:
-            return False
-        age = datetime.now() - (trial.datetime_start or datetime.now())
-        return bool(trial.params) or age < timedelta(seconds=studies.GRACE_S)
+    def _count_running(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
+        """How many of these trials run, or are just being queued again.
+
+        Heartbeats, which begin before the parameters are drawn, tell whether a trial runs; before, that it is young.
+        """
+        everyone, now = study.get_trials(deepcopy=False), datetime.now()
+        repeated = {number for one in everyone for number in one.system_attrs.get("retry_history", ())}
+
+        def runs(trial: FrozenTrial) -> bool:
+            began, ended = trial.datetime_start or now, trial.datetime_complete or now
+            if trial.state == TrialState.FAIL:  # without an error: its worker has died
+                is_left = studies.ERROR not in trial.user_attrs and trial.number not in repeated
+                return is_left and now - ended < timedelta(seconds=studies.QUEUE_S)
+            is_alive = bool(trial.params) or now - began < timedelta(seconds=studies.GRACE_S)
+            return trial.state == TrialState.RUNNING and is_alive
+
+        return sum(map(runs, trials)) * self._has_heartbeats
 
     def score_best(
         self,
