@@ -37,7 +37,7 @@ from ser.training.trainer import Diverged, EpochReport
 from ser.tuning import storage as studies
 from ser.tuning.sampler import ByNumber
 from ser.tuning.space import SPACE, Space, TuningSettings, check_study_name, suggest, trial_settings
-from ser.tuning.storage import FINISHED, best_of, count_finished
+from ser.tuning.storage import FINISHED, best_of, count_finished, first_number
 
 POLL_S = 0.5
 STOPPED = "Stopped. Run the same command again to resume."
@@ -165,7 +165,8 @@ class Search:
         Trials are numbered one by one, so of workers that ask for the last trial at the same time only one gets it.
         """
         waits_or_ended = (TrialState.WAITING, *FINISHED)
-        before = [one for one in trial.study.get_trials(deepcopy=False) if one.number < trial.number]
+        others = [one for one in trial.study.get_trials(deepcopy=False) if one.number != trial.number]
+        before = [one for one in others if first_number(one) < trial.number]
         n_before = sum(one.state in waits_or_ended for one in before) + self._count_running(
             trial.study, before
         )
@@ -184,7 +185,7 @@ class Search:
             if trial.state == TrialState.FAIL:  # without an error: its worker has died
                 is_left = studies.ERROR not in trial.user_attrs and trial.number not in repeated
                 return is_left and now - ended < timedelta(seconds=studies.QUEUE_S)
-            is_alive = bool(trial.params) or now - began < timedelta(seconds=studies.GRACE_S)
+            is_alive = bool(trial.params) or now - began < timedelta(seconds=2 * studies.GRACE_S)
             return trial.state == TrialState.RUNNING and is_alive
 
         return sum(map(runs, trials)) * self._has_heartbeats

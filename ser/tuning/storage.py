@@ -116,6 +116,11 @@ def best_of(study: optuna.Study) -> FrozenTrial | None:
     return max(completed, key=lambda trial: (trial.value, -trial.number), default=None)
 
 
+def first_number(trial: FrozenTrial) -> int:
+    """The number of the trial, or of the one that it repeats."""
+    return int(trial.system_attrs.get(RETRY_OF, trial.number))
+
+
 def count_finished(study: optuna.Study) -> int:
     """Number of trials that were completed or pruned."""
     return len(study.get_trials(deepcopy=False, states=FINISHED))
