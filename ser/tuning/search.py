@@ -249,15 +249,13 @@ class _Objective:
 
     def __init__(self, search: Search, listener: Listener, should_stop: Callable[[], bool]) -> None:
         self.search, self.listener, self.should_stop = search, listener, should_stop
-        self.is_lost = False
 
     def optimize(self, study: Study) -> None:
         """Run a trial; returns where it is not needed or others have taken this worker for dead."""
-        self.is_lost = False
         try:
             study.optimize(self, n_trials=1, catch=Surplus, callbacks=[self._ended])
-        except ValueError:  # Optuna cannot end a trial that was ended by others
-            if not self.is_lost:
+        except ValueError as error:  # ended by others; SQLite may give one repeated trial to two workers
+            if not str(error).startswith("Cannot tell a"):
                 raise
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -272,7 +270,6 @@ class _Objective:
             self.listener(Event("queued again", trial.number))
             raise
         except UpdateFinishedTrialError:
-            self.is_lost = True
             self.listener(Event("lost", trial.number))
             raise
         except Diverged as error:  # without weights there is no accuracy to report
