@@ -17,12 +17,12 @@ from optuna import Study
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial
 
-from ser.corpora.folds import Fold
 from ser.errors import Stopped
 from ser.files import read_json, write_atomically, write_json
 from ser.scoring.calibration import fit_temperature, softmax
 from ser.scoring.metrics import score, scores_by
 from ser.scoring.predictions import leak_premium, read_predictions
+from ser.training.lockstep import Lockstep
 from ser.training.run_folder import identity, predictions_table
 from ser.training.trainer import EpochReport, Training
 from ser.tuning.search import STOPPED, Search, best_trial
@@ -70,10 +70,9 @@ def score_nested(
     search, _ = outer[0]
     data, labels = search.data, search.corpus.emotions
     probabilities, fold_of = np.zeros((len(data.targets), data.n_labels)), np.zeros(len(data.targets), int)
-    for number, ((one, _), trial) in enumerate(zip(outer, best, strict=True)):
-        assert one.test_fold is not None
-        training = _trained(one, one.test_fold, trial, number, listener, should_stop)
-        test, validation = list(one.test_fold.test), list(one.test_fold.validation)
+    folds, trainings = search.base.folds(search.corpus), _trained(outer, best, listener, should_stop)
+    for number, (fold, training) in enumerate(zip(folds, trainings, strict=True)):
+        test, validation = list(fold.test), list(fold.validation)
         temperature = fit_temperature(training.logits(validation), data.targets[validation])
         probabilities[test], fold_of[test] = softmax(training.logits(test), temperature), number
     table = folder / "nested.csv"
@@ -104,19 +103,25 @@ def score_nested(
 
 
 def _trained(
-    search: Search,
-    fold: Fold,
-    best: FrozenTrial,
-    number: int,
+    outer: Outer,
+    best: Sequence[FrozenTrial],
     listener: Callable[[int, EpochReport], None],
     should_stop: Callable[[], bool],
-) -> Training:
-    settings = trial_settings(search.base, best.params)
-    training = Training(
-        search.data, fold.train, fold.validation, settings.classifier, settings.training, stream=number
-    )
-    while not training.stopped:
-        listener(number, training.run_epoch())
+) -> list[Training]:
+    """The training of each fold with its own best configuration, ended."""
+    search, _ = outer[0]
+    lockstep = Lockstep(search.data, (), search.base.classifier, search.base.training)
+    for number, (fold, trial) in enumerate(zip(search.base.folds(search.corpus), best, strict=True)):
+        own = trial_settings(search.base, trial.params)
+        lockstep.trainings.append(
+            Training(search.data, fold.train, fold.validation, own.classifier, own.training, stream=number)
+        )
+
+    def after_fold(number: int, report: EpochReport) -> None:
+        listener(number, report)
         if should_stop():
             raise Stopped(STOPPED)
-    return training
+
+    while not lockstep.done:
+        lockstep.run_epoch(after_fold)
+    return lockstep.trainings

@@ -14,7 +14,7 @@ from optuna.samplers import BaseSampler, CmaEsSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 
 from ser.tuning.space import Space, TuningSettings, suggest
-from ser.tuning.storage import FINISHED, RETRY_OF
+from ser.tuning.storage import FINISHED, RETRY_OF, first_number
 
 
 class ByNumber(BaseSampler):
@@ -28,8 +28,8 @@ class ByNumber(BaseSampler):
         self.inner, self.place = sampler(settings, settings.seed), 0
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        number = _first_number(trial)
-        everyone = {_first_number(one): one for one in study.get_trials(deepcopy=False)}
+        number = first_number(trial)
+        everyone = {first_number(one): one for one in study.get_trials(deepcopy=False)}
         before = [one for first, one in everyone.items() if first < number]
         if len(before) != self.place:
             self.inner = self._replayed(before)
@@ -70,8 +70,3 @@ def sampler(settings: TuningSettings, seed: int) -> Any:
     return TPESampler(
         multivariate=True, group=True, n_startup_trials=n, n_ei_candidates=24, constant_liar=True, seed=seed
     )
-
-
-def _first_number(trial: FrozenTrial) -> int:
-    """The number of the trial, or of the one that it repeats."""
-    return int(trial.system_attrs.get(RETRY_OF, trial.number))

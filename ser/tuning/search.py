@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from ser.training.trainer import Diverged, EpochReport
 from ser.tuning import storage as studies
 from ser.tuning.sampler import ByNumber
 from ser.tuning.space import SPACE, Space, TuningSettings, check_study_name, suggest, trial_settings
-from ser.tuning.storage import FINISHED, best_of, count_finished
+from ser.tuning.storage import FINISHED, best_of, count_finished, first_number
 
 POLL_S = 0.5
 STOPPED = "Stopped. Run the same command again to resume."
@@ -148,7 +148,7 @@ class Search:
         wanted, objective = self.settings.trials, _Objective(self, listener, should_stop)
         while count_finished(study) < wanted and not should_stop():
             has_time = self.settings.timeout_s > studies.seconds_used(study)
-            n_running = sum(self._is_running(trial) for trial in study.get_trials(deepcopy=False))
+            n_running = self._count_running(study, study.get_trials(deepcopy=False))
             if has_time and n_running + count_finished(study) < wanted:
                 objective.optimize(study)
             elif n_running:  # others run the last trials: if one of them dies, its trial is repeated here
@@ -165,16 +165,30 @@ class Search:
         Trials are numbered one by one, so of workers that ask for the last trial at the same time only one gets it.
         """
         waits_or_ended = (TrialState.WAITING, *FINISHED)
-        before = [one for one in trial.study.get_trials(deepcopy=False) if one.number < trial.number]
-        n_before = sum(one.state in waits_or_ended or self._is_running(one) for one in before)
+        others = [one for one in trial.study.get_trials(deepcopy=False) if one.number != trial.number]
+        before = [one for one in others if first_number(one) < trial.number]
+        n_before = sum(one.state in waits_or_ended for one in before) + self._count_running(
+            trial.study, before
+        )
         return n_before >= self.settings.trials
 
-    def _is_running(self, trial: FrozenTrial) -> bool:
-        """Whether a trial runs, by its heartbeats, which begin before its parameters are drawn, or it is young."""
-        if trial.state != TrialState.RUNNING or not self._has_heartbeats:
-            return False
-        age = datetime.now() - (trial.datetime_start or datetime.now())
-        return bool(trial.params) or age < timedelta(seconds=studies.GRACE_S)
+    def _count_running(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
+        """How many of these trials run, or are just being queued again.
+
+        Heartbeats, which begin before the parameters are drawn, tell whether a trial runs; before, that it is young.
+        """
+        everyone, now = study.get_trials(deepcopy=False), datetime.now()
+        repeated = {number for one in everyone for number in one.system_attrs.get("retry_history", ())}
+
+        def runs(trial: FrozenTrial) -> bool:
+            began, ended = trial.datetime_start or now, trial.datetime_complete or now
+            if trial.state == TrialState.FAIL:  # without an error: its worker has died
+                is_left = studies.ERROR not in trial.user_attrs and trial.number not in repeated
+                return is_left and now - ended < timedelta(seconds=studies.QUEUE_S)
+            is_alive = bool(trial.params) or now - began < timedelta(seconds=2 * studies.GRACE_S)
+            return trial.state == TrialState.RUNNING and is_alive
+
+        return sum(map(runs, trials)) * self._has_heartbeats
 
     def score_best(
         self,
@@ -235,15 +249,13 @@ class _Objective:
 
     def __init__(self, search: Search, listener: Listener, should_stop: Callable[[], bool]) -> None:
         self.search, self.listener, self.should_stop = search, listener, should_stop
-        self.is_lost = False
 
     def optimize(self, study: Study) -> None:
         """Run a trial; returns where it is not needed or others have taken this worker for dead."""
-        self.is_lost = False
         try:
             study.optimize(self, n_trials=1, catch=Surplus, callbacks=[self._ended])
-        except ValueError:  # Optuna cannot end a trial that was ended by others
-            if not self.is_lost:
+        except ValueError as error:  # ended by others; SQLite may give one repeated trial to two workers
+            if not str(error).startswith("Cannot tell a"):
                 raise
 
     def __call__(self, trial: optuna.Trial) -> float:
@@ -258,7 +270,6 @@ class _Objective:
             self.listener(Event("queued again", trial.number))
             raise
         except UpdateFinishedTrialError:
-            self.is_lost = True
             self.listener(Event("lost", trial.number))
             raise
         except Diverged as error:  # without weights there is no accuracy to report

@@ -38,6 +38,7 @@ from ser.tuning.space import Space
 JOURNAL, GRPC = "journal:", "grpc://"
 DATABASE_NAME = "studies.db"
 HEARTBEAT_S, GRACE_S = 5, 30
+QUEUE_S = 10  # longest time between the failure of a dead worker's trial and its being queued again
 MAX_RETRIES = 10  # a configuration that ends its worker each time must not hold up the study for ever
 GRPC_WAIT_S, SQLITE_WAIT_S = 10.0, 60
 CREATE_TRIES, CREATE_PAUSE_S = 5, 0.5
@@ -113,6 +114,11 @@ def best_of(study: optuna.Study) -> FrozenTrial | None:
     """The completed trial with the highest value, the first of equals."""
     completed = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
     return max(completed, key=lambda trial: (trial.value, -trial.number), default=None)
+
+
+def first_number(trial: FrozenTrial) -> int:
+    """The number of the trial, or of the one that it repeats."""
+    return int(trial.system_attrs.get(RETRY_OF, trial.number))
 
 
 def count_finished(study: optuna.Study) -> int:
