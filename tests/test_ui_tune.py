@@ -114,8 +114,8 @@ def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab: Any
 def test_the_best_trial_is_trained_then_used(
     tab: Any, started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    replaced: list[Path] = []
-    monkeypatch.setattr(tab.context.model, "replace", lambda model, title: replaced.append(model))
+    replaced: list[tuple[Path, str]] = []
+    monkeypatch.setattr(tab.context.model, "replace", lambda *given, title: replaced.append((*given, title)))
     folder = study(tab).folder
     assert "no trained model yet" in pressed(tab, "use", STUDY)[tab.message]
     assert "being trained and tested" in pressed(tab, "train", STUDY)[tab.message]
@@ -125,7 +125,8 @@ def test_the_best_trial_is_trained_then_used(
     assert "no trained model yet" in pressed(tab, "use", STUDY)[tab.message]
     study(tab, {**TOLD, "scored": SCORED})
     assert "now answers with the model of shemo" in pressed(tab, "use", STUDY)[tab.message]
-    assert replaced == [model]
+    assert [used for used, _ in replaced] == [model]
+    assert replaced[0][1].startswith("shemo, 20")  # what its owner called it, not the folder
     assert "problem" in pressed(tab, "train", STUDY)[tab.message]  # it is trained already
 
 
