@@ -35,7 +35,7 @@ def voice(seconds: float = 1.0, rate_hz: int = RATE_HZ, seed: int = 0) -> NDArra
     spoken = _spoken(seed % N_CLIPS)
     repeated = np.resize(spoken, round(seconds * RATE_HZ) + 1)
     sound = repeated if rate_hz == RATE_HZ else resample(repeated, RATE_HZ, rate_hz)
-    return np.resize(sound, round(seconds * rate_hz))
+    return np.resize(sound, round(seconds * rate_hz)) * np.float32(1 - seed % 1000 / 10_000)  # no two alike
 
 
 @cache

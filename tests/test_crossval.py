@@ -17,6 +17,7 @@ from ser.classifier.checkpoint import EncoderReference, load_checkpoint
 from ser.cli import main
 from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import SettingsError
+from ser.experiments.voice_curve import voice_curve
 from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS as EVERY_EMOTION
 from ser.scoring.calibration import calibrate, softmax
@@ -296,3 +297,25 @@ def test_lockstep_reports_the_mean_over_folds_and_a_stopped_fold_its_best(toy, t
 def test_settings_that_make_no_sense_are_refused(wrong):
     with pytest.raises(SettingsError, match=next(iter(wrong))):
         CrossvalSettings(**wrong)
+
+
+def test_a_voice_is_known_by_recordings_that_are_not_scored_and_helps_strangers(toy, tmp_path):
+    rng = np.random.default_rng(1)
+    shifts = {name: 4 * rng.standard_normal(DIM) for name in toy.corpus.speakers}
+    for number, utterance in enumerate(toy.corpus.utterances):
+        toy.frames[number] = (toy.frames[number] + shifts[utterance.speaker]).astype(np.float32)
+    learning = replace(SETTINGS.training, max_epochs=12, patience=0)
+    settings = replace(SETTINGS, classifier=replace(SETTINGS.classifier, voices=0.5), training=learning)
+    done = crossval(toy, tmp_path / "run", settings)
+    done.run(final=False)
+    rows = {(row["kind"], row["recordings"]): row for row in voice_curve(done)}
+    assert {key for key in rows if key[0] == "mixed"} == {
+        ("mixed", 1),
+        ("mixed", 3),
+        ("mixed", 5),
+    }  # no speaker has ten to spare
+    for (_, count), row in rows.items():
+        assert (row["utterances"], row["speakers"]) == (120 - 12 * count, 12)
+        gain = row["with"]["wa"]["value"] - row["without"]["wa"]["value"]
+        assert row["gain"]["wa"]["value"] == pytest.approx(gain)
+    assert rows["mixed", 5]["gain"]["wa"]["value"] > 0.1

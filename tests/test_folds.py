@@ -457,6 +457,20 @@ def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path: Path, split
     ]
 
 
+def test_speakers_can_be_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    corpora = [write_corpus(tmp_path / name, n_speakers=5) for name in ("one", "two")]
+    for number, path in enumerate(corpora[1].glob("*.wav")):
+        write_voice(path, seed=1000 + number)
+    words = ["folds", "--folds", "3", "--json", str(tmp_path / "out.json"), "--corpus"]
+    assert main([*words, *map(str, corpora), "--without-speakers", "one:s1,two:s0"]) == 0
+    tested = {file for fold in json.loads((tmp_path / "out.json").read_text()) for file in fold["test"]}
+    assert len(tested) == 48
+    assert not [file for file in tested if file.startswith(("one/1_", "two/0_"))]
+    assert main([*words, str(corpora[0]), "--without-speakers", "s1"]) == 0
+    assert main([*words, str(corpora[0]), "--without-speakers", "s9"]) == 1
+    assert "s9, who are not in the corpus" in capsys.readouterr().err
+
+
 def test_the_command_refuses_in_one_line(metadata: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["folds"]) == 2
     assert main(["folds", "--csv", str(metadata), "--folds", "1"]) == 2

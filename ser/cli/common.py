@@ -63,6 +63,9 @@ def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True)
     group.add_argument(
         "--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six"
     )
+    group.add_argument(
+        "--without-speakers", metavar="NAMES", help="leave these out, for instance RAVDESS:11,RAVDESS:12"
+    )
 
 
 def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -200,7 +203,24 @@ def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
         print(f"left out {one.path}: {one.reason}", file=sys.stderr)
     for note in corpus.notes:
         print(f"note: {note}", file=sys.stderr)
-    return select_emotions(corpus, args.emotions)
+    return select_emotions(_without_speakers(corpus, args.without_speakers), args.emotions)
+
+
+def _without_speakers(corpus: Corpus, names: str | None) -> Corpus:
+    """The corpus without the speakers of `--without-speakers`, each `CORPUS:SPEAKER` or, of one corpus, `SPEAKER`."""
+    from ser.errors import CorpusError
+
+    if not names:
+        return corpus
+    left_out = set(names.split(","))
+    if unknown := left_out - {*corpus.named_speakers, *corpus.speakers}:
+        raise CorpusError(
+            f"--without-speakers names {', '.join(sorted(unknown))}, who are not in the corpus. "
+            f"It has {', '.join(corpus.named_speakers)}."
+        )
+    named = dict(zip(corpus.speakers, corpus.named_speakers, strict=True))
+    kept = [one for one in corpus.utterances if not {one.speaker, named[one.speaker]} & left_out]
+    return replace(corpus, utterances=tuple(kept))
 
 
 def select_emotions(corpus: Corpus, emotions: str | None) -> Corpus:

@@ -22,6 +22,7 @@ from ser.cli.common import (
 from ser.cli.output import interval_text, print_scores
 
 if TYPE_CHECKING:
+    from ser.training.crossval import Crossval
     from ser.training.trainer import EpochReport
 
 HEAD = "epoch  fold  train loss  train WA    val loss    val WA   val UAR"
@@ -75,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     print(HEAD, flush=True)
     result = crossval.run(after_epoch, should_stop, final=not args.no_final)
     print_result(result)
+    if settings.classifier.voices:
+        _add_voice_curve(crossval, result)
     if args.also_random_split:
         leaky = replace(settings, split="random", ensemble=False)
         beside = Crossval(corpus, features, encoder, leaky, folder / "random_split")
@@ -82,6 +85,22 @@ def run(args: argparse.Namespace) -> int:
         compare_splits(folder, result, beside.run(print_epoch, should_stop, final=False))
     print(f"Report: {draw_report(folder)}")
     return 0
+
+
+def _add_voice_curve(crossval: Crossval, result: dict[str, Any]) -> None:
+    """Add what knowing a voice is worth to the result, and print it."""
+    from ser.experiments.voice_curve import voice_curve
+    from ser.files import write_json
+
+    result["voices"] = voice_curve(crossval)
+    write_json(crossval.run_folder.path / "result.json", result)
+    print("  a voice is known by  utterances  WA without               WA with")
+    for row in result["voices"]:
+        known = f"{row['recordings']:2d} {row['kind']}"
+        print(
+            f"  {known:19s} {row['utterances']:11d}  {interval_text(row['without']['wa']):24s}"
+            f" {interval_text(row['with']['wa'])}"
+        )
 
 
 def compare_splits(folder: Path, result: dict[str, Any], leaky: dict[str, Any]) -> None:

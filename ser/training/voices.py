@@ -76,10 +76,9 @@ class _Sums:
         self.n, self.total, self.squares = n, np.asarray(total, np.float64), np.asarray(squares, np.float64)
 
     def add(self, frames: NDArray[np.float32]) -> None:
-        wide = frames.astype(np.float64)
-        self.n, self.total, self.squares = (
-            self.n + len(wide), self.total + wide.sum(axis=0), self.squares + np.square(wide).sum(axis=0)
-        )  # fmt: skip
+        self.n += len(frames)
+        self.total = self.total + frames.sum(axis=0, dtype=np.float64)
+        self.squares = self.squares + np.einsum("f...,f...->...", frames, frames)
 
     def __add__(self, other: _Sums) -> _Sums:
         return _Sums(self.n + other.n, self.total + other.total, self.squares + other.squares)
