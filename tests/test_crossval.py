@@ -18,6 +18,7 @@ from ser.cli import main
 from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import SettingsError
 from ser.experiments.voice_curve import voice_curve
+from ser.inference import adaptation
 from ser.inference.torch_engine import load
 from ser.labels import EMOTIONS as EVERY_EMOTION
 from ser.scoring.calibration import calibrate, softmax
@@ -299,7 +300,8 @@ def test_settings_that_make_no_sense_are_refused(wrong):
         CrossvalSettings(**wrong)
 
 
-def test_a_voice_is_known_by_recordings_that_are_not_scored_and_helps_strangers(toy, tmp_path):
+def test_a_voice_is_known_by_recordings_that_are_not_scored_and_helps_strangers(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr(adaptation, "HALF_KNOWN_S", 0.01)  # the toy's recordings last 0.2 s
     rng = np.random.default_rng(1)
     shifts = {name: 4 * rng.standard_normal(DIM) for name in toy.corpus.speakers}
     for number, utterance in enumerate(toy.corpus.utterances):

@@ -73,9 +73,13 @@ def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_stream_differs(sou
     assert first.epochs != other.epochs
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam", "rmsprop"])
-def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(source, tmp_path, optimizer):
-    settings = replace(QUICK, optimizer=optimizer, momentum=0.9, patience=0, max_epochs=4)
+@pytest.mark.parametrize(("optimizer", "average"), [("sgd", 0.0), ("adam", 0.9), ("rmsprop", 0.0)])
+def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(
+    source, tmp_path, optimizer, average
+):
+    settings = replace(
+        QUICK, optimizer=optimizer, momentum=0.9, patience=0, max_epochs=4, weight_average=average
+    )
     whole = run(training(source, settings))
     for stop_after in (1, 3):
         part = training(source, settings)
@@ -88,6 +92,22 @@ def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(sou
         assert taken_up.epochs == whole.epochs
         assert taken_up.best_epoch == whole.best_epoch
         assert all(torch.equal(taken_up.best_state[key], whole.best_state[key]) for key in whole.best_state)
+
+
+def test_the_running_average_of_the_weights_validates_and_answers(source):
+    one = training(source, replace(QUICK, weight_average=0.15, batch_size=36, max_epochs=4, patience=0))
+    expected: dict[str, torch.Tensor] = {}
+    for step in range(4):
+        report = one.run_epoch()
+        now = {key: value.clone() for key, value in one.model.state_dict().items()}
+        decay = min(0.15, (1 + step) / (10 + step))
+        expected = {key: decay * expected.get(key, now[key]) + (1 - decay) * now[key] for key in now}
+        if one.best_epoch == step + 1:
+            for key, value in one.best_state.items():
+                torch.testing.assert_close(value, expected[key])
+        right = one.logits(one.validation, best=False).argmax(axis=1) == one.targets[one.validation]
+        assert report.validation_wa == pytest.approx(right.mean())
+    assert not torch.equal(one.best_state["dense.weight"], one.model.state_dict()["dense.weight"])
 
 
 def test_a_damaged_state_is_refused_and_not_used(source, tmp_path):

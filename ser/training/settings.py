@@ -44,6 +44,8 @@ class TrainingSettings:
             "speakers" a corpus thus weighs as the square root of its number of (equally talkative) speakers.
         label_smoothing: share of the target spread evenly over the emotions.
         frame_masking: zero a random span of frames and of dimensions of each training utterance.
+        weight_average: decay a step of a running average of the weights, which validates and answers in their place;
+            0 takes the last weights (the paper).
         augmented_copies: also train on that many copies of each training utterance, at another speed and with noise.
             They are made before the encoder; an epoch has that many times more steps.
         seed: of weights, order, dropout and masking.
@@ -62,6 +64,7 @@ class TrainingSettings:
     balance: Literal["none", "corpora", "speakers"] = field(default="none", metadata={"may_be_absent": True})
     label_smoothing: float = 0.0
     frame_masking: bool = False
+    weight_average: float = field(default=0.0, metadata={"may_be_absent": True})
     augmented_copies: int = field(default=0, metadata={"may_be_absent": True})  # runs and studies are older
     seed: int = 40
 
@@ -72,7 +75,7 @@ class TrainingSettings:
         for name in ("l2", "patience", "augmented_copies"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise SettingsError(f"{name} must not be negative, got {getattr(self, name)}.")
-        for name in ("momentum", "label_smoothing"):
+        for name in ("momentum", "label_smoothing", "weight_average"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
         if not 0 <= self.seed < MAX_SEED:

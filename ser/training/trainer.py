@@ -22,7 +22,9 @@ import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save
+from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from ser.classifier.bigru import VOICE_BUFFERS, BiGRUClassifier
 from ser.classifier.settings import ClassifierSettings
@@ -109,12 +111,13 @@ class Training:
                 value = getattr(self.voices, name.removeprefix("voice_"))
                 getattr(self.model, name).copy_(torch.from_numpy(value))
         self.optimizer = _optimizer(self.model, settings)
+        self.average = AveragedModel(self.model, avg_fn=self._averaged) if settings.weight_average else None
         self.class_weights = self._class_weights()
         self.weights = np.ones(n * len(copies), dtype=np.float32)
         self.weights[self.train] = np.tile(data.weights(np.asarray(train), settings.balance), len(copies))
         self.epochs: list[EpochReport] = []
         self.best_epoch, self.best_monitored, self.stopped = 0, math.inf, False
-        self.best_state = self._copied_state()
+        self.best_state = _copied_state(self._current)
 
     def run_epoch(self) -> EpochReport:
         """Train for one epoch, validate, and decide whether that was the last.
@@ -137,7 +140,7 @@ class Training:
 
     def logits(self, indices: Sequence[int] | NDArray[np.int64], best: bool = True) -> NDArray[np.float32]:
         """Logits `(indices, n_labels)` of any utterances, by the best epoch's weights or the current ones."""
-        model = self.best_model().to(self.device) if best else self.model.eval()
+        model = self.best_model().to(self.device) if best else self._current.eval()
         rows = [np.zeros((0, self.data.n_labels), dtype=np.float32)]
         with torch.inference_mode():
             for batch in _batches(np.asarray(indices), EVALUATION_BATCH):
@@ -149,6 +152,16 @@ class Training:
         model = BiGRUClassifier(self.model.dim, self.model.n_labels, self.model.settings)
         model.load_state_dict(self.best_state)
         return model.eval()
+
+    @property
+    def _current(self) -> nn.Module:
+        """The classifier as it stands: the average of its weights where one is kept."""
+        return self.model if self.average is None else self.average.module
+
+    def _averaged(self, average: torch.Tensor, weight: torch.Tensor, n: torch.Tensor) -> torch.Tensor:
+        """The next average of a weight after `n` steps: at first it follows fast."""
+        decay = min(self.settings.weight_average, (1 + int(n)) / (10 + int(n)))
+        return average.lerp(weight, 1 - decay)
 
     @property
     def best(self) -> EpochReport:
@@ -167,6 +180,8 @@ class Training:
             self.optimizer.zero_grad(set_to_none=True)
             (loss + self.settings.l2 * self.model.penalty()).backward()
             self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             total += float(loss.detach()) * len(batch)
             predicted.append(logits.detach().argmax(dim=1).cpu().numpy())
         matrix = confusion(self.targets[order], np.concatenate(predicted), self.data.n_labels)
@@ -218,7 +233,7 @@ class Training:
         monitored = loss + (report.penalty if self.settings.monitor == "loss_with_penalty" else 0)
         if monitored < self.best_monitored or not has_validation:
             self.best_monitored, self.best_epoch = monitored, report.epoch
-            self.best_state = self._copied_state()
+            self.best_state = _copied_state(self._current)
         patience, waited = self.settings.patience, report.epoch - self.best_epoch
         self.stopped = report.epoch >= self.settings.max_epochs or 0 < patience <= waited
 
@@ -229,12 +244,11 @@ class Training:
         weights = len(self.train) / (self.data.n_labels * np.maximum(counts, 1))
         return torch.from_numpy(weights).float().to(self.device)
 
-    def _copied_state(self) -> dict[str, torch.Tensor]:
-        return {key: value.detach().clone() for key, value in self.model.state_dict().items()}
-
     def save(self, path: Path) -> None:
         """Write weights, best weights, optimiser state and reports as one file, atomically."""
-        tensors = {f"model.{key}": value for key, value in self._copied_state().items()}
+        tensors = {f"model.{key}": value for key, value in _copied_state(self.model).items()}
+        if self.average is not None:
+            tensors |= {f"average.{key}": value for key, value in _copied_state(self.average).items()}
         tensors |= {f"best.{key}": value for key, value in self.best_state.items()}
         for index, state in self.optimizer.state_dict()["state"].items():
             for key, value in state.items():
@@ -260,6 +274,8 @@ class Training:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
             self.model.load_state_dict(_part(tensors, "model."))
             self.best_state = _part(tensors, "best.")
+            if self.average is not None:
+                self.average.load_state_dict(_part(tensors, "average."))
             state = self.optimizer.state_dict()
             for key, value in _part(tensors, "optimizer.").items():
                 index, entry = key.split(".", 1)
@@ -324,6 +340,10 @@ def _optimizer(model: BiGRUClassifier, settings: TrainingSettings) -> torch.opti
     if settings.optimizer == "rmsprop":
         return RMSprop(parameters, rate)
     return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum)
+
+
+def _copied_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {key: value.detach().clone() for key, value in module.state_dict().items()}
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
