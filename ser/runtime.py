@@ -86,5 +86,5 @@ def chosen_device() -> torch.device:
 
 def library_versions() -> dict[str, str]:
     """Versions that figures depend on."""
-    names = ("torch", "transformers", "torchaudio", "numpy", "soundfile", "av")
+    names = ("torch", "transformers", "torchaudio", "onnxruntime", "silero-vad", "numpy", "soundfile", "av")
     return {"python": platform.python_version()} | {name: version(name) for name in names}

@@ -18,7 +18,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
+import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from ui_support import recording, tiny_model
@@ -243,6 +245,33 @@ def test_several_files_become_rows_and_a_bad_one_is_named_in_its_row(context: Co
 def csv_of(rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     _, content = re.findall(r"base64,(.+?)\"", saved(rows, rows, "en"))
     return list(csv.DictReader(base64.b64decode(content).decode().splitlines()))
+
+
+def test_a_calm_voice_changes_the_answers_that_it_is_used_for_and_a_foreign_one_none(
+    context: Context, upload: Path
+) -> None:
+    answering = Answering(context)
+    assert answering.knows_voices()
+    first = answering.voice(str(upload), "en", VISITOR)
+    voice = first + answering.voice(str(upload), "en", VISITOR)
+    assert (voice.recordings, voice.neutral) == (2, True)
+    np.testing.assert_allclose(voice.mean, first.mean, atol=1e-5)
+    np.testing.assert_allclose(voice.deviation, first.deviation, atol=1e-4)
+    alone, known = (answering.answer(str(upload), "en", VISITOR, one) for one in (None, voice))
+    assert known.prediction.probabilities != pytest.approx(alone.prediction.probabilities, abs=1e-4)
+    assert "with your voice in mind" in answer_html(known, "en")
+    foreign = answering.answer(str(upload), "en", VISITOR, replace(voice, fingerprint="another"))
+    assert foreign.prediction.probabilities == pytest.approx(alone.prediction.probabilities, abs=1e-6)
+    for one in (alone, foreign):
+        assert "with your voice in mind" not in answer_html(one, "en")
+
+
+def test_a_voice_without_speech_is_refused_in_the_visitor_s_language(context: Context, upload: Path) -> None:
+    soundfile.write(upload, 0.2 * np.sin(np.arange(16_000)), 16_000)
+    with pytest.raises(Refusal, match="No speech"):
+        Answering(context).voice(str(upload), "en", VISITOR)
+    with pytest.raises(Refusal, match="نزدیک میکروفون"):
+        Answering(context).voice(str(upload), "fa", VISITOR)
 
 
 def test_too_many_files_at_once_are_refused_before_any_is_answered(context: Context, upload: Path) -> None:

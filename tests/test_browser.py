@@ -95,6 +95,33 @@ def test_a_recording_is_stopped_and_answered_with_one_press(page: Page) -> None:
     page.get_by_text("answered in").wait_for()
 
 
+def test_a_calm_voice_is_remembered_used_for_the_visitor_alone_and_forgotten(
+    page: Page, tmp_path: Path
+) -> None:
+    used = TEXTS["voice_used"].en
+
+    def answer(press: str) -> str:
+        page.click(press)
+        page.wait_for_function("document.querySelector('#answer [data-answered]') === null")
+        page.wait_for_selector(ANSWERED)
+        return page.inner_text("#answer")
+
+    upload(page, recording(tmp_path / "calm.wav", seconds=3))
+    page.get_by_text(TEXTS["ser_voice"].en).click()
+    for number in (1, 2):
+        page.click("#voice-add")
+        page.get_by_text(f"known from {number} calm recordings").wait_for()
+    assert used in answer("#recognise")
+    assert used not in answer("#examples button >> nth=0")  # somebody else speaks there
+    upload(page, recording(tmp_path / "mine.wav", seconds=2))
+    page.uncheck("#voice-use input")
+    assert used not in answer("#recognise")
+    page.check("#voice-use input")
+    page.click("#voice-forget")
+    page.get_by_text(TEXTS["voice_forgotten"].en).wait_for()
+    assert used not in answer("#recognise")
+
+
 def test_the_keyboard_stays_in_its_place_after_record_and_stop(page: Page) -> None:
     page.get_by_role("button", name="Record", exact=True).focus()
     page.keyboard.press("Enter")

@@ -216,6 +216,17 @@ def test_the_command_writes_a_teacher_s_first_layers_without_recordings(teachers
     assert about["student"]["layers"] == 2
 
 
+def test_an_encoder_that_asks_for_speech_alone_says_so_and_is_another_one(teachers, tmp_path):
+    words = ["distill", "--teacher", str(teachers["whisper"]), "--from-teacher", "2", "--steps", "0"]
+    for name, more in (("all", []), ("speech", ["--speech-only"])):
+        assert main([*words, *more, "--out", str(tmp_path / name)]) == 0
+    told, alone = (Encoder.load(tmp_path / name / "encoder") for name in ("all", "speech"))
+    assert (told.speech_only, alone.speech_only) == (False, True)
+    assert told.fingerprint != alone.fingerprint
+    again = Student.first_layers(alone)
+    assert again.speech_only
+
+
 def test_training_without_recordings_and_a_device_that_is_not_there_are_refused(
     teachers, tmp_path, capsys, monkeypatch
 ):

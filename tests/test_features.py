@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
-from support import write_voice
+from support import voice, write_voice
 
 from ser.audio.load import load_audio
 from ser.cli import main
@@ -141,6 +141,20 @@ def test_another_encoder_layer_or_setting_has_features_of_its_own(clips, cache):
     shorter = FakeEncoder()
     extract(clips, shorter, cache, max_duration_s=9.0)
     assert other.n_encoded == deeper.n_encoded == shorter.n_encoded == len(clips)
+
+
+def test_an_encoder_of_speech_alone_is_not_told_of_the_silence_around_it(tmp_path, cache):
+    spoken, silence = voice(2.0), np.zeros(16_000, np.float32)
+    files = [tmp_path / "spoken.wav", tmp_path / "padded.wav"]
+    soundfile.write(files[0], spoken, 16_000)
+    soundfile.write(files[1], 0.1 * np.concatenate([silence, spoken, silence]), 16_000)
+    encoder = FakeEncoder()
+    plain = extract(files, encoder, cache)
+    assert plain.lengths[1] == plain.lengths[0] + 100
+    encoder.speech_only, encoder.fingerprint = True, "speech"
+    alone = extract(files, encoder, cache)
+    assert alone.lengths[1] == pytest.approx(alone.lengths[0], abs=2)
+    assert alone.lengths[0] == pytest.approx(plain.lengths[0], abs=10)
 
 
 def test_clips_of_equal_content_share_their_features(clips, cache):

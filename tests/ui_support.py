@@ -26,7 +26,7 @@ def tiny_model(folder: Path, threshold: float = 0.0) -> Path:
     torch.manual_seed(40)
     HubertModel(HubertConfig(**TINY)).save_pretrained(folder / "encoder")
     encoder = Encoder.load(folder / "encoder")
-    settings = ClassifierSettings(base_units=8, final_units=4)
+    settings = ClassifierSettings(base_units=8, final_units=4, voices=0.5)
     checkpoint = Checkpoint(
         labels=EMOTIONS,
         encoder=EncoderReference(str(folder / "encoder"), encoder.layer, encoder.fingerprint, encoder.dim),
@@ -38,9 +38,11 @@ def tiny_model(folder: Path, threshold: float = 0.0) -> Path:
         },
     )
     model = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
+    model.voice_mean.fill_(0.3)
+    model.voice_deviation.fill_(0.5)
     return save_checkpoint(folder / "classifier", checkpoint, model)
 
 
 def recording(path: Path, seconds: float = 2.0, rate_hz: int = RATE_HZ) -> Path:
-    """A WAV file of a voice-like tone, PCM 16 bit."""
+    """A WAV file of somebody who speaks, PCM 16 bit."""
     return write_voice(path, seconds, rate_hz, subtype="PCM_16")

@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -46,6 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--speeds", type=_numbers(float), default=(0.9, 1.0, 1.1), metavar="X,X",
         help="factors of speed and pitch of the recordings (default 0.9,1,1.1); 1 leaves them as they are",
     )  # fmt: skip
+    parser.add_argument(
+        "--speech-only", action="store_true",
+        help="the encoder is to be given speech alone, at one level: silence then changes nothing",
+    )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the encoder in half precision")
     parser.add_argument(
         "--licence", metavar="TEXT", help="the teacher's, for the encoder's distillation.json"
@@ -73,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
     teacher = Encoder.load(args.teacher, engine="torch")
     start = teacher if args.init is None else Encoder.load(args.init, device="cpu", engine="torch")
     student = Student.first_layers(start, args.from_teacher)
+    student = replace(student, speech_only=args.speech_only or student.speech_only)
     if settings.steps:
         folder = _train(args, teacher, student, settings)
     else:

@@ -73,6 +73,17 @@ class Voice:
         deviation = np.sqrt(np.maximum(frames.var(axis=0), 1e-6)).astype(np.float32)
         return cls(fingerprint, mean, deviation, len(frames) / rate_hz, len(recordings), neutral)
 
+    def __add__(self, other: Voice) -> Voice:
+        """The same speaker's voice from the recordings of both, by the same encoder and of the same kind."""
+        seconds = self.seconds + other.seconds
+        share = self.seconds / seconds
+        mean = share * self.mean + (1 - share) * other.mean
+        within = share * self.deviation**2 + (1 - share) * other.deviation**2
+        between = share * (self.mean - mean) ** 2 + (1 - share) * (other.mean - mean) ** 2
+        deviation = np.sqrt(within + between).astype(np.float32)
+        recordings = self.recordings + other.recordings
+        return Voice(self.fingerprint, mean.astype(np.float32), deviation, seconds, recordings, self.neutral)
+
     def __call__(self, frames: Frames, training: Training) -> Frames:
         """Frames of the speaker, moved; the less speech the voice has heard, the less.
 

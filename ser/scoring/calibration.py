@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ser.errors import SettingsError
 
 TEMPERATURES = (0.05, 20.0)
-TARGET_PRECISION = 0.75  # of the answers that are not "unsure", on validation speakers
+TARGET_PRECISION = 0.80  # of the answers that are not "unsure", on validation speakers
 LEAST_COVERAGE, LEAST_ANSWERS = 0.1, 10  # a precision counted on fewer sure answers is chance
 NEVER = 1.01  # a threshold above every probability: no answer is sure
 

@@ -38,6 +38,7 @@ def answer_html(answer: Answer, language: str) -> str:
         f'<h2 data-answered="{escape(prediction.emotion)}">{escape(heading)}</h2>',
         f'<p class="facts"><bdi>{escape(name)}</bdi> · {escape(length)}<span class="elapsed"></span></p>',
         paragraph(meaning(answer, language)),
+        paragraph(say("voice_used", language)) if answer.voice else "",
         _bars(answer, language),
         saved([row_of(answer)], [prediction.to_dict()], language),
     )

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from ser.audio.load import SAMPLE_RATE_HZ, Samples, load_audio
 from ser.errors import AudioError, SerError
@@ -22,12 +22,14 @@ from ser.ui.texts import TEXTS, say
 if TYPE_CHECKING:
     import gradio as gr
 
+    from ser.inference.adaptation import Voice
     from ser.inference.torch_engine import Prediction
     from ser.scoring.calibration import Calibration
 
 MODEL_TIMEOUT_S = 300
 CONCURRENT_RECORDINGS = 2  # in work together, over page and API
 MAX_FILES = 50  # answered by one press
+Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
@@ -38,11 +40,15 @@ class Refusal(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """A prediction, the samples `(samples,)` at 16 kHz that it was made from, and the model's calibration."""
+    """A prediction, the samples `(samples,)` at 16 kHz that it was made from, and the model's calibration.
+
+    `voice` is the one that it was made with, if any.
+    """
 
     prediction: Prediction
     samples: Samples
     calibration: Calibration
+    voice: Voice | None = None
 
 
 class Answering:
@@ -51,12 +57,45 @@ class Answering:
     def __init__(self, context: Context) -> None:
         self.context = context
 
-    def answer(self, recording: str | None, language: str, request: gr.Request | None) -> Answer:
-        """Answer one recording, and have it deleted.
+    def answer(
+        self, recording: str | None, language: str, request: gr.Request | None, voice: Voice | None = None
+    ) -> Answer:
+        """Answer one recording, of a known voice or not, and have it deleted.
 
         Raises:
             Refusal: the client sends too many, or the recording or the model cannot be used.
         """
+        begun = time.perf_counter()
+        answer = self._worked(recording, language, request, lambda path: self._predicted(path, voice))
+        seconds = time.perf_counter() - begun
+        log.info("event=answered length_s=%.1f seconds=%.3f", answer.prediction.duration_s, seconds)
+        return answer
+
+    def voice(self, recording: str | None, language: str, request: gr.Request | None) -> Voice:
+        """What a recording of a calm sentence tells of its speaker's voice; the recording is deleted.
+
+        Raises:
+            Refusal: as `answer`.
+        """
+
+        def heard(path: str) -> Voice:
+            return self.context.model.get(MODEL_TIMEOUT_S).adapt(neutral=[path])
+
+        voice = self._worked(recording, language, request, heard)
+        log.info("event=voice seconds=%.1f", voice.seconds)
+        return voice
+
+    def knows_voices(self) -> bool:
+        """Whether the model was trained with voices."""
+        try:
+            return self.context.model.get(MODEL_TIMEOUT_S).training is not None
+        except SerError:
+            return False
+
+    def _worked(
+        self, recording: str | None, language: str, request: gr.Request | None, work: Callable[[str], Result]
+    ) -> Result:
+        """The result of work on a recording that may be asked for; a `Refusal` for whatever goes wrong."""
         if not recording:
             raise Refusal(say("no_recording", language))
         limit = self.context.limit
@@ -65,9 +104,8 @@ class Answering:
             raise Refusal(say("busy", language, limit=limit.per_minute, seconds=round(wait_s) + 1))
         if not Path(recording).exists():
             raise Refusal(say("deleted", language))
-        begun = time.perf_counter()
         try:
-            answer = self._predicted(recording)
+            return work(recording)
         except AudioError as error:
             log.info("event=refused kind=%s", error.kind)
             raise Refusal(self._in_words(error, language)) from error
@@ -78,9 +116,6 @@ class Answering:
             raise Refusal(say("failed", language, id=log_failure(error))) from error
         finally:
             self.context.recordings.forget(recording)
-        seconds = time.perf_counter() - begun
-        log.info("event=answered length_s=%.1f seconds=%.3f", answer.prediction.duration_s, seconds)
-        return answer
 
     def answers(
         self, recordings: Sequence[str], language: str, request: gr.Request
@@ -116,15 +151,19 @@ class Answering:
             return self.note(language)
         return card(predictor.checkpoint, self.context.model.state.is_shipped, language)
 
-    def _predicted(self, recording: str) -> Answer:
+    def _predicted(self, recording: str, voice: Voice | None) -> Answer:
         predictor = self.context.model.get(MODEL_TIMEOUT_S)
+        if voice is not None and (
+            predictor.training is None or predictor.training.fingerprint != voice.fingerprint
+        ):
+            voice = None  # of a model that answered before this one
         begun = time.perf_counter()
         samples = load_audio(recording, self.context.settings.max_audio_s)
         decoded = time.perf_counter() - begun
-        prediction = predictor((SAMPLE_RATE_HZ, samples))
+        prediction = predictor((SAMPLE_RATE_HZ, samples), voice=voice)
         seconds = prediction.seconds | {"decode": decoded + prediction.seconds["decode"]}
         prediction = replace(prediction, file=Path(recording).name, seconds=seconds)
-        return Answer(prediction, samples, predictor.checkpoint.calibration)
+        return Answer(prediction, samples, predictor.checkpoint.calibration, voice)
 
     def _in_words(self, error: AudioError, language: str) -> str:
         """The error in the visitor's language: English says it itself, Persian has a sentence for each kind."""

@@ -12,12 +12,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from ser.errors import SerError
 from ser.files import DEMO_CORPUS
+from ser.ui import voice
 from ser.ui.answer_view import answer_html, columns, row_of, saved, table, timeline_chart
 from ser.ui.answering import CONCURRENT_RECORDINGS, Answering, Refusal
 from ser.ui.context import PRIVATE, Context, translated
@@ -25,6 +26,9 @@ from ser.ui.gradio_private import fetch_nothing, show_example
 from ser.ui.html import box, message_box, paragraph
 from ser.ui.model import without_folders
 from ser.ui.texts import say
+
+if TYPE_CHECKING:
+    from ser.inference.adaptation import Voice
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,7 @@ def build(context: Context) -> None:
             gr.HTML(elem_id="hint")
             recognise = gr.Button(translated("ser_recognise"), variant="primary", elem_id="recognise")
             examples = _example_buttons()
+            known = voice.build(context, answering, recording, RECORDINGS)
         with gr.Column(min_width=320):
             shown = gr.HTML(box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
             gr.Markdown(translated("ser_privacy"), elem_id="privacy")
@@ -69,13 +74,14 @@ def build(context: Context) -> None:
     arrived = gr.Textbox("", visible="hidden", label="arrived")
     number = gr.Number(0, precision=0, visible="hidden", label="press")
     so_far = _several(context, answering)
-    note = _about(context, answering, [button for button, _ in examples])
+    note = _about(context, answering, [button for button, _ in examples], known.box)
 
     def answer(
-        request: gr.Request, path: str | None, language: str, rows: list[dict[str, Any]], press: int
-    ) -> tuple[Any, ...]:
+        request: gr.Request, path: str | None, language: str, rows: list[dict[str, Any]],
+        spoken_by: Voice | None, is_used: bool, press: int,
+    ) -> tuple[Any, ...]:  # fmt: skip
         try:
-            found = answering.answer(path, language, request)
+            found = answering.answer(path, language, request, spoken_by if is_used else None)
         except Refusal as refusal:
             said = message_box(str(refusal), is_problem=True)
             return press, said, gr.skip(), answering.note(language), *SKIPPED
@@ -93,10 +99,15 @@ def build(context: Context) -> None:
     for button, path in examples:
         started = button.click(None, None, shown, js=WORKING_JS, **PRIVATE)
         pressed.append(started.then(_copied(context, path), None, recording, queue=False, **PRIVATE))
-    inputs = [recording, context.language, so_far[0], number]
+    stranger = gr.State(None)  # who speaks in the examples
     answers = [
-        press.then(answer, inputs, outputs, js=NUMBERED_JS, **RECORDINGS, **PRIVATE) for press in pressed
-    ]
+        press.then(
+            answer,
+            [recording, context.language, so_far[0], who, known.used, number],
+            outputs, js=NUMBERED_JS, **RECORDINGS, **PRIVATE,
+        )
+        for press, who in zip(pressed, [known.voice, *[stranger] * len(examples)], strict=True)
+    ]  # fmt: skip
     for event in answers:
         event.success(None, [number, arrived], shown, js=ANSWERED_JS, **PRIVATE)
         event.failure(None, shown, shown, js=FAILED_JS, **PRIVATE)
@@ -161,7 +172,9 @@ def with_rows(
     return rows, gr.Dataframe(shown, column_widths=widths, visible=True), saved(rows, rows, language)
 
 
-def _about(context: Context, answering: Answering, examples: list[gr.Button]) -> gr.Markdown:
+def _about(
+    context: Context, answering: Answering, examples: list[gr.Button], voices: gr.Accordion
+) -> gr.Markdown:
     """Which model answers, its card, and for the owner the way back to the shipped one."""
     note = gr.Markdown(translated("ser_model_loading"), elem_id="model-note")
     back = gr.Button(translated("ser_shipped"), size="sm", visible=False, elem_id="shipped")
@@ -173,7 +186,8 @@ def _about(context: Context, answering: Answering, examples: list[gr.Button]) ->
     def as_it_stands(language: str) -> tuple[Any, ...]:
         labels = answering.labels()
         fitting = (gr.Button(visible=label in labels) for label in EXAMPLES)
-        return answering.note(language), gr.Button(visible=not context.model.state.is_shipped), *fitting
+        back = gr.Button(visible=not context.model.state.is_shipped)
+        return answering.note(language), back, gr.Accordion(visible=answering.knows_voices()), *fitting
 
     def use_shipped(request: gr.Request, session: str, language: str) -> str:
         try:
@@ -184,7 +198,7 @@ def _about(context: Context, answering: Answering, examples: list[gr.Button]) ->
         log.info("event=model_replaced shipped=1")
         return ""
 
-    context.on_load(as_it_stands, [note, back, *examples])
+    context.on_load(as_it_stands, [note, back, voices, *examples])
     done = back.click(use_shipped, [context.session, context.language], message, **PRIVATE)
     context.model_changes.append(done)
     return note

@@ -19,7 +19,7 @@ from ser.encoders.encoder import Encoder
 from ser.encoders.loading import quiet_transformers
 from ser.encoders.states import FINAL_NORM, WHISPER, final_norm, hidden_states, n_layers
 from ser.errors import SettingsError
-from ser.files import write_json
+from ser.files import read_json, write_json
 
 MASKING = ("mask_time_prob", "mask_feature_prob")  # off in a student, as every dropout
 
@@ -31,6 +31,7 @@ class Student:
     model: Any
     normalise: bool  # whether it hears utterances of zero mean and unit variance
     origin: Mapping[str, Any]  # name, fingerprint and number of layers of what it was taken from
+    speech_only: bool = False  # whether its folder asks for speech alone, at one level
 
     @classmethod
     def first_layers(cls, encoder: Encoder, n: int | None = None) -> Student:
@@ -56,9 +57,8 @@ class Student:
             setattr(config, FINAL_NORM, False)
         model = type(encoder.model)(config)
         _copy_weights(encoder.model, model)
-        return cls(
-            model, encoder.normalise, {"name": encoder.name, "fingerprint": encoder.fingerprint, "layers": n}
-        )
+        origin = {"name": encoder.name, "fingerprint": encoder.fingerprint, "layers": n}
+        return cls(model, encoder.normalise, origin, encoder.speech_only)
 
     def write(self, folder: Path, about: Mapping[str, Any], half: bool = False) -> None:
         """Write an encoder folder, weights in half precision if so wished, with `about` as `distillation.json`."""
@@ -74,6 +74,9 @@ class Student:
         else:
             extractor = Wav2Vec2FeatureExtractor(do_normalize=self.normalise, return_attention_mask=False)
         extractor.save_pretrained(folder)
+        if self.speech_only:
+            settings = folder / "preprocessor_config.json"
+            write_json(settings, read_json(settings) | {"speech_only": True})
         write_json(folder / "distillation.json", dict(about))
 
 
