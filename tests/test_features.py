@@ -153,7 +153,7 @@ def test_an_encoder_of_speech_alone_is_not_told_of_the_silence_around_it(tmp_pat
     assert plain.lengths[1] == plain.lengths[0] + 100
     encoder.speech_only, encoder.fingerprint = True, "speech"
     alone = extract(files, encoder, cache)
-    assert alone.lengths[1] == pytest.approx(alone.lengths[0], abs=2)
+    assert alone.lengths[1] == pytest.approx(alone.lengths[0], abs=11)  # a margin at both ends
     assert alone.lengths[0] == pytest.approx(plain.lengths[0], abs=10)
 
 
