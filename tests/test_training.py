@@ -137,6 +137,12 @@ def test_what_early_stopping_watches_is_a_setting(source):
     assert with_penalty.best_epoch == int(np.argmin(monitored)) + 1
 
 
+def test_unwatched_it_runs_to_the_last_epoch_and_still_reports_validation(source):
+    one = run(training(source, replace(QUICK, monitor="none", max_epochs=5, patience=1)))
+    assert (len(one.epochs), one.best_epoch) == (5, 5)
+    assert one.best.validation_wa is not None
+
+
 def test_without_validation_it_runs_to_the_last_epoch_and_keeps_that_one(source):
     one = run(training(source, replace(QUICK, max_epochs=5), validation=[]))
     assert len(one.epochs) == one.best_epoch == 5

@@ -36,7 +36,8 @@ class TrainingSettings:
         max_epochs: largest number of epochs.
         patience: epochs without a better validation loss before training stops; 0 never stops early.
         monitor: "loss_with_penalty" watches what Keras would, the cross entropy plus the L2 penalty; "loss" the
-            cross entropy alone.
+            cross entropy alone; "none" trains to the last epoch and keeps that one, which is steadier where few
+            speakers validate.
         max_frames: utterances are cut to this many frames; 300 are 6 s.
         class_weights: weight each utterance by the inverse share of its emotion.
         balance: weight each utterance by its corpus, 1 / sqrt(n_corpus), or by corpus and speaker, 1 / sqrt(n_corpus *
@@ -58,7 +59,7 @@ class TrainingSettings:
     batch_size: int = 16
     max_epochs: int = 150
     patience: int = 3
-    monitor: Literal["loss_with_penalty", "loss"] = "loss_with_penalty"
+    monitor: Literal["loss_with_penalty", "loss", "none"] = "loss_with_penalty"
     max_frames: int = 300
     class_weights: bool = False
     balance: Literal["none", "corpora", "speakers"] = field(default="none", metadata={"may_be_absent": True})
@@ -82,7 +83,7 @@ class TrainingSettings:
             raise SettingsError(f"seed must be from 0 to {MAX_SEED - 1}, got {self.seed}.")
         for name, words in {
             "optimizer": ("sgd", "adam", "rmsprop"),
-            "monitor": ("loss_with_penalty", "loss"),
+            "monitor": ("loss_with_penalty", "loss", "none"),
             "balance": ("none", "corpora", "speakers"),
         }.items():
             if getattr(self, name) not in words:

@@ -225,7 +225,7 @@ class Training:
 
     def _watch(self, report: EpochReport) -> None:
         """Keep the weights of the best epoch, and stop where there is nothing to gain."""
-        has_validation = len(self.validation) > 0
+        has_validation = len(self.validation) > 0 and self.settings.monitor != "none"
         loss = report.validation_loss if has_validation else report.train_loss
         if loss is None or report.penalty is None:  # diverged: what was best before stays
             self.stopped = True
