@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from support import RATE_HZ, voice, write_voice
+from support import RATE_HZ, voice, write_corpus, write_voice
 
 import ser
 from ser.classifier.bigru import VOICE_BUFFERS, BiGRUClassifier
 from ser.classifier.checkpoint import save_checkpoint
 from ser.classifier.settings import ClassifierSettings
 from ser.cli import main
-from ser.errors import CheckpointError, SettingsError
+from ser.corpora.corpus import read_corpus
+from ser.errors import CheckpointError, CorpusError, SettingsError
 from ser.experiments.baselines import ListedFrames
+from ser.experiments.evaluate import evaluate
 from ser.inference.adaptation import Training as Known
 from ser.inference.adaptation import Voice
 from ser.inference.onnx_export import export_onnx
@@ -216,3 +218,19 @@ def test_the_command_hears_one_voice_or_one_a_folder_or_neutral_recordings(comma
         for file, voice_of_file in voices.items():
             ours = adaptable(file, timeline=False, voice=voice_of_file).probabilities
             assert answers[str(file)] == pytest.approx(ours, abs=1e-4)
+
+
+def test_an_evaluation_with_voices_scores_only_recordings_that_no_voice_was_known_by(adaptable, tmp_path):
+    corpus = read_corpus(write_corpus(tmp_path / "corpus", 3, per_emotion=2))
+    for neutral in (False, True):
+        result = evaluate(adaptable, corpus, n_heard=2, neutral=neutral)
+        content = result.to_dict()["voices"]
+        assert len(result.utterances) == 3 * 10
+        assert {one.speaker for one in result.utterances} == {"s0", "s1", "s2"}
+        assert not (neutral and [one for one in result.utterances if one.emotion == "neutral"])
+        alone = [adaptable(one.path, timeline=False).emotion for one in result.utterances]
+        right = np.mean([one.emotion == answer for one, answer in zip(result.utterances, alone, strict=True)])
+        assert content["without"]["wa"]["value"] == pytest.approx(right)
+        assert np.abs(result.probabilities - result.strangers).max() > 0.001
+    with pytest.raises(CorpusError, match="0 can be scored"):
+        evaluate(adaptable, corpus, n_heard=50)

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ser.cli.common import add_corpus_arguments, add_machine_arguments, read_corpus_arguments
+from ser.cli.common import add_corpus_arguments, add_machine_arguments, positive, read_corpus_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +23,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow-trained-speakers", action="store_true",
         help="score speakers that the model was trained on too; such figures flatter it",
     )  # fmt: skip
+    voices = parser.add_mutually_exclusive_group()
+    voices.add_argument(
+        "--voice", type=positive, default=0, metavar="N",
+        help="know each speaker by N recordings, which are not scored; prints the gain",
+    )  # fmt: skip
+    voices.add_argument(
+        "--neutral-voice", type=positive, default=0, metavar="N", help="the same by N neutral ones"
+    )
     add_corpus_arguments(parser)
     add_machine_arguments(parser)
 
@@ -44,10 +52,12 @@ def run(args: argparse.Namespace) -> int:
             f"The model was trained on {len(heard)} of these {len(corpus.speakers)} speakers, for instance "
             f"{', '.join(heard[:3])}. Leave them out, or add --allow-trained-speakers and say so beside the figures."
         )
-    evaluation = evaluate(model, corpus, progress_bar("evaluating"))
+    n_heard, neutral = args.voice or args.neutral_voice, bool(args.neutral_voice)
+    evaluation = evaluate(model, corpus, progress_bar("evaluating"), n_heard, neutral)
     content = {
         "kind": "evaluation",
-        "protocol": _protocol(len(heard), len(corpus.speakers)),
+        "protocol": _protocol(len(heard), len(corpus.speakers))
+        + f"; each known by {n_heard} {'neutral ' if neutral else ''}recordings" * bool(n_heard),
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
         "labels": list(evaluation.labels),
         **evaluation.to_dict(),
@@ -70,12 +80,15 @@ def _protocol(n_heard: int, n_speakers: int) -> str:
 
 
 def _print(content: dict[str, Any]) -> None:
-    from ser.cli.output import print_groups, print_scores
+    from ser.cli.output import interval_text, print_groups, print_scores
 
     print(f"{content['corpus']['name']}: {content['protocol']}")
     print_scores(content["scores"], content["labels"], content["largest_class"])
     sure = content["sure"]
     if sure["precision"] is not None:
         print(f"  sure of {100 * sure['coverage']:.1f} %, of which {100 * sure['precision']:.1f} % are right")
+    if "voices" in content:
+        print(f"  WA without voices  {interval_text(content['voices']['without']['wa'])}")
+        print(f"  gain by voices     {interval_text(content['voices']['gain']['wa'])}")
     print_groups(content["by_corpus"], "corpus")
     print_groups(content["by_gender"], "gender")

@@ -110,14 +110,14 @@ def mfccs(samples: Samples) -> NDArray[np.float32]:
 
 
 def logistic_regression(task: Task, listener: Callable[[int], None]) -> NDArray[np.float64]:
-    """Multinomial logistic regression on averaged frames; its strength by the accuracy on validation speakers."""
+    """Multinomial logistic regression on mean and deviation of the frames; its strength by validation accuracy."""
     from sklearn.linear_model import LogisticRegression
 
     return _linear(task, [LogisticRegression(C=c, max_iter=MAX_ITERATIONS) for c in STRENGTHS_LR])
 
 
 def linear_svm(task: Task, listener: Callable[[int], None]) -> NDArray[np.float64]:
-    """Linear support vector machine on averaged frames, one against the rest; its strength likewise."""
+    """Linear support vector machine on mean and deviation, one against the rest; its strength likewise."""
     from sklearn.svm import LinearSVC
 
     seed = task.settings.seed
@@ -129,7 +129,7 @@ def _linear(task: Task, candidates: Sequence[Any]) -> NDArray[np.float64]:
     from sklearn.preprocessing import StandardScaler
 
     fold = task.fold
-    train, validation, test = (_averages(task, part) for part in (fold.train, fold.validation, fold.test))
+    train, validation, test = (_over_frames(task, part) for part in (fold.train, fold.validation, fold.test))
     true = task.true(fold.validation)
     best: tuple[float, NDArray[np.float32], NDArray[np.float32]] | None = None
     for candidate in candidates:
@@ -142,9 +142,10 @@ def _linear(task: Task, candidates: Sequence[Any]) -> NDArray[np.float64]:
     return softmax(best[2], fit_temperature(best[1], true))
 
 
-def _averages(task: Task, part: Sequence[int]) -> NDArray[np.float32]:
-    """Frames averaged over time, `(len(part), dim)`."""
-    return np.stack([task.source.gather([index], task.settings.max_frames)[0].mean(axis=0) for index in part])
+def _over_frames(task: Task, part: Sequence[int]) -> NDArray[np.float32]:
+    """Mean and standard deviation of the frames over time, `(len(part), 2 * dim)`."""
+    each = (task.source.gather([index], task.settings.max_frames)[0] for index in part)
+    return np.stack([np.concatenate([frames.mean(axis=0), frames.std(axis=0)]) for frames in each])
 
 
 def _decisions(model: Any, vectors: NDArray[np.float32], n_labels: int) -> NDArray[np.float32]:

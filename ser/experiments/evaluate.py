@@ -18,9 +18,11 @@ from numpy.typing import NDArray
 
 from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import AudioError, CorpusError
+from ser.inference.adaptation import Voice
 from ser.inference.recogniser import Recogniser
-from ser.scoring.metrics import confusion, reliability, score, scores_by
+from ser.scoring.metrics import confusion, paired_difference, reliability, score, scores_by
 
+VOICE_SEED = 40
 Progress = Callable[[int, int], None]
 
 
@@ -35,6 +37,7 @@ class Evaluation:
         unreadable: file and reason of recordings that could not be answered.
         unknown: emotion -> number of utterances left out, as the model does not know it.
         threshold: from this top probability on, an answer counts as sure.
+        strangers: `(utterances, labels)`, the answers without the voices, where voices were known.
     """
 
     utterances: tuple[Utterance, ...]
@@ -43,6 +46,7 @@ class Evaluation:
     unreadable: tuple[tuple[str, str], ...]
     unknown: Mapping[str, int]
     threshold: float
+    strangers: NDArray[np.float64] | None = None
 
     @property
     def true(self) -> NDArray[np.int64]:
@@ -60,7 +64,8 @@ class Evaluation:
             groups = scores_by(names, true, self.probabilities, speakers, self.labels, n_bootstrap)
             return {name: one.to_dict() for name, one in groups.items()}
 
-        return {
+        content = {} if self.strangers is None else {"voices": self._gain(true, speakers, self.strangers)}
+        return content | {
             "scores": score(true, self.probabilities, speakers, self.labels).to_dict(),
             "confusion": confusion(true, predicted, len(self.labels)).tolist(),
             "largest_class": float(np.bincount(true).max() / len(true)),
@@ -78,6 +83,15 @@ class Evaluation:
                 "unreadable": [list(one) for one in self.unreadable],
             },
         }
+
+    def _gain(
+        self, true: NDArray[np.int64], speakers: Sequence[str], strangers: NDArray[np.float64]
+    ) -> dict[str, Any]:
+        """What knowing the voices changed."""
+        gain = paired_difference(true, self.probabilities, strangers, speakers, len(self.labels))
+        return {
+            "without": score(true, strangers, speakers, self.labels).to_dict(), "gain": gain.to_dict()
+        }  # fmt: skip
 
     def table(self, file_of: Callable[[Path], str]) -> str:
         """`predictions.csv`: file, speaker, emotion, predicted, and a column for each label."""
@@ -98,20 +112,35 @@ def known_speakers(corpus: Corpus, trained_on: Collection[str]) -> list[str]:
 
 
 def evaluate(
-    recogniser: Recogniser, corpus: Corpus, progress: Progress = lambda done, total: None
+    recogniser: Recogniser,
+    corpus: Corpus,
+    progress: Progress = lambda done, total: None,
+    n_heard: int = 0,
+    neutral: bool = False,
 ) -> Evaluation:
     """Let a model answer every recording whose emotion it knows.
+
+    Args:
+        recogniser, corpus: what answers, and what.
+        progress: called with (done, in all).
+        n_heard: recordings of each speaker by which the voice is known first; they are not scored, nor are speakers who
+            have no more than that.
+        neutral: these are neutral ones.
 
     Raises:
         CorpusError: no recording is left, or they have fewer than two emotions or speakers.
     """
     labels = tuple(recogniser.labels)
     known = [one for one in corpus.utterances if one.emotion in labels]
+    voices, known = _voices(recogniser, known, n_heard, neutral) if n_heard else ({}, known)
     foreign = [one.emotion for one in corpus.utterances if one.emotion not in labels]
-    scored, rows, unreadable = [], [], []
+    scored, rows, strangers, unreadable = [], [], [], []
     for done, utterance in enumerate(known, start=1):
         try:
             answer = recogniser(utterance.path, timeline=False)
+            strangers.append([answer.probabilities[label] for label in labels])
+            if n_heard:
+                answer = recogniser(utterance.path, timeline=False, voice=voices[utterance.speaker])
         except AudioError as error:
             unreadable.append((corpus.file_of(utterance.path), str(error)))
         else:
@@ -131,4 +160,22 @@ def evaluate(
         tuple(unreadable),
         {emotion: foreign.count(emotion) for emotion in sorted(set(foreign))},
         recogniser.calibration.threshold,
+        np.array(strangers, dtype=np.float64) if n_heard else None,
     )
+
+
+def _voices(
+    recogniser: Recogniser, utterances: Sequence[Utterance], n_heard: int, neutral: bool
+) -> tuple[dict[str, Voice], list[Utterance]]:
+    """The voice of each speaker from some of the utterances, and the other utterances of these speakers."""
+    rng, voices, others = np.random.default_rng(VOICE_SEED), {}, []
+    for speaker in sorted({one.speaker for one in utterances}):
+        spoken = [one for one in utterances if one.speaker == speaker]
+        fitting = [number for number, one in enumerate(spoken) if one.emotion == "neutral" or not neutral]
+        if len(fitting) < n_heard or len(spoken) == n_heard:
+            continue
+        heard = set(rng.choice(fitting, n_heard, replace=False).tolist())
+        paths = [spoken[number].path for number in sorted(heard)]
+        voices[speaker] = recogniser.adapt(neutral=paths) if neutral else recogniser.adapt(paths)
+        others += [one for number, one in enumerate(spoken) if number not in heard]
+    return voices, others
