@@ -123,24 +123,14 @@ class Crossval:
         """Test each fold's best model on its test speakers, once, with the temperature of its validation speakers."""
         shape = len(self.data.targets), self.data.n_labels
         logits, probabilities = np.zeros(shape, dtype=np.float32), np.zeros(shape)
-        fold_of, temperatures, validation_logits = np.zeros(shape[0], dtype=np.int64), [], []
+        fold_of, temperatures = np.zeros(shape[0], dtype=np.int64), []
         for number, (fold, training) in enumerate(zip(self.folds, self.lockstep.trainings, strict=True)):
             test, validation = list(fold.test), list(fold.validation)
-            validation_logits.append(training.logits(validation))
-            temperatures.append(fit_temperature(validation_logits[-1], self.data.targets[validation]))
+            temperatures.append(fit_temperature(training.logits(validation), self.data.targets[validation]))
             logits[test] = training.logits(test)
             probabilities[test] = softmax(logits[test], temperatures[-1])
             fold_of[test] = number
-        sizes = [len(fold.validation) for fold in self.folds]
-        return Tested(
-            logits,
-            probabilities,
-            fold_of,
-            tuple(temperatures),
-            validation=np.concatenate([fold.validation for fold in self.folds]),
-            validation_fold=np.repeat(np.arange(len(self.folds)), sizes),
-            validation_logits=np.concatenate(validation_logits),
-        )
+        return Tested(logits, probabilities, fold_of, tuple(temperatures))
 
     def _write_checkpoint(self, tested: Tested) -> None:
         epochs = max(1, round(statistics.median(self.lockstep.best_epochs())))
@@ -175,25 +165,23 @@ class Crossval:
     def _calibrated(self, tested: Tested) -> tuple[Calibration, NDArray[np.float64]]:
         """Calibration of the checkpoint, and the probabilities `(utterances, labels)` that measure it.
 
-        The calibration is fitted on the validation speakers of all folds, who are test speakers of other folds. So it
-        is measured by cross-fitting: a fold's test part is calibrated without its speakers. No speaker is new to all
-        members of an ensemble, so its average cannot be calibrated here: each member has the temperature of its own
-        validation speakers, and the threshold is a single member's; an average is rarely surer than its members.
+        It is fitted on the test parts of all folds, each answered by a model that has not heard its speakers: nobody
+        else stands for strangers as well. So it is measured by cross-fitting: a fold's test part is calibrated by the
+        other folds' test parts. No speaker is new to all members of an ensemble, so its average cannot be calibrated
+        here: each member has the temperature of its own validation speakers, and the threshold is a single member's;
+        an average is rarely surer than its members.
         """
-        logits, held_out, temperature = tested.logits, tested.validation_logits, None
+        logits, temperature = tested.logits, None
         if self.settings.ensemble:
-            temperatures, temperature = np.array(tested.temperatures), 1.0
-            logits = logits / temperatures[tested.fold_of, None]
-            held_out = held_out / temperatures[tested.validation_fold, None]
-        true, who = self.data.targets, np.array(self.data.speakers)
+            logits, temperature = logits / np.array(tested.temperatures)[tested.fold_of, None], 1.0
+        true = self.data.targets
         probabilities, sure = np.zeros(logits.shape), np.zeros(len(true), dtype=bool)
-        for number, fold in enumerate(self.folds):
-            test = list(fold.test)
-            apart = ~np.isin(who[tested.validation], who[test]) | (tested.validation_fold == number)
-            fitted = calibrate(held_out[apart], true[tested.validation[apart]], temperature)
+        for number in range(len(self.folds)):
+            test = tested.fold_of == number
+            fitted = calibrate(logits[~test], true[~test], temperature)
             probabilities[test] = softmax(logits[test], fitted.temperature)
             sure[test] = probabilities[test].max(axis=1) >= fitted.threshold
-        shipped = calibrate(held_out, true[tested.validation], temperature)
+        shipped = calibrate(logits, true, temperature)
         return measured(shipped, sure, probabilities.argmax(axis=1) == true), probabilities
 
 

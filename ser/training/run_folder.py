@@ -39,18 +39,12 @@ class Tested:
         logits, probabilities: `(utterances, labels)` of every utterance by the model of the fold that tests it.
         fold_of: `(utterances,)` number of that fold.
         temperatures: of each fold's model, fitted on its validation utterances.
-        validation, validation_fold: `(rows,)` the validation utterances of all folds, one fold after the other, and
-            the number of the fold.
-        validation_logits: `(rows, labels)` of these by the model of that fold.
     """
 
     logits: NDArray[np.float32]
     probabilities: NDArray[np.float64]
     fold_of: NDArray[np.int64]
     temperatures: tuple[float, ...]
-    validation: NDArray[np.int64]
-    validation_fold: NDArray[np.int64]
-    validation_logits: NDArray[np.float32]
 
 
 @dataclass
