@@ -21,8 +21,16 @@ FRAME, CONTEXT = 512, 64  # samples of a frame of the network, and of the one be
 FRAMES_AT_ONCE = 1024
 SURE, STILL = 0.5, 0.35  # probability of speech somewhere in a span, and all through it
 PAUSE_S, SHORTEST_S = 0.3, 0.1  # a shorter pause parts no span; a shorter span is no speech
-FAINT_DB, STEP = -35.0, 160  # level of a silent end against the loudest step of a span, in samples
-MARGIN_S, BREAK_S = 0.1, 1.0  # kept around speech; a longer pause is cut out
+FAINT_DB, WINDOW, STEP = (
+    -26.0,
+    160,
+    16,
+)  # level of a silent end against the loudest window of a span; in samples
+LEAD, SLACK = (
+    16,
+    10,
+)  # frames of silence before a recording, and by which a span is widened before it is cut to sound
+BREAK_S = 1.0  # a longer pause is cut out
 LEVEL = 10 ** (-26 / 20)  # root mean square of speech that an encoder hears
 PEAK = 0.5  # to which a recording is brought first: the network hears faint voices less
 
@@ -31,7 +39,11 @@ Span = tuple[float, float]  # start and end in seconds
 
 def speech_spans(samples: Samples) -> list[Span]:
     """Spans in which somebody speaks, in order; none where nobody does."""
-    probabilities = speech_probabilities(samples)
+    ready = np.zeros(
+        LEAD * FRAME, np.float32
+    )  # so that it hears a recording that begins with speech as any other
+    padded = np.concatenate([ready, samples, ready])
+    probabilities = speech_probabilities(padded)
     edges = np.diff((probabilities >= STILL).astype(np.int8), prepend=0, append=0).nonzero()[0].reshape(-1, 2)
     pause, shortest = (seconds * SAMPLE_RATE_HZ / FRAME for seconds in (PAUSE_S, SHORTEST_S))
     joined: list[list[int]] = []
@@ -41,16 +53,24 @@ def speech_spans(samples: Samples) -> list[Span]:
         else:
             joined.append([start, end])
     sure = (one for one in joined if one[1] - one[0] >= shortest and probabilities[slice(*one)].max() >= SURE)
-    return [_tightened(samples, start * FRAME, min(samples.size, end * FRAME)) for start, end in sure]
+    around = ((start - LEAD - SLACK, end - LEAD + SLACK) for start, end in sure)
+    bounded = ((max(0, start * FRAME), min(samples.size, end * FRAME)) for start, end in around)
+    spans: list[Span] = []
+    for start, end in (_tightened(samples, first, last) for first, last in bounded if last > first):
+        if spans and start <= spans[-1][1]:  # two that were widened into each other
+            start = spans.pop()[0]
+        spans.append((start, end))
+    return spans
 
 
 def _tightened(samples: Samples, start: int, end: int) -> Span:
     """A span of samples in seconds, without ends that are silent beside its loudest part: the network lags behind."""
-    n = (end - start) // STEP
-    power = (samples[start : start + n * STEP].reshape(n, STEP) ** 2).mean(axis=1)
-    loud = np.flatnonzero(power > power.max() * 10 ** (FAINT_DB / 10))
-    first, last = (int(loud[0]), int(loud[-1]) + 1) if loud.size else (0, n)
-    return (start + first * STEP) / SAMPLE_RATE_HZ, (start + last * STEP) / SAMPLE_RATE_HZ
+    total = np.concatenate([[0.0], np.cumsum(np.square(samples[start:end], dtype=np.float64))])
+    firsts = np.arange(0, max(1, end - start - WINDOW), STEP)
+    power = total[np.minimum(firsts + WINDOW, end - start)] - total[firsts]
+    loud = firsts[power > power.max() * 10 ** (FAINT_DB / 10)]
+    first, last = (int(loud[0]), int(loud[-1]) + WINDOW) if loud.size else (0, end - start)
+    return (start + first) / SAMPLE_RATE_HZ, min(end, start + last) / SAMPLE_RATE_HZ
 
 
 def speech_share(samples: Samples, spans: list[Span]) -> float:
@@ -72,13 +92,12 @@ class Speech:
 
 
 def speech_of(samples: Samples) -> Speech:
-    """Cut what is before, behind and between speech, but for short pauses and a margin, and bring it to one level."""
+    """Cut what is before, behind and between speech, but for short pauses, and bring it to one level."""
     spans: list[Span] = []
     for start, end in speech_spans(samples):
-        begin, until = max(0.0, start - MARGIN_S), min(samples.size / SAMPLE_RATE_HZ, end + MARGIN_S)
-        if spans and begin - spans[-1][1] < BREAK_S:
-            begin = spans.pop()[0]
-        spans.append((begin, until))
+        if spans and start - spans[-1][1] < BREAK_S:
+            start = spans.pop()[0]
+        spans.append((start, end))
     pieces = [samples[round(a * SAMPLE_RATE_HZ) : round(b * SAMPLE_RATE_HZ)] for a, b in spans]
     spoken = np.concatenate(pieces) if pieces else samples
     level = np.sqrt(np.square(spoken, dtype=np.float64).mean())

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ser.errors import CacheError
 from ser.files import CACHE_VARIABLE, cache_folder, write_json
 
-FORMAT = 2  # part of every key: raise it when loading or storing changes what the frames are
+FORMAT = 3  # part of every key: raise it when loading or storing changes what the frames are
 FILE_BYTES = 32 << 20
 FILE_S = 120.0  # a slow encoder's work is written at least this often
 STALE_S = 3600.0  # an unfinished file this old belongs to nobody
