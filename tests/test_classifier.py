@@ -139,7 +139,7 @@ def test_dropout_acts_in_training_only_and_follows_its_generator():
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.85])
 def test_dropout_zeroes_its_share_and_scales_the_others_up(share):
     model = BiGRUClassifier(201, 3, ClassifierSettings(4, 2, 2, dropout=share))
-    dropped = model._dropped(torch.ones(503, 201), torch.Generator().manual_seed(5))
+    dropped = model._dropped(torch.ones(503, 201), share, torch.Generator().manual_seed(5))
     kept = dropped[dropped != 0]
     torch.testing.assert_close(kept, torch.full_like(kept, 1 / (1 - share)), rtol=1e-4, atol=0)
     of_columns, of_rows = (dropped == 0).float().mean(dim=0), (dropped == 0).float().mean(dim=1)

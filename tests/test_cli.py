@@ -292,7 +292,7 @@ def test_a_row_cut_inside_a_name_with_a_line_break_is_cut_off(tmp_path):
 
 @pytest.mark.parametrize("form", [Table, JsonLines])
 def test_answers_of_two_models_never_mix_in_one_file(tmp_path, form):
-    prediction = Prediction("a.wav", "anger", dict.fromkeys(EMOTIONS, 1 / 6), True, 1.0, None, {})
+    prediction = Prediction("a.wav", "anger", dict.fromkeys(EMOTIONS, 1 / 6), True, 1.0, (), None, {})
     with ResultFile(tmp_path / "out", form(EMOTIONS, "m1")) as results:
         results.write(prediction)
     before = (tmp_path / "out").read_bytes()

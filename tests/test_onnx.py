@@ -59,7 +59,7 @@ def exported(predictor: Predictor, tmp_path_factory: pytest.TempPathFactory) -> 
 def differently(predictor: Predictor, settings: ClassifierSettings, members: int = 1) -> Predictor:
     """The same encoder under another classifier of random weights."""
     torch.manual_seed(40)
-    encoder = predictor.encoder.stacked(settings.weighted_layers)
+    encoder = predictor.encoder.stacked(settings.stacked_layers)
     models = [BiGRUClassifier(encoder.dim, len(EMOTIONS), settings) for _ in range(members)]
     classifier = (
         Ensemble.of(models, [0.5 + member for member in range(members)]) if members > 1 else models[0]
@@ -115,9 +115,18 @@ def test_a_recording_longer_than_thirty_seconds_is_encoded_in_pieces_as_on_torch
         pytest.param(ClassifierSettings(8, 4, 2, pooling="attentive"), 1, marks=pytest.mark.slow),
         pytest.param(ClassifierSettings(8, 4, 2, weighted_layers=3), 1, marks=pytest.mark.slow),
         (ClassifierSettings(8, 4, 2, pooling="attentive", weighted_layers=2), 2),
+        (ClassifierSettings(8, 4, 1, pooling="attentive", concatenated_layers=2, averaged_frames=3), 1),
         pytest.param(ClassifierSettings(8, 4, 2), 3, marks=pytest.mark.slow),
     ],
-    ids=["one GRU", "three GRUs", "attentive", "weighted layers", "both, averaged", "an ensemble"],
+    ids=[
+        "one GRU",
+        "three GRUs",
+        "attentive",
+        "weighted layers",
+        "both, averaged",
+        "as shipped",
+        "an ensemble",
+    ],
 )
 def test_every_kind_of_classifier_can_be_exported(predictor, settings, members, tmp_path):
     ours = differently(predictor, settings, members)

@@ -23,6 +23,7 @@ SPEECHLESS = {
     "white noise": 0.1 * RNG.standard_normal(TIME_S.size),
     "faint noise": 1e-3 * RNG.standard_normal(TIME_S.size),
     "a tone": 0.3 * np.sin(2 * np.pi * 440 * TIME_S),
+    "a low tone": 0.3 * np.sin(2 * np.pi * 220 * TIME_S),
     "a chord": sum(0.1 * np.sin(2 * np.pi * hz * TIME_S) for hz in (262, 330, 392, 523)),
     "clicks": np.where(np.arange(TIME_S.size) % 8_000 < 20, 0.5, 0.0),
     "hum": 0.2 * np.sign(np.sin(2 * np.pi * 50 * TIME_S)),

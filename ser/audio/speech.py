@@ -21,6 +21,7 @@ FRAME, CONTEXT = 512, 64  # samples of a frame of the network, and of the one be
 FRAMES_AT_ONCE = 1024
 SURE, STILL = 0.5, 0.35  # probability of speech somewhere in a span, and all through it
 PAUSE_S, SHORTEST_S = 0.3, 0.1  # a shorter pause parts no span; a shorter span is no speech
+LEAST_S = 0.3  # of the longest span of a recording in which somebody speaks: the onset of a tone is mistaken for less
 FAINT_DB, WINDOW, STEP = (
     -26.0,
     160,
@@ -52,24 +53,29 @@ def speech_spans(samples: Samples) -> list[Span]:
             joined[-1][1] = end
         else:
             joined.append([start, end])
-    sure = (one for one in joined if one[1] - one[0] >= shortest and probabilities[slice(*one)].max() >= SURE)
+    sure = [one for one in joined if one[1] - one[0] >= shortest and probabilities[slice(*one)].max() >= SURE]
+    if max((end - start for start, end in sure), default=0) * FRAME < LEAST_S * SAMPLE_RATE_HZ:
+        return []
     around = ((start - LEAD - SLACK, end - LEAD + SLACK) for start, end in sure)
     bounded = ((max(0, start * FRAME), min(samples.size, end * FRAME)) for start, end in around)
     spans: list[Span] = []
-    for start, end in (_tightened(samples, first, last) for first, last in bounded if last > first):
-        if spans and start <= spans[-1][1]:  # two that were widened into each other
-            start = spans.pop()[0]
-        spans.append((start, end))
+    for begin, until in (_tightened(samples, start, end) for start, end in bounded if end > start):
+        if spans and begin <= spans[-1][1]:  # two that were widened into each other
+            begin = spans.pop()[0]
+        spans.append((begin, until))
     return spans
 
 
 def _tightened(samples: Samples, start: int, end: int) -> Span:
     """A span of samples in seconds, without ends that are silent beside its loudest part: the network lags behind."""
-    total = np.concatenate([[0.0], np.cumsum(np.square(samples[start:end], dtype=np.float64))])
-    firsts = np.arange(0, max(1, end - start - WINDOW), STEP)
-    power = total[np.minimum(firsts + WINDOW, end - start)] - total[firsts]
+    around = np.zeros(WINDOW)  # a window that reaches beyond the recording hears silence there
+    squares = np.square(np.concatenate([around, samples[start:end], around]), dtype=np.float64)
+    total = np.concatenate([[0.0], np.cumsum(squares)])
+    firsts = np.arange(0, len(squares) - WINDOW + 1, STEP)  # window n is of the samples before firsts[n]
+    power = total[firsts + WINDOW] - total[firsts]
     loud = firsts[power > power.max() * 10 ** (FAINT_DB / 10)]
-    first, last = (int(loud[0]), int(loud[-1]) + WINDOW) if loud.size else (0, end - start)
+    first, last = (int(loud[0]), int(loud[-1]) - WINDOW) if loud.size else (0, end - start)
+    first, last = (first, last) if first < last else (max(0, last), first)
     return (start + first) / SAMPLE_RATE_HZ, min(end, start + last) / SAMPLE_RATE_HZ
 
 

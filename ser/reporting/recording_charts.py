@@ -75,8 +75,8 @@ def _stretches(
     values, nothing = [], np.zeros(probabilities.shape[1])
     for number, (start, end) in enumerate(zip(start_s.tolist(), end_s.tolist(), strict=True)):
         row = probabilities[number]
-        opens = number == 0 or start > end_s[number - 1]
-        closes = number == len(start_s) - 1 or start_s[number + 1] > end
+        opens = number == 0 or bool(start > end_s[number - 1])
+        closes = number == len(start_s) - 1 or bool(start_s[number + 1] > end)
         times += [start, start] * opens + [(start + end) / 2] + [end, end] * closes
         values += [nothing, row] * opens + [row] + [row, nothing] * closes
     return times, np.array(values)
