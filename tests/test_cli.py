@@ -79,7 +79,9 @@ def test_json_is_one_object_a_line_with_the_promised_entries(predict, tmp_path):
 def test_the_timeline_is_there_when_asked_for(predict, tmp_path):
     path = write_voice(tmp_path / "clip.wav", 3.0)
     _, out, _ = predict("--json", "--timeline", path)
-    assert [window["start_s"] for window in json_lines(out)[0]["timeline"]][:2] == [0.0, 0.5]
+    first, second, *_ = (window["start_s"] for window in json_lines(out)[0]["timeline"])
+    assert 0 <= first < 0.1
+    assert second - first == pytest.approx(0.5)
     _, out, _ = predict("--timeline", path)
     assert len(out.splitlines()) == 4
 
