@@ -158,7 +158,7 @@ def sounds() -> dict[str, bytes]:
     made = {}
     for name, options in forms.items():
         file = io.BytesIO()
-        soundfile.write(file, voice(0.25), 16_000, **({"format": "WAV"} | options))
+        soundfile.write(file, voice(0.6), 16_000, **({"format": "WAV"} | options))
         made[name] = file.getvalue()
     return made
 
@@ -434,7 +434,7 @@ def seeds(checkpoint: Path, folder: Path) -> Seeds:
         ("webm", "libopus", {}),
         ("aac", "aac", {"format": "adts"}),
     ):
-        path = encode(folder / f"clip.{suffix}", codec, voice(0.25, 48_000), 48_000, **options)
+        path = encode(folder / f"clip.{suffix}", codec, voice(0.6, 48_000), 48_000, **options)
         audio[f"av {suffix}"] = path.read_bytes()
     store = FeatureCache(folder / "cache").store(FakeEncoder(), {})
     for key in FRAMES:

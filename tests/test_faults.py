@@ -81,7 +81,7 @@ class Frames:
 @pytest.fixture
 def clips(tmp_path: Path) -> list[Path]:
     (tmp_path / "clips").mkdir()
-    return [write_voice(tmp_path / "clips" / f"{n}.wav", 0.3, seed=n) for n in range(4)]
+    return [write_voice(tmp_path / "clips" / f"{n}.wav", 0.6, seed=n) for n in range(4)]
 
 
 def test_a_full_disk_stops_the_cache_with_a_message_and_leaves_no_piece(disk, clips):
