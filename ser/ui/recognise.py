@@ -12,12 +12,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from ser.errors import SerError
 from ser.files import DEMO_CORPUS
+from ser.inference.adaptation import Voice  # gradio reads the annotations
 from ser.ui import voice
 from ser.ui.answer_view import answer_html, columns, row_of, saved, table, timeline_chart
 from ser.ui.answering import CONCURRENT_RECORDINGS, Answering, Refusal
@@ -26,9 +27,6 @@ from ser.ui.gradio_private import fetch_nothing, show_example
 from ser.ui.html import box, message_box, paragraph
 from ser.ui.model import without_folders
 from ser.ui.texts import say
-
-if TYPE_CHECKING:
-    from ser.inference.adaptation import Voice
 
 log = logging.getLogger(__name__)
 

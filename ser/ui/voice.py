@@ -7,17 +7,15 @@ that the visitor switches off or forgets with one press. No recording is kept, a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
+from ser.inference.adaptation import Voice  # gradio reads the annotations
 from ser.ui.answering import Answering, Refusal
 from ser.ui.context import PRIVATE, Context, translated
 from ser.ui.html import message_box
 from ser.ui.texts import say
-
-if TYPE_CHECKING:
-    from ser.inference.adaptation import Voice
 
 KEPT_S = 3600
 
