@@ -12,8 +12,9 @@ import torch
 from ser.classifier.bigru import ClassifierSettings
 from ser.errors import SettingsError
 from ser.training.frames import LabelledFrames, mask_frames
+from ser.training.optimizers import RMSprop
 from ser.training.settings import TrainingSettings, settings_from
-from ser.training.trainer import Diverged, RMSprop, Training, flushed_denormals
+from ser.training.trainer import Diverged, Training, flushed_denormals
 
 SMALL = ClassifierSettings(base_units=6, final_units=4, gru_layers=2, dropout=0.2)
 QUICK = TrainingSettings(learning_rate=0.01, l2=0.001, optimizer="adam", max_epochs=6, batch_size=8, seed=1)

@@ -6,11 +6,12 @@ https://github.com/snakers4/silero-vad
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,48 +23,42 @@ FRAMES_AT_ONCE = 1024
 SURE, STILL = 0.5, 0.35  # probability of speech somewhere in a span, and all through it
 PAUSE_S, SHORTEST_S = 0.3, 0.1  # a shorter pause parts no span; a shorter span is no speech
 LEAST_S = 0.3  # of the longest span of a recording in which somebody speaks: the onset of a tone is mistaken for less
-FAINT_DB, WINDOW, STEP = (
-    -26.0,
-    160,
-    16,
-)  # level of a silent end against the loudest window of a span; in samples
-LEAD, SLACK = (
-    16,
-    10,
-)  # frames of silence before a recording, and by which a span is widened before it is cut to sound
+FAINT_DB = -26.0  # level of a silent end against the loudest window of a span
+WINDOW, STEP = 160, 16  # samples of such a window, and from one to the next
+LEAD = 16  # frames of silence before a recording, so that one that begins with speech is heard as any other
+SLACK = 10  # frames by which a span is widened before it is cut to its sound
+SAME_S = 0.5 / SAMPLE_RATE_HZ  # spans that meet or overlap are one
 BREAK_S = 1.0  # a longer pause is cut out
 LEVEL = 10 ** (-26 / 20)  # root mean square of speech that an encoder hears
 PEAK = 0.5  # to which a recording is brought first: the network hears faint voices less
 
 Span = tuple[float, float]  # start and end in seconds
+Time = TypeVar("Time", int, float)
 
 
 def speech_spans(samples: Samples) -> list[Span]:
     """Spans in which somebody speaks, in order; none where nobody does."""
-    ready = np.zeros(
-        LEAD * FRAME, np.float32
-    )  # so that it hears a recording that begins with speech as any other
-    padded = np.concatenate([ready, samples, ready])
-    probabilities = speech_probabilities(padded)
+    silence = np.zeros(LEAD * FRAME, np.float32)
+    probabilities = speech_probabilities(np.concatenate([silence, samples, silence]))
     edges = np.diff((probabilities >= STILL).astype(np.int8), prepend=0, append=0).nonzero()[0].reshape(-1, 2)
     pause, shortest = (seconds * SAMPLE_RATE_HZ / FRAME for seconds in (PAUSE_S, SHORTEST_S))
-    joined: list[list[int]] = []
-    for start, end in edges.tolist():
-        if joined and start - joined[-1][1] < pause:
-            joined[-1][1] = end
-        else:
-            joined.append([start, end])
+    joined = _joined([(start, end) for start, end in edges.tolist()], pause)
     sure = [one for one in joined if one[1] - one[0] >= shortest and probabilities[slice(*one)].max() >= SURE]
     if max((end - start for start, end in sure), default=0) * FRAME < LEAST_S * SAMPLE_RATE_HZ:
         return []
     around = ((start - LEAD - SLACK, end - LEAD + SLACK) for start, end in sure)
     bounded = ((max(0, start * FRAME), min(samples.size, end * FRAME)) for start, end in around)
-    spans: list[Span] = []
-    for begin, until in (_tightened(samples, start, end) for start, end in bounded if end > start):
-        if spans and begin <= spans[-1][1]:  # two that were widened into each other
-            begin = spans.pop()[0]
-        spans.append((begin, until))
-    return spans
+    return _joined([_tightened(samples, start, end) for start, end in bounded if end > start], SAME_S)
+
+
+def _joined(spans: Iterable[tuple[Time, Time]], pause: float) -> list[tuple[Time, Time]]:
+    """Spans in order, those as one that a shorter pause parts."""
+    joined: list[tuple[Time, Time]] = []
+    for start, end in spans:
+        if joined and start - joined[-1][1] < pause:
+            start = joined.pop()[0]
+        joined.append((start, end))
+    return joined
 
 
 def _tightened(samples: Samples, start: int, end: int) -> Span:
@@ -99,11 +94,7 @@ class Speech:
 
 def speech_of(samples: Samples) -> Speech:
     """Cut what is before, behind and between speech, but for short pauses, and bring it to one level."""
-    spans: list[Span] = []
-    for start, end in speech_spans(samples):
-        if spans and start - spans[-1][1] < BREAK_S:
-            start = spans.pop()[0]
-        spans.append((start, end))
+    spans = _joined(speech_spans(samples), BREAK_S)
     pieces = [samples[round(a * SAMPLE_RATE_HZ) : round(b * SAMPLE_RATE_HZ)] for a, b in spans]
     spoken = np.concatenate(pieces) if pieces else samples
     level = np.sqrt(np.square(spoken, dtype=np.float64).mean())

@@ -137,15 +137,15 @@ def evaluate(
     scored, rows, strangers, unreadable = [], [], [], []
     for done, utterance in enumerate(known, start=1):
         try:
-            answer = recogniser(utterance.path, timeline=False)
-            strangers.append([answer.probabilities[label] for label in labels])
-            if n_heard:
-                answer = recogniser(utterance.path, timeline=False, voice=voices[utterance.speaker])
+            frames = recogniser.frames(utterance.path)
         except AudioError as error:
             unreadable.append((corpus.file_of(utterance.path), str(error)))
         else:
             scored.append(utterance)
-            rows.append([answer.probabilities[label] for label in labels])
+            strangers.append(recogniser.classify(frames))
+            if n_heard:
+                frames = voices[utterance.speaker](frames, recogniser.known_training)
+            rows.append(recogniser.classify(frames) if n_heard else strangers[-1])
         progress(done, len(known))
     if len({one.emotion for one in scored}) < 2:
         raise CorpusError(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ser.encoders.chunking import FRAME_RATE_HZ
@@ -19,18 +19,18 @@ from ser.inference.adaptation import Training as Known
 from ser.inference.adaptation import Voice
 from ser.scoring.metrics import paired_difference, score
 from ser.training.crossval import Crossval
-from ser.training.trainer import EVALUATION_BATCH, Training
+from ser.training.run_folder import Tested
+from ser.training.trainer import Move, Training
 
 COUNTS = {"mixed": (1, 3, 5, 10, 20, 50), "neutral": (1, 3, 5), "one emotion": (5, 20)}
 
 
 @dataclass(frozen=True)
 class Row:
-    """Utterances of test speakers with enough recordings: index, and logits with and without the voice."""
+    """Utterances of test speakers with enough recordings: index, and logits with the voice."""
 
     indices: NDArray[np.int64]
     known: NDArray[np.float32]
-    unknown: NDArray[np.float32]
 
 
 def voice_curve(crossval: Crossval) -> list[dict[str, Any]]:
@@ -40,13 +40,16 @@ def voice_curve(crossval: Crossval) -> list[dict[str, Any]]:
     from a single other one, the speaker's most frequent: what a voice must not be known by.
     """
     data, emotions = crossval.data, crossval.corpus.emotions
-    rows = []
+    unknown, rows = Tested.of(data, crossval.folds, crossval.lockstep.trainings).logits, []
     for kind, counts in COUNTS.items():
         for count in counts:
             row = _row(crossval, kind, count)
             if row is None:
                 continue
-            true, answers = data.targets[row.indices], (row.known.argmax(axis=1), row.unknown.argmax(axis=1))
+            true, answers = (
+                data.targets[row.indices],
+                (row.known.argmax(axis=1), unknown[row.indices].argmax(axis=1)),
+            )
             speakers = [data.speakers[index] for index in row.indices]
             scores = [score(true, one, speakers, emotions).to_dict() for one in answers]
             gain = paired_difference(true, *answers, speakers, len(emotions))
@@ -65,7 +68,7 @@ def voice_curve(crossval: Crossval) -> list[dict[str, Any]]:
 
 
 def _row(crossval: Crossval, kind: str, count: int) -> Row | None:
-    indices, known, unknown = [], [], []
+    indices, known = [], []
     for number, (fold, training) in enumerate(zip(crossval.folds, crossval.lockstep.trainings, strict=True)):
         rng = np.random.default_rng((crossval.settings.seed, number, count))
         for spoken in _by_speaker(crossval, fold.test):
@@ -74,9 +77,8 @@ def _row(crossval: Crossval, kind: str, count: int) -> Row | None:
             if not heard or not scored:
                 continue
             indices += scored
-            unknown.append(training.logits(scored))
-            known.append(_moved(training, _voice(training, heard, kind == "neutral"), scored))
-    return Row(np.array(indices), np.concatenate(known), np.concatenate(unknown)) if indices else None
+            known.append(training.logits(scored, move=_move(training, heard, kind == "neutral")))
+    return Row(np.array(indices), np.concatenate(known)) if indices else None
 
 
 def _by_speaker(crossval: Crossval, test: Sequence[int]) -> Iterator[list[int]]:
@@ -102,23 +104,10 @@ def _heard(
     return rng.choice(pool, count, replace=False).tolist() if len(pool) >= count else []
 
 
-def _voice(training: Training, heard: Sequence[int], neutral: bool) -> Voice:
-    n = training.model.settings.averaged_frames
-    frames = [training.data.gather([index], training.settings.max_frames, n)[0] for index in heard]
-    return Voice.of(frames, "", neutral, FRAME_RATE_HZ / n)
-
-
-def _moved(training: Training, voice: Voice, indices: Sequence[int]) -> NDArray[np.float32]:
-    """Logits of utterances whose frames are moved by the voice."""
-    assert training.voices is not None
-    known = Known("", training.voices.mean, training.voices.deviation, training.voices.from_neutral)
-    model, rows = training.best_model(), []
-    for start in range(0, len(indices), EVALUATION_BATCH):
-        frames, lengths = training.data.gather(
-            indices[start : start + EVALUATION_BATCH],
-            training.settings.max_frames,
-            model.settings.averaged_frames,
-        )
-        with torch.inference_mode():
-            rows.append(model(torch.from_numpy(voice(frames, known)), torch.from_numpy(lengths)).numpy())
-    return np.concatenate(rows)
+def _move(training: Training, heard: Sequence[int], neutral: bool) -> Move:
+    """How the frames of a speaker are moved, who is known by some utterances."""
+    voices, n = training.voices, training.model.settings.averaged_frames
+    assert voices is not None
+    known = Known("", voices.mean, voices.deviation, voices.from_neutral)
+    frames = [training.frames([index])[0] for index in heard]
+    return partial(Voice.of(frames, "", neutral, FRAME_RATE_HZ / n), training=known)

@@ -97,16 +97,21 @@ def _averages(graph: Nodes, n: int, frame_shape: tuple[int, ...]) -> str:
         return FRAMES
     total = graph.add("Shape", FRAMES, start=0, end=1)
     groups = graph.add("Div", graph.add("Add", total, _ints(n - 1)), _ints(n))
-    rank = 1 + len(frame_shape)
-    missing = graph.add("Sub", graph.add("Mul", groups, _ints(n)), total)
-    pads = graph.add("Concat", _ints(*[0] * rank), missing, _ints(*[0] * (rank - 1)), axis=0)
-    grouped = graph.add("Reshape", graph.add("Pad", FRAMES, pads), _ints(-1, n, *frame_shape))
+    padded = _padded(graph, FRAMES, graph.add("Mul", groups, _ints(n)), total, len(frame_shape))
+    grouped = graph.add("Reshape", padded, _ints(-1, n, *frame_shape))
     numbers = graph.add("Range", np.int64(0), graph.add("Squeeze", groups, _ints(0)), np.int64(1))
     counts = graph.add("Min", graph.add("Sub", total, graph.add("Mul", numbers, _ints(n))), _ints(n))
     divisors = graph.add(
-        "Reshape", graph.add("Cast", counts, to=TensorProto.FLOAT), _ints(-1, *[1] * (rank - 1))
+        "Reshape", graph.add("Cast", counts, to=TensorProto.FLOAT), _ints(-1, *[1] * len(frame_shape))
     )
     return graph.add("Div", graph.add("ReduceSum", grouped, _ints(1), keepdims=0), divisors)
+
+
+def _padded(graph: Nodes, frames: str, wanted: str, total: str, frame_rank: int) -> str:
+    """Frames with zeros behind them, from `total` to as many as are wanted."""
+    none, missing = _ints(*[0] * frame_rank), graph.add("Sub", wanted, total)
+    pads = graph.add("Concat", _ints(0), none, missing, none, axis=0)
+    return graph.add("Pad", frames, pads)
 
 
 def _cut(graph: Nodes, frames: str, max_frames: int, frame_shape: tuple[int, ...]) -> None:
@@ -114,13 +119,10 @@ def _cut(graph: Nodes, frames: str, max_frames: int, frame_shape: tuple[int, ...
     total = graph.add("Shape", frames, start=0, end=1)
     step = graph.add("Min", total, _ints(max_frames))
     n_pieces = graph.add("Div", graph.add("Sub", graph.add("Add", total, step), _ints(1)), step)
-    missing = graph.add("Sub", graph.add("Mul", n_pieces, step), total)
-    rank = 1 + len(frame_shape)
-    pads = graph.add("Concat", _ints(*[0] * rank), missing, _ints(*[0] * (rank - 1)), axis=0)
-    padded = graph.add("Pad", frames, pads)
+    padded = _padded(graph, frames, graph.add("Mul", n_pieces, step), total, len(frame_shape))
     shape = graph.add("Concat", n_pieces, step, _ints(*frame_shape), axis=0)
     pieces = graph.add("Reshape", padded, shape)
-    graph.add("Transpose", pieces, perm=[1, 0, *range(2, rank + 1)], out=BATCH)
+    graph.add("Transpose", pieces, perm=[1, 0, *range(2, len(frame_shape) + 2)], out=BATCH)
     scalar = graph.add("Squeeze", n_pieces, _ints(0))
     starts = graph.add("Mul", graph.add("Range", np.int64(0), scalar, np.int64(1)), step)
     lengths = graph.add("Min", graph.add("Sub", total, starts), step)

@@ -1,7 +1,7 @@
 """Calibration: a temperature for the logits, and a threshold below which the answer is "unsure".
 
-In: logits of validation speakers and their emotions. Out: a `Calibration`. What it is worth is measured by the
-cross-validation on speakers that helped to choose neither number.
+In: logits of speakers whom the model has not heard, and their emotions. Out: a `Calibration`. What it is worth is
+measured by the cross-validation on speakers that helped to choose neither number.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ser.errors import SettingsError
 
 TEMPERATURES = (0.05, 20.0)
-TARGET_PRECISION = 0.80  # of the answers that are not "unsure", on validation speakers
+TARGET_PRECISION = 0.80  # of the answers that are not "unsure", on speakers whom the model has not heard
 LEAST_COVERAGE, LEAST_ANSWERS = 0.1, 10  # a precision counted on fewer sure answers is chance
 NEVER = 1.01  # a threshold above every probability: no answer is sure
 
@@ -96,7 +96,7 @@ def choose_threshold(probabilities: NDArray[np.floating], true: NDArray[np.int64
 def calibrate(
     logits: NDArray[np.floating], true: NDArray[np.int64], temperature: float | None = None
 ) -> Calibration:
-    """Temperature, if none is given, and threshold from validation logits `(utterances, labels)`."""
+    """Temperature, if none is given, and threshold from logits `(utterances, labels)` of unheard speakers."""
     temperature = fit_temperature(logits, true) if temperature is None else temperature
     return Calibration(temperature, choose_threshold(softmax(logits, temperature), true))
 

@@ -22,7 +22,7 @@ from ser.classifier.ensemble import Ensemble
 from ser.corpora.corpus import Corpus
 from ser.errors import Stopped
 from ser.files import read_json
-from ser.scoring.calibration import Calibration, calibrate, fit_temperature, measured, softmax
+from ser.scoring.calibration import Calibration, calibrate, measured, softmax
 from ser.scoring.metrics import score
 from ser.training.frames import FrameSource, LabelledFrames
 from ser.training.lockstep import Lockstep
@@ -120,17 +120,7 @@ class Crossval:
         self.run_folder.write_progress(state, self.lockstep)
 
     def _test(self) -> Tested:
-        """Test each fold's best model on its test speakers, once, with the temperature of its validation speakers."""
-        shape = len(self.data.targets), self.data.n_labels
-        logits, probabilities = np.zeros(shape, dtype=np.float32), np.zeros(shape)
-        fold_of, temperatures = np.zeros(shape[0], dtype=np.int64), []
-        for number, (fold, training) in enumerate(zip(self.folds, self.lockstep.trainings, strict=True)):
-            test, validation = list(fold.test), list(fold.validation)
-            temperatures.append(fit_temperature(training.logits(validation), self.data.targets[validation]))
-            logits[test] = training.logits(test)
-            probabilities[test] = softmax(logits[test], temperatures[-1])
-            fold_of[test] = number
-        return Tested(logits, probabilities, fold_of, tuple(temperatures))
+        return Tested.of(self.data, self.folds, self.lockstep.trainings)
 
     def _write_checkpoint(self, tested: Tested) -> None:
         epochs = max(1, round(statistics.median(self.lockstep.best_epochs())))

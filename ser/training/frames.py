@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class LabelledFrames:
     corpora: Sequence[str] = ()
     speakers: Sequence[str] = ()
     neutral: int = -1  # index of that emotion, where there is one
+    sums: dict[Any, Any] = field(default_factory=dict)  # of frames that several folds have in common
 
     @classmethod
     def of(cls, corpus: Corpus, features: FrameSource, dim: int) -> LabelledFrames:

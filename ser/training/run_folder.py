@@ -25,7 +25,9 @@ from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold
 from ser.files import claim_folder, write_atomically, write_json
 from ser.runtime import chosen_device, library_versions
+from ser.scoring.calibration import fit_temperature, softmax
 from ser.scoring.metrics import confusion, score, scores_by
+from ser.training.frames import LabelledFrames
 from ser.training.lockstep import Lockstep
 from ser.training.settings import CrossvalSettings, settings_to_dict
 from ser.training.trainer import Training
@@ -45,6 +47,20 @@ class Tested:
     probabilities: NDArray[np.float64]
     fold_of: NDArray[np.int64]
     temperatures: tuple[float, ...]
+
+    @classmethod
+    def of(cls, data: LabelledFrames, folds: Sequence[Fold], trainings: Sequence[Training]) -> Tested:
+        """Test each fold's best model on its test speakers, with the temperature of its validation speakers."""
+        shape = len(data.targets), data.n_labels
+        logits, probabilities = np.zeros(shape, dtype=np.float32), np.zeros(shape)
+        fold_of, temperatures = np.zeros(shape[0], dtype=np.int64), []
+        for number, (fold, training) in enumerate(zip(folds, trainings, strict=True)):
+            test, validation = list(fold.test), list(fold.validation)
+            temperatures.append(fit_temperature(training.logits(validation), data.targets[validation]))
+            logits[test] = training.logits(test)
+            probabilities[test] = softmax(logits[test], temperatures[-1])
+            fold_of[test] = number
+        return cls(logits, probabilities, fold_of, tuple(temperatures))
 
 
 @dataclass

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -33,12 +33,13 @@ from ser.files import write_atomically
 from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
 from ser.training.frames import LabelledFrames, mask_frames
+from ser.training.optimizers import optimizer
 from ser.training.settings import TrainingSettings
 from ser.training.voices import Voices
 
 EVALUATION_BATCH = 64
 Figures = tuple[float | None, float | None, float | None]
-RMSPROP_RHO, KERAS_EPSILON = 0.9, 1e-7  # Keras' defaults; torch has 0.99 and 1e-8
+Move = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 class Diverged(JobError):
@@ -110,7 +111,7 @@ class Training:
             for name in VOICE_BUFFERS:
                 value = getattr(self.voices, name.removeprefix("voice_"))
                 getattr(self.model, name).copy_(torch.from_numpy(value))
-        self.optimizer = _optimizer(self.model, settings)
+        self.optimizer = optimizer(self.model, settings)
         self.average = AveragedModel(self.model, avg_fn=self._averaged) if settings.weight_average else None
         self.class_weights = self._class_weights()
         self.weights = np.ones(n * len(copies), dtype=np.float32)
@@ -138,13 +139,23 @@ class Training:
             )
         return report
 
-    def logits(self, indices: Sequence[int] | NDArray[np.int64], best: bool = True) -> NDArray[np.float32]:
-        """Logits `(indices, n_labels)` of any utterances, by the best epoch's weights or the current ones."""
+    def logits(
+        self,
+        indices: Sequence[int] | NDArray[np.int64],
+        best: bool = True,
+        move: Move = lambda frames: frames,
+    ) -> NDArray[np.float32]:
+        """Logits `(indices, n_labels)` of any utterances, by the best epoch's weights or the current ones.
+
+        `move` changes their frames first, as a known voice does.
+        """
         model = self.best_model().to(self.device) if best else self._current.eval()
         rows = [np.zeros((0, self.data.n_labels), dtype=np.float32)]
         with torch.inference_mode():
             for batch in _batches(np.asarray(indices), EVALUATION_BATCH):
-                rows.append(model(*self._gathered(batch)).cpu().numpy())
+                frames, lengths = self.frames(batch.tolist())
+                inputs = torch.from_numpy(move(frames)).to(self.device), torch.from_numpy(lengths)
+                rows.append(model(*inputs).cpu().numpy())
         return np.concatenate(rows)
 
     def best_model(self) -> BiGRUClassifier:
@@ -187,15 +198,18 @@ class Training:
         matrix = confusion(self.targets[order], np.concatenate(predicted), self.data.n_labels)
         return total / len(order), matrix
 
+    def frames(self, indices: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Frames of utterances one after the other, as the classifier takes them, and their lengths."""
+        return self.data.gather(indices, self.settings.max_frames, self.model.settings.averaged_frames)
+
     def _gathered(
-        self, batch: NDArray[np.int64], rng: np.random.Generator | None = None
+        self, batch: NDArray[np.int64], rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames and lengths of utterances; with a generator those of training, masked and moved as it draws."""
-        settings = self.model.settings
-        frames, lengths = self.data.gather(batch.tolist(), self.settings.max_frames, settings.averaged_frames)
-        if rng is not None and self.voices is not None:
-            frames = self.voices.moved(frames, lengths, batch.tolist(), settings.voices, rng)
-        if rng is not None and self.settings.frame_masking:
+        """Frames and lengths of utterances to train on, masked and moved as the generator draws."""
+        frames, lengths = self.frames(batch.tolist())
+        if self.voices is not None:
+            frames = self.voices.moved(frames, lengths, batch.tolist(), self.model.settings.voices, rng)
+        if self.settings.frame_masking:
             frames = mask_frames(frames, lengths, rng)
         return torch.from_numpy(frames).to(self.device), torch.from_numpy(lengths)
 
@@ -305,22 +319,6 @@ def flushed_denormals() -> Iterator[None]:
         torch.set_flush_denormal(False)
 
 
-class RMSprop(torch.optim.Optimizer):
-    """RMSprop as Keras computes it, `w -= rate * g / sqrt(v + epsilon)`; torch adds epsilon after the root."""
-
-    def __init__(self, parameters: Iterable[torch.Tensor], rate: float) -> None:
-        super().__init__(parameters, {"rate": rate})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:
-        for group in self.param_groups:
-            for parameter in (one for one in group["params"] if one.grad is not None):
-                state, gradient = self.state[parameter], parameter.grad
-                mean = state.setdefault("square_avg", torch.zeros_like(parameter))
-                mean.mul_(RMSPROP_RHO).addcmul_(gradient, gradient, value=1 - RMSPROP_RHO)
-                parameter.addcdiv_(gradient, (mean + KERAS_EPSILON).sqrt_(), value=-group["rate"])
-
-
 def _figures(loss: float, matrix: NDArray[np.int64]) -> Figures:
     """Loss, accuracy and UAR, unless the loss is no finite number: the rest is then the accuracy of nothing."""
     if not math.isfinite(loss):
@@ -331,15 +329,6 @@ def _figures(loss: float, matrix: NDArray[np.int64]) -> Figures:
 
 def _batches(indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64]]:
     yield from (indices[start : start + size] for start in range(0, len(indices), size))
-
-
-def _optimizer(model: BiGRUClassifier, settings: TrainingSettings) -> torch.optim.Optimizer:
-    parameters, rate = model.parameters(), settings.learning_rate
-    if settings.optimizer == "adam":
-        return torch.optim.Adam(parameters, lr=rate, eps=KERAS_EPSILON)
-    if settings.optimizer == "rmsprop":
-        return RMSprop(parameters, rate)
-    return torch.optim.SGD(parameters, lr=rate, momentum=settings.momentum)
 
 
 def _copied_state(module: nn.Module) -> dict[str, torch.Tensor]:

@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from ser.training.frames import LabelledFrames
 
 LEAST_EMOTIONS, LEAST_UTTERANCES = 3, 10  # of a speaker: the mean of one who is always angry is anger
-AT_ONCE = 64
 
 
 class Voices:
@@ -34,10 +33,10 @@ class Voices:
             by_speaker.setdefault((data.corpora[index], data.speakers[index]), []).append(int(index))
         total, shifts = _Sums(), []
         for name, indices in by_speaker.items():
-            neutral, others = _Sums(), _Sums()
-            for index in indices:
-                sums = neutral if data.targets[index] == data.neutral else others
-                sums.add(data.gather([index], max_frames, n_averaged)[0])
+            key = (*indices, max_frames, n_averaged)
+            if key not in data.sums:
+                data.sums[key] = _sums(data, indices, max_frames, n_averaged)
+            neutral, others = data.sums[key]
             every = neutral + others
             total += every
             if (
@@ -67,6 +66,17 @@ class Voices:
                 part = moved[end - length : end]
                 part[:] = (part - mean) / deviation * self.deviation + self.mean
         return moved
+
+
+def _sums(
+    data: LabelledFrames, indices: Sequence[int], max_frames: int, n_averaged: int
+) -> tuple[_Sums, _Sums]:
+    """Of a speaker's neutral frames, and of the others."""
+    neutral, others = _Sums(), _Sums()
+    for index in indices:
+        sums = neutral if data.targets[index] == data.neutral else others
+        sums.add(data.gather([index], max_frames, n_averaged)[0])
+    return neutral, others
 
 
 class _Sums:

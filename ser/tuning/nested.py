@@ -19,11 +19,10 @@ from optuna.trial import FrozenTrial
 
 from ser.errors import Stopped
 from ser.files import read_json, write_atomically, write_json
-from ser.scoring.calibration import fit_temperature, softmax
 from ser.scoring.metrics import score, scores_by
 from ser.scoring.predictions import leak_premium, read_predictions
 from ser.training.lockstep import Lockstep
-from ser.training.run_folder import identity, predictions_table
+from ser.training.run_folder import Tested, identity, predictions_table
 from ser.training.trainer import EpochReport, Training
 from ser.tuning.search import STOPPED, Search, best_trial
 from ser.tuning.space import trial_settings
@@ -69,12 +68,9 @@ def score_nested(
         return read_json(path)
     search, _ = outer[0]
     data, labels = search.data, search.corpus.emotions
-    probabilities, fold_of = np.zeros((len(data.targets), data.n_labels)), np.zeros(len(data.targets), int)
-    folds, trainings = search.base.folds(search.corpus), _trained(outer, best, listener, should_stop)
-    for number, (fold, training) in enumerate(zip(folds, trainings, strict=True)):
-        test, validation = list(fold.test), list(fold.validation)
-        temperature = fit_temperature(training.logits(validation), data.targets[validation])
-        probabilities[test], fold_of[test] = softmax(training.logits(test), temperature), number
+    folds = search.base.folds(search.corpus)
+    tested = Tested.of(data, folds, _trained(outer, best, listener, should_stop))
+    probabilities, fold_of = tested.probabilities, tested.fold_of
     table = folder / "nested.csv"
     write_atomically(table, predictions_table(search.corpus, probabilities, fold_of).encode())
     by_fold = scores_by([f"{n:03d}" for n in fold_of], data.targets, probabilities, data.speakers, labels)

@@ -74,7 +74,8 @@ class ModelSource:
 
         predictor = load(self.checkpoint, self.encoder)
         second = np.sin(np.arange(SAMPLE_RATE_HZ, dtype=np.float32))
-        speech_of(second), predictor.classify(*predictor.encoder([second]))  # the first answer is slow
+        speech_of(second)  # the first answer is slow
+        predictor.classify(*predictor.encoder([second]))
         return predictor
 
 
