@@ -330,6 +330,20 @@ def test_an_answered_recording_is_deleted_a_minute_later_with_its_folder(swept: 
     assert not path.parent.exists()
 
 
+def test_a_folder_that_goes_while_it_is_counted_is_no_fault(swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recordings, path, _ = swept
+    recording(path.parent.parent / "other" / "clip.wav")
+    look = os.scandir
+
+    def scandir(folder: Any) -> Any:
+        if Path(os.fspath(folder)) == path.parent:
+            raise FileNotFoundError(2, "deleted by another thread", str(folder))
+        return look(folder)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert recordings.stored_bytes() == path.stat().st_size
+
+
 def test_a_recording_that_was_uploaded_again_since_its_answer_stays(swept: Any) -> None:
     recordings, path, sweep = swept
     recordings.forget(path)

@@ -105,11 +105,13 @@ class Recordings:
                 log.warning("event=sweep_failed reason=%r", str(error))
 
     def _files(self) -> list[tuple[Path, os.stat_result]]:
+        """The recordings, with what is known of each; `os.walk` passes over a folder that goes while it looks."""
         found = []
-        for path in self.folder.rglob("*"):
-            with suppress(OSError):
-                if path not in self._kept and path.is_file():
-                    found.append((path, path.lstat()))
+        for folder, _, names in os.walk(self.folder):
+            for path in (Path(folder) / name for name in names):
+                with suppress(OSError):
+                    if path not in self._kept and path.is_file():
+                        found.append((path, path.lstat()))
         return found
 
 
