@@ -10,11 +10,12 @@ of torch. Nothing here imports torch before it is needed.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import sys
 import threading
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
 DEVICE_VARIABLE = "SER_DEVICE"
+THREADS_VARIABLE = "OMP_NUM_THREADS"  # which torch reads when it is imported
 SPIN_COUNT = "10000"  # of GNU OpenMP, about 0.2 ms
 _importing = threading.Lock()  # recordings are loaded by several threads at once
 
@@ -39,6 +41,28 @@ def let_threads_sleep() -> None:
         os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads spin too, in the way of torch's
+
+
+def n_threads() -> int:
+    """Threads that a computation gets in the calling thread: torch's, before its import what it would take."""
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "get_num_threads"):  # not where it is being imported
+        return int(torch.get_num_threads())
+    requested = os.environ.get(THREADS_VARIABLE, "")
+    return int(requested) if requested.isdigit() and int(requested) else len(os.sched_getaffinity(0))
+
+
+def set_n_threads(n: int) -> None:
+    """Let this process compute with `n` threads."""
+    os.environ[THREADS_VARIABLE] = str(n)
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(n)
+
+
+def give_back_memory() -> None:
+    """Give the system what was freed: glibc keeps it otherwise, after a model was opened some 60 MB."""
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def import_torchaudio() -> ModuleType:
@@ -84,7 +108,21 @@ def chosen_device() -> torch.device:
     return device
 
 
+def on_processor() -> bool:
+    """Whether SER_DEVICE leaves the work to the processor."""
+    return os.environ.get(DEVICE_VARIABLE, "cpu") in ("", "cpu")
+
+
 def library_versions() -> dict[str, str]:
-    """Versions that figures depend on."""
+    """Versions that figures depend on, of what is installed."""
     names = ("torch", "transformers", "torchaudio", "onnxruntime", "silero-vad", "numpy", "soundfile", "av")
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
+    found = {name: version_of(name) for name in names}
+    return {"python": platform.python_version()} | {name: one for name, one in found.items() if one}
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package, None where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

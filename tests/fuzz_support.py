@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 MEMORY_BYTES = 512 << 20
@@ -60,14 +61,13 @@ def checkpoint(folder: Path) -> Any:
     """Load a checkpoint, and let it answer."""
     import numpy as np
 
-    from ser.classifier.checkpoint import load_checkpoint
-    from ser.inference.torch_engine import Predictor
+    from ser.classifier.checkpoint import read_state
+    from ser.inference.graph_nodes import classifier_session
+    from ser.inference.recogniser import Recogniser
 
-    described, classifier = load_checkpoint(folder)
-    predictor = object.__new__(Predictor)  # without an encoder
-    predictor.checkpoint, predictor.classifier = described, classifier
-    predictor.labels, predictor.max_frames = described.labels, described.max_frames
-    predictor.calibration = described.calibration
+    described, state = read_state(folder)
+    no_encoder = SimpleNamespace(speech_only=False)
+    predictor = Recogniser(described, no_encoder, classifier_session(described, state), None)
     answer = predictor.classify(np.ones((40, described.encoder.dim), dtype=np.float32))
     assert np.isfinite(answer).all()
     assert abs(float(answer.sum()) - 1) < 1e-3

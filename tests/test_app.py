@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -330,10 +331,12 @@ def test_an_answered_recording_is_deleted_a_minute_later_with_its_folder(swept: 
     assert not path.parent.exists()
 
 
-def test_a_folder_that_goes_while_it_is_counted_is_no_fault(swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_goes_while_it_is_counted_is_no_fault(
+    swept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recordings, path, _ = swept
-    recording(path.parent.parent / "other" / "clip.wav")
-    look = os.scandir
+    (path.parent.parent / "other").mkdir()
+    other, look = recording(path.parent.parent / "other" / "clip.wav"), os.scandir
 
     def scandir(folder: Any) -> Any:
         if Path(os.fspath(folder)) == path.parent:
@@ -341,7 +344,7 @@ def test_a_folder_that_goes_while_it_is_counted_is_no_fault(swept: Any, monkeypa
         return look(folder)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    assert recordings.stored_bytes() == path.stat().st_size
+    assert recordings.stored_bytes() == other.stat().st_size
 
 
 def test_a_recording_that_was_uploaded_again_since_its_answer_stays(swept: Any) -> None:
@@ -434,7 +437,7 @@ def test_there_is_a_way_back_to_the_shipped_model(model: Path, monkeypatch: pyte
     holder = ModelHolder(ModelSource(model))
     holder.replace(model)
     assert not holder.state.is_shipped
-    monkeypatch.setattr("ser.inference.torch_engine.SHIPPED_CLASSIFIER", model)
+    monkeypatch.setattr("ser.inference.load.SHIPPED_CLASSIFIER", model)
     holder.replace(None)
     assert holder.state.is_shipped
     assert "ships with the project" in holder.description("en")

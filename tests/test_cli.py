@@ -169,16 +169,16 @@ def test_remarks_of_the_mp3_decoder_stay_off_standard_error(tiny_checkpoint, tmp
 
 
 def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, clips, monkeypatch):
-    from ser.inference.torch_engine import Predictor
+    from ser.inference.recogniser import Recogniser
 
-    answer = Predictor.__call__
+    answer = Recogniser.__call__
 
-    def fail_once(self: Predictor, recording: Path, **options: object) -> object:
+    def fail_once(self: Recogniser, recording: Path, **options: object) -> object:
         if recording.name == "c.wav":
             raise RuntimeError("out of\nluck")
         return answer(self, recording, **options)
 
-    monkeypatch.setattr(Predictor, "__call__", fail_once)
+    monkeypatch.setattr(Recogniser, "__call__", fail_once)
     status, out, err = predict("--json", clips)
     assert (status, len(json_lines(out))) == (1, len(GOOD) - 1)
     assert f"ser: {clips / 'c.wav'}: RuntimeError: out of luck\n" in err
@@ -337,7 +337,7 @@ def test_info_says_what_is_missing(tiny_checkpoint, tmp_path, capsys):
     for name in ("model.json", "model.safetensors"):
         (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
     content = json.loads((tmp_path / "model.json").read_text())
-    content["encoder"]["source"] = "nobody/nothing"
+    content["encoder"] |= {"source": "nobody/nothing", "fingerprint": "0" * 16}
     (tmp_path / "model.json").write_text(json.dumps(content))
     main(["info", "--json", "--checkpoint", str(tmp_path)])
     assert "hf download nobody/nothing" in json.loads(capsys.readouterr().out)["encoder"]["problem"]

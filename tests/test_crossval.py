@@ -19,7 +19,7 @@ from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import SettingsError
 from ser.experiments.voice_curve import voice_curve
 from ser.inference import adaptation
-from ser.inference.torch_engine import load
+from ser.inference.load import load
 from ser.labels import EMOTIONS as EVERY_EMOTION
 from ser.scoring.calibration import calibrate, softmax
 from ser.training.crossval import Crossval, Stopped

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from support import voice
 from test_encoder import KINDS, UNEQUAL, folders  # noqa: F401  the fixture
 
-from ser.encoders import graph
+from ser.classifier.checkpoint import read_description
+from ser.encoders import trace
 from ser.encoders.encoder import Encoder
-
-onnxruntime = pytest.importorskip("onnxruntime")
+from ser.encoders.graph import GraphEncoder, graph_name
+from ser.files import SHIPPED_CLASSIFIER, SHIPPED_ENCODER
 
 posix = pytest.mark.skipif(os.name != "posix", reason="modes and owners of files are POSIX's")
 
@@ -52,7 +57,7 @@ def test_a_graph_is_traced_once_and_then_read_from_the_cache(tiny_encoder, cache
     assert close(Encoder.load(tiny_encoder)([voice()])[0], expected)
     (path,) = cache.iterdir()
     assert path.name.startswith(Encoder.load(tiny_encoder).fingerprint)
-    monkeypatch.setattr(graph, "trace", lambda *_: pytest.fail("traced again"))
+    monkeypatch.setattr(trace, "trace", lambda *_: pytest.fail("traced again"))
     assert close(Encoder.load(tiny_encoder)([voice()])[0], expected)
 
 
@@ -136,27 +141,95 @@ def test_without_onnxruntime_torch_computes_and_it_is_said_once(
     assert caplog.text.count("ONNX Runtime cannot compute this encoder") == 1
 
 
-def test_a_model_whose_trace_is_wrong_at_other_lengths_stays_with_torch(cache, caplog):
+def test_a_model_whose_trace_is_wrong_at_other_lengths_stays_with_torch(tiny_encoder, cache, caplog):
     class Unfaithful(torch.nn.Module):
         """Its trace holds the length that it was traced at as a constant."""
 
         def forward(self, waveforms: torch.Tensor) -> torch.Tensor:
             return (waveforms * float(waveforms.shape[1]))[..., None]
 
-    frames = graph.OnnxFrames(Unfaithful(), "unfaithful")
-    assert frames(np.ones((1, 4000), np.float32)) is None
+    encoder = Encoder.load(tiny_encoder)
+    encoder.frames = Unfaithful()
+    assert encoder([np.ones(4000, np.float32)])[0][0] == 4000
     assert "differs from torch" in caplog.text
-    assert not list(cache.iterdir())
+    assert not list(cache.glob("*"))
 
 
 def test_the_session_has_torch_s_threads_and_they_do_not_spin(tiny_encoder):
-    frames = graph.OnnxFrames(Encoder.load(tiny_encoder).frames, Encoder.load(tiny_encoder).fingerprint)
+    encoder = Encoder.load(tiny_encoder)
+    encoder([voice()])
+    session = GraphEncoder.find(encoder.fingerprint, str(tiny_encoder)).session
     before = torch.get_num_threads()
     try:
         for n_threads in (1, 2):
             torch.set_num_threads(n_threads)
-            options = frames.session().get_session_options()
+            options = session.within_threads().get_session_options()
             assert options.intra_op_num_threads == n_threads
             assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"
     finally:
         torch.set_num_threads(before)
+
+
+# ---- a graph in the encoder's folder ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tiny_encoder, tmp_path):
+    """An encoder of half precision, with the graph of two of its layers beside its weights."""
+    folder = Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
+    tensors = load_file(folder / "model.safetensors")
+    save_file(
+        {name: value.half() for name, value in tensors.items()},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    Encoder.load(folder).stacked(2).write_graph()
+    return folder
+
+
+def test_a_graph_in_the_folder_gives_the_frames_of_torch_and_holds_no_weights_itself(folder, cache):
+    by_torch = Encoder.load(folder, engine="torch").stacked(2)
+    (path,) = folder.glob("*.onnx")
+    weights = sum(value.nbytes for value in load_file(folder / "model.safetensors").values())
+    held = onnx.load(path, load_external_data=False).graph.initializer
+    left = {one.name: int(one.external_data[2].value) for one in held if one.external_data}
+    assert sum(left.values()) > weights / 2
+    found = GraphEncoder.find(by_torch.fingerprint, str(folder))
+    assert (found.overlap, found.normalise) == (by_torch.overlap, False)
+    for ours, theirs in zip(found(UNEQUAL), by_torch(UNEQUAL), strict=True):
+        assert close(ours, theirs)
+    assert not list(cache.glob("*"))
+    assert Encoder.load(folder).stacked(2).engine.startswith("onnxruntime")
+    assert not list(cache.glob("*"))
+
+
+def test_a_graph_is_of_its_own_layers_and_weights_only(folder, cache, caplog):
+    encoder = Encoder.load(folder, engine="torch")
+    assert GraphEncoder.find(encoder.fingerprint, str(folder)) is None  # of one layer
+    fingerprint = encoder.stacked(2).fingerprint
+    (path,) = folder.glob("*.onnx")
+    whole = path.read_bytes()
+    path.rename(folder / graph_name("0" * 16))
+    assert GraphEncoder.find("0" * 16, str(folder)) is None
+    assert f"the graph of {fingerprint}" in caplog.text
+    (folder / graph_name("0" * 16)).unlink()
+    path.write_bytes(whole[: len(whole) // 2])
+    assert GraphEncoder.find(fingerprint, str(folder)) is None
+    path.write_bytes(whole)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(weights)
+    assert GraphEncoder.find(fingerprint, str(folder)) is None
+    assert "not the file that it was made of" in caplog.text
+
+
+@pytest.mark.skipif(not (SHIPPED_CLASSIFIER / "model.json").exists(), reason="no model ships in this tree")
+def test_the_graph_that_ships_is_of_the_encoder_that_ships(cache):
+    encoder = Encoder.load("shipped", engine="torch").stacked(read_description().classifier.stacked_layers)
+    assert [path.name for path in SHIPPED_ENCODER.glob("*.onnx")] == [graph_name(encoder.fingerprint)]
+    found = GraphEncoder.find(encoder.fingerprint, "shipped")
+    assert found.session.description.fingerprint == encoder.fingerprint
+    assert (found.normalise, found.speech_only, found.overlap) == (False, True, 0)
+    for ours, theirs in zip(found(UNEQUAL), encoder(UNEQUAL), strict=True):
+        assert close(ours, theirs)
+    assert sum(path.stat().st_size for path in SHIPPED_ENCODER.iterdir()) <= 24_000_000

@@ -16,7 +16,7 @@ import pytest
 import ser
 from ser.classifier.checkpoint import DESCRIPTION
 from ser.files import DEMO_CORPUS, SHIPPED_CLASSIFIER, write_atomically
-from ser.inference.torch_engine import Predictor
+from ser.inference.recogniser import Recogniser
 
 GOLDEN = Path(__file__).parent / "golden.json"
 CLIPS = [DEMO_CORPUS / name for name in sorted(p.name for p in DEMO_CORPUS.glob("*.ogg"))[::20]]
@@ -29,12 +29,12 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def predictor() -> Predictor:
+def predictor() -> Recogniser:
     return ser.load()
 
 
 @pytest.fixture(scope="module")
-def golden(request: pytest.FixtureRequest, predictor: Predictor) -> dict[str, dict[str, float]]:
+def golden(request: pytest.FixtureRequest, predictor: Recogniser) -> dict[str, dict[str, float]]:
     """Probabilities by clip; written anew with `--update-golden`."""
     if request.config.getoption("--update-golden"):
         answers = {clip.name: predictor(clip, timeline=False).probabilities for clip in CLIPS}

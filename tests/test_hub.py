@@ -136,7 +136,7 @@ def test_the_shipped_model_answers_while_the_configured_encoder_hangs(
     server: Hub, tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("ser.classifier.checkpoint.SHIPPED_CLASSIFIER", tiny_checkpoint)
-    monkeypatch.setattr("ser.inference.torch_engine.SHIPPED_CLASSIFIER", tiny_checkpoint, raising=False)
+    monkeypatch.setattr("ser.inference.load.SHIPPED_CLASSIFIER", tiny_checkpoint)
     server.fault = "hang"
     holder = ModelHolder(ModelSource(tiny_checkpoint, NAME))
     holder.start()

@@ -29,7 +29,7 @@ from ser.encoders.encoder import Encoder
 from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError, Stopped
 from ser.experiments.ablation import OPTIONS, Ablation, changed
 from ser.features.extract import FeatureCache, extract, with_copies
-from ser.inference.torch_engine import load
+from ser.inference.load import load
 from ser.labels import EMOTIONS
 from ser.scoring.predictions import read_predictions
 from ser.training.crossval import Crossval

@@ -10,23 +10,24 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from model_support import recogniser
 from support import RATE_HZ, voice, write_voice
 
 import ser
 from ser.classifier.checkpoint import load_checkpoint
 from ser.encoders.encoder import Encoder
 from ser.errors import AudioError, CheckpointError, EncoderError, SettingsError
-from ser.inference.torch_engine import Predictor
+from ser.inference.recogniser import Recogniser
 from ser.labels import EMOTIONS
 from ser.scoring.calibration import Calibration
 
 
 @pytest.fixture(scope="module")
-def predictor(tiny_checkpoint: Path) -> Predictor:
+def predictor(tiny_checkpoint: Path) -> Recogniser:
     return ser.load(tiny_checkpoint)
 
 
-def values(predictor: Predictor, samples: np.ndarray) -> np.ndarray:
+def values(predictor: Recogniser, samples: np.ndarray) -> np.ndarray:
     return np.array(list(predictor((RATE_HZ, samples), timeline=False).probabilities.values()))
 
 
@@ -60,7 +61,7 @@ def test_the_answer_is_the_mean_over_pieces_of_the_training_length(predictor):
 def test_the_temperature_softens_the_probabilities(predictor, tiny_checkpoint):
     checkpoint, classifier = load_checkpoint(tiny_checkpoint)
     hot = replace(checkpoint, calibration=Calibration(temperature=100.0))
-    spread = values(Predictor(hot, classifier, predictor.encoder), voice())
+    spread = values(recogniser(hot, classifier, predictor.encoder), voice())
     assert np.ptp(spread) < np.ptp(values(predictor, voice()))
     with torch.inference_mode():
         frames = torch.from_numpy(predictor.encoder([voice()])[0])
@@ -72,7 +73,7 @@ def test_below_the_threshold_the_answer_is_not_confident(predictor, tiny_checkpo
     checkpoint, classifier = load_checkpoint(tiny_checkpoint)
     for threshold, confident in ((0.0, True), (1.0, False)):
         strict = replace(checkpoint, calibration=Calibration(threshold=threshold))
-        result = Predictor(strict, classifier, predictor.encoder)((RATE_HZ, voice()), timeline=False)
+        result = recogniser(strict, classifier, predictor.encoder)((RATE_HZ, voice()), timeline=False)
         assert result.confident is confident
 
 
@@ -119,7 +120,7 @@ def test_the_timeline_has_a_gap_where_nobody_speaks(predictor):
 
 def test_an_encoder_that_hears_speech_only_is_not_told_of_the_silence_around_it(tiny_checkpoint, predictor):
     checkpoint, classifier = load_checkpoint(tiny_checkpoint)
-    listening = Predictor(checkpoint, classifier, predictor.encoder)
+    listening = recogniser(checkpoint, classifier, predictor.encoder)
     listening.speech_only = True
     spoken, silence = voice(3.0), np.zeros(2 * RATE_HZ, np.float32)
     expected = listening((RATE_HZ, spoken))

@@ -8,12 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from model_support import TorchRecogniser
 from support import RATE_HZ, voice, write_corpus, write_voice
 
 import ser
-from ser.classifier.bigru import VOICE_BUFFERS, BiGRUClassifier
+from ser.classifier.bigru import BiGRUClassifier
 from ser.classifier.checkpoint import save_checkpoint
-from ser.classifier.settings import ClassifierSettings
+from ser.classifier.settings import VOICE_BUFFERS, ClassifierSettings
 from ser.cli import main
 from ser.corpora.corpus import read_corpus
 from ser.errors import CheckpointError, CorpusError, SettingsError
@@ -21,8 +22,6 @@ from ser.experiments.baselines import ListedFrames
 from ser.experiments.evaluate import evaluate
 from ser.inference.adaptation import Training as Known
 from ser.inference.adaptation import Voice
-from ser.inference.onnx_export import export_onnx
-from ser.inference.torch_engine import Predictor
 from ser.training.frames import LabelledFrames
 from ser.training.settings import TrainingSettings
 from ser.training.trainer import Training
@@ -141,13 +140,13 @@ def adaptable(predictor):
     for name, value in zip(VOICE_BUFFERS, (0.1, 0.5, 0.05), strict=True):
         getattr(classifier, name).fill_(value)
     checkpoint = replace(predictor.checkpoint, classifier=classifier.settings)
-    return Predictor(checkpoint, classifier, predictor.encoder)
+    return TorchRecogniser(checkpoint, classifier, predictor.encoder)
 
 
 def test_a_predictor_adapts_and_its_onnx_file_adapts_alike(adaptable, tmp_path):
     recordings = [(RATE_HZ, voice(2.0, seed=seed)) for seed in range(3)]
     clip = (RATE_HZ, voice(2.0, seed=3))
-    file = ser.load(export_onnx(adaptable, tmp_path / "model.onnx"))
+    file = ser.load(adaptable.export(tmp_path / "model.onnx"))
     alone = adaptable(clip).probabilities
     for given in ({"recordings": recordings}, {"neutral": recordings}):
         ours, theirs = (one(clip, voice=one.adapt(**given)).probabilities for one in (adaptable, file))
@@ -169,7 +168,7 @@ def test_what_cannot_be_adapted_is_refused(adaptable, predictor):
 @pytest.fixture
 def command(adaptable, tiny_encoder, tmp_path, capsys):
     """`command(*words)` answers recordings of two speakers: exit status, probabilities by file, errors."""
-    save_checkpoint(tmp_path / "model", adaptable.checkpoint, adaptable.classifier)
+    save_checkpoint(tmp_path / "model", adaptable.checkpoint, adaptable.model)
     for speaker in range(2):
         (tmp_path / "clips" / str(speaker)).mkdir(parents=True)
         for number in range(3):

@@ -11,10 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from ser.classifier.gru import BiGRULayer, PackedIndex
-from ser.classifier.settings import ClassifierSettings as ClassifierSettings
-
-NORM_EPSILON = 1e-3  # Keras' default; torch has 1e-5
-VOICE_BUFFERS = ("voice_mean", "voice_deviation", "voice_from_neutral")  # `(*frame_shape)`
+from ser.classifier.settings import NORM_EPSILON, VOICE_BUFFERS, ClassifierSettings
 
 
 class BiGRUClassifier(nn.Module):
@@ -36,7 +33,6 @@ class BiGRUClassifier(nn.Module):
         if self.settings.pooling == "attentive":
             self.attention = nn.Linear(inputs[-1], 1)
         if self.settings.voices:
-            # Of all training speakers' frames, and from a speaker's neutral mean to the mean of all of theirs.
             shape = (self.settings.stacked_layers, dim) if self.settings.stacked_layers else (dim,)
             for name in VOICE_BUFFERS:
                 self.register_buffer(name, torch.zeros(shape))

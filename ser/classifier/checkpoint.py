@@ -11,22 +11,33 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-from ser.classifier.settings import ClassifierSettings
+import numpy as np
+from numpy.typing import NDArray
+
+from ser.classifier.settings import VOICE_BUFFERS, ClassifierSettings
 from ser.errors import CheckpointError, SettingsError
 from ser.files import SHIPPED_CLASSIFIER, write_atomically, write_json
 from ser.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
-    import torch
     from torch import nn
-
-    from ser.encoders.encoder import Encoder
 
 FORMAT = "persian-ser checkpoint 1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 Kind = TypeVar("Kind")
+State: TypeAlias = Mapping[str, NDArray[np.float32]]  # weights by name
+
+
+class FrozenEncoder(Protocol):
+    """What is asked of an encoder before it may serve a checkpoint."""
+
+    name: str
+    layer: int
+
+    @property
+    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -87,6 +98,16 @@ class Checkpoint:
                 f"max_frames and members must be at least 1, got {self.max_frames} and {self.members}."
             )
 
+    @property
+    def frames_fingerprint(self) -> str:
+        """What identifies the frames that the classifier gets: of the encoder, and of what is made of its frames."""
+        return f"{self.encoder.fingerprint} {self.classifier.averaged_frames}"
+
+    @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What the names of each member's weights begin with."""
+        return ("",) if self.members == 1 else tuple(f"members.{n}." for n in range(self.members))
+
 
 # JSON types of a field by its annotation; the others are checked by their own class.
 JSON_TYPES: dict[str, Any] = {"int": int, "str": str, "float": (int, float), "tuple": list, "Mapping": dict}
@@ -96,11 +117,13 @@ NESTED = {kind.__name__: kind for kind in (EncoderReference, ClassifierSettings,
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: nn.Module) -> Path:
     """Write weights and description into a folder; each file appears whole or not at all."""
-    from safetensors.torch import save
+    from safetensors.numpy import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save({key: value.detach().cpu().contiguous() for key, value in model.state_dict().items()})
+    weights = save(
+        {key: value.detach().cpu().contiguous().numpy() for key, value in model.state_dict().items()}
+    )
     digest = hashlib.sha256(weights).hexdigest()
     write_atomically(folder / WEIGHTS, weights)
     write_json(folder / DESCRIPTION, {"format": FORMAT, "weights_sha256": digest} | asdict(checkpoint))
@@ -125,50 +148,53 @@ def read_fingerprint(folder: str | Path = SHIPPED_CLASSIFIER) -> str:
     return _described(Path(folder))[1][:16]
 
 
-def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint, nn.Module]:
-    """Rebuild a classifier from its folder, in evaluation mode.
+def read_state(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint, State]:
+    """Description and weights of a checkpoint, by name, without torch.
 
     Raises:
         CheckpointError: files are missing or damaged, do not belong together, or hold other keys or shapes.
     """
-    import torch
     from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    from ser.classifier.bigru import BiGRUClassifier
-    from ser.classifier.ensemble import Ensemble
+    from safetensors.numpy import load
 
     path = Path(folder) / WEIGHTS
     checkpoint, expected_sha256 = _described(path.parent)
     try:
         content = path.read_bytes()
         state = load(content)
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{path} is missing or damaged ({error}). Copy the folder again.") from error
     if hashlib.sha256(content).hexdigest() != expected_sha256:
         raise CheckpointError(
             f"{path} is not the file that {DESCRIPTION} beside it describes. Copy the folder again, whole."
         )
     n_layers = checkpoint.classifier.gru_layers * checkpoint.members
-    if n_layers > len(state):  # before as many layers are built
+    if n_layers > len(state):  # before as many layers are described
         raise CheckpointError(f"{path} holds {len(state)} tensors, too few for {n_layers} GRU layers.")
+    _check_state(_shapes(checkpoint), state, path)
+    return checkpoint, state
+
+
+def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint, nn.Module]:
+    """Rebuild a classifier from its folder, in evaluation mode.
+
+    Raises:
+        CheckpointError: as `read_state`.
+    """
+    import torch
+
+    from ser.classifier.bigru import BiGRUClassifier
+    from ser.classifier.ensemble import Ensemble
+
+    checkpoint, state = read_state(folder)
     shape = checkpoint.encoder.dim, len(checkpoint.labels), checkpoint.classifier
-    try:
-        with torch.device("meta"):  # no memory is taken before the shapes are known to fit
-            model: nn.Module = (
-                Ensemble(*shape, checkpoint.members) if checkpoint.members > 1 else BiGRUClassifier(*shape)
-            )
-    except (RuntimeError, TypeError, OverflowError) as error:  # sizes below zero or beyond any memory
-        raise CheckpointError(
-            f"{path.parent / DESCRIPTION} describes no possible classifier: feature dimension "
-            f"{checkpoint.encoder.dim}, {checkpoint.classifier}."
-        ) from error
-    _check_state(model.state_dict(), state, path)
-    model.load_state_dict(state, assign=True)
+    several = checkpoint.members > 1
+    model: nn.Module = Ensemble(*shape, checkpoint.members) if several else BiGRUClassifier(*shape)
+    model.load_state_dict({name: torch.from_numpy(value.copy()) for name, value in state.items()})
     return checkpoint, model.eval()
 
 
-def check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
+def check_encoder(checkpoint: Checkpoint, encoder: FrozenEncoder) -> None:
     """Refuse an encoder that the classifier was not trained on.
 
     Raises:
@@ -183,6 +209,17 @@ def check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
         )
 
 
+def checkpoint_from(content: Mapping[str, Any]) -> Checkpoint:
+    """A checkpoint from its entries as JSON has them; others beside them are not read.
+
+    Raises:
+        KeyError: an entry is missing.
+        SettingsError, TypeError, ValueError: one makes no sense.
+    """
+    known = {entry.name for entry in fields(Checkpoint)}
+    return _read(Checkpoint, {key: value for key, value in content.items() if key in known})
+
+
 def _described(folder: Path) -> tuple[Checkpoint, str]:
     path = folder / DESCRIPTION
     try:
@@ -194,10 +231,8 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise CheckpointError(f"{path} is not of the format {FORMAT!r} but {found!r}.")
-    known = {entry.name for entry in fields(Checkpoint)}
     try:
-        checkpoint = _read(Checkpoint, {key: value for key, value in content.items() if key in known})
-        return checkpoint, str(content["weights_sha256"])
+        return checkpoint_from(content), str(content["weights_sha256"])
     except KeyError as error:
         raise CheckpointError(
             f"{path} lacks the entry {error}. It was written by another program, or cut."
@@ -225,18 +260,42 @@ def _read(kind: type[Kind], content: Any) -> Kind:
     return kind(**values)
 
 
-def _check_state(expected: dict[str, torch.Tensor], found: dict[str, torch.Tensor], path: Path) -> None:
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """What the weights of a classifier, or of the members of an ensemble, are called, and their shapes."""
+    settings, dim = checkpoint.classifier, checkpoint.encoder.dim
+    width = dim * max(1, settings.concatenated_layers)
+    inputs = [width, *(2 * units for units in settings.units)]
+    pooled = inputs[-1] * (2 if settings.pooling == "attentive" else 1)
+    shapes: dict[str, tuple[int, ...]] = {"norm.weight": (width,), "norm.bias": (width,)}
+    shapes |= {"dense.weight": (len(checkpoint.labels), pooled), "dense.bias": (len(checkpoint.labels),)}
+    for number, (size, units) in enumerate(zip(inputs, settings.units, strict=False)):
+        for name, last in (("weight_ih", (size,)), ("weight_hh", (units,)), ("bias_ih", ()), ("bias_hh", ())):
+            shapes[f"gru.{number}.{name}"] = (2, 3 * units, *last)
+    if settings.weighted_layers:
+        shapes["layer_weights"] = (settings.weighted_layers,)
+    if settings.pooling == "attentive":
+        shapes |= {"attention.weight": (1, inputs[-1]), "attention.bias": (1,)}
+    if settings.voices:
+        stacked = (settings.stacked_layers,) if settings.stacked_layers else ()
+        shapes |= dict.fromkeys(VOICE_BUFFERS, (*stacked, dim))
+    if checkpoint.members == 1:
+        return shapes
+    each = {f"{prefix}{name}": shape for prefix in checkpoint.prefixes for name, shape in shapes.items()}
+    return each | {"temperatures": (checkpoint.members,)}
+
+
+def _check_state(expected: Mapping[str, tuple[int, ...]], found: State, path: Path) -> None:
     missing, extra = expected.keys() - found.keys(), found.keys() - expected.keys()
     if missing or extra:
         raise CheckpointError(
             f"{path} does not hold this classifier's weights: "
             f"missing {sorted(missing) or 'none'}, unknown {sorted(extra) or 'none'}."
         )
-    for key, tensor in expected.items():
-        if found[key].shape != tensor.shape or found[key].dtype != tensor.dtype:
+    for key, shape in expected.items():
+        if found[key].shape != shape or found[key].dtype != np.float32:
             raise CheckpointError(
-                f"{path}: {key} is {found[key].dtype} of the shape {tuple(found[key].shape)}; "
-                f"the settings beside it call for {tensor.dtype}, {tuple(tensor.shape)}."
+                f"{path}: {key} is {found[key].dtype} of the shape {found[key].shape}; "
+                f"the settings beside it call for float32, {shape}."
             )
-        if not bool(found[key].isfinite().all()):
+        if not np.isfinite(found[key]).all():
             raise CheckpointError(f"{path}: {key} holds numbers that are not finite. Train again.")

@@ -7,7 +7,11 @@ from typing import Literal
 
 from ser.errors import SettingsError
 
+NORM_EPSILON = 1e-3  # of the layer norm: Keras' default; torch has 1e-5
 MOST_AVERAGED = 50  # frames are a second
+# What a classifier that was trained with voices keeps of its training speakers, each `(*frame_shape)`: mean and
+# deviation of their frames, and the way from a speaker's neutral mean to the mean of all of theirs.
+VOICE_BUFFERS = ("voice_mean", "voice_deviation", "voice_from_neutral")
 
 
 @dataclass(frozen=True)

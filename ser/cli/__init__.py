@@ -86,9 +86,9 @@ def _use_machine(args: argparse.Namespace) -> None:
     if getattr(args, "device", None):
         os.environ["SER_DEVICE"] = args.device
     if getattr(args, "threads", None):
-        import torch
+        from ser.runtime import set_n_threads
 
-        torch.set_num_threads(args.threads)
+        set_n_threads(args.threads)
 
 
 def _sentence(error: Exception) -> str:

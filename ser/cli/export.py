@@ -13,7 +13,8 @@ from ser.errors import SettingsError
 
 if TYPE_CHECKING:
     from ser.corpora.corpus import Utterance
-    from ser.inference.torch_engine import Predictor
+    from ser.encoders.encoder import Encoder
+    from ser.inference.recogniser import Recogniser
 
 TOLERANCE = 1e-4  # between the probabilities of torch and of the file
 CHECK_S = (0.4, 1.0, 2.5, 6.0, 9.0)
@@ -38,43 +39,46 @@ def run(args: argparse.Namespace) -> int:
         raise SettingsError(
             f"--out {args.out} must end in .onnx, which is how the other commands know the file."
         )
-    from ser.classifier.checkpoint import load_checkpoint
+    from ser.classifier.checkpoint import check_encoder, read_state
     from ser.encoders.encoder import Encoder
     from ser.files import SHIPPED_CLASSIFIER
-    from ser.inference.onnx_export import export_onnx
-    from ser.inference.torch_engine import Predictor
+    from ser.inference.export import export_onnx
 
-    checkpoint, classifier = load_checkpoint(args.checkpoint or SHIPPED_CLASSIFIER)
+    folder = args.checkpoint or SHIPPED_CLASSIFIER
+    checkpoint, state = read_state(folder)
     # Torch, so that the file is compared with something other than ONNX Runtime.
     source = args.encoder or checkpoint.encoder.source
     encoder = Encoder.load(source, checkpoint.encoder.layer, "cpu", "torch")
-    predictor = Predictor(checkpoint, classifier, encoder.stacked(checkpoint.classifier.stacked_layers))
-    path = export_onnx(predictor, args.out, args.licence, args.int8)
-    furthest = _furthest(predictor, path)
+    encoder = encoder.stacked(checkpoint.classifier.stacked_layers)
+    check_encoder(checkpoint, encoder)
+    path = export_onnx(checkpoint, state, encoder, args.out, args.licence, args.int8)
+    furthest = _furthest(folder, encoder, path)
     print(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities within {furthest:.1e} of those of torch"
     )
     if args.corpus:
-        print(_loss(predictor, path, read_corpus_arguments(args).utterances))
+        from ser import load
+
+        print(_loss(load(folder, encoder), path, read_corpus_arguments(args).utterances))
     return 0
 
 
-def _loss(predictor: Predictor, path: Path, utterances: Sequence[Utterance]) -> str:
-    """How the file's answers differ from torch's on labelled recordings, in sentences.
+def _loss(model: Recogniser, path: Path, utterances: Sequence[Utterance]) -> str:
+    """How the file's answers differ from the checkpoint's on labelled recordings, in sentences.
 
     Raises:
         SettingsError: no recording has an emotion that the model knows.
     """
     import numpy as np
 
-    from ser.inference.onnx_engine import OnnxPredictor
+    from ser.inference.model_file import open_model_file
 
-    known = [one for one in utterances if one.emotion in predictor.labels]
+    known = [one for one in utterances if one.emotion in model.labels]
     if not known:
-        raise SettingsError(f"No recording of --corpus is labelled {', '.join(predictor.labels)}.")
+        raise SettingsError(f"No recording of --corpus is labelled {', '.join(model.labels)}.")
     true = [one.emotion for one in known]
     answers, rows, ms = [], [], []
-    for answer in (predictor, OnnxPredictor(path)):
+    for answer in (model, open_model_file(path)):
         begun = time.perf_counter()
         results = [answer(one.path, timeline=False) for one in known]
         ms.append(1000 * (time.perf_counter() - begun) / len(known))
@@ -84,31 +88,41 @@ def _loss(predictor: Predictor, path: Path, utterances: Sequence[Utterance]) -> 
     same = 100 * float(np.mean([a == b for a, b in zip(*answers, strict=True)]))
     apart = float(np.abs(np.subtract(rows[0], rows[1])).max())
     return (
-        f"On {len(known)} recordings: {right[0]:.1f} % right by torch, {right[1]:.1f} % by the file; "
+        f"On {len(known)} recordings: {right[0]:.1f} % right by the checkpoint, {right[1]:.1f} % by the file; "
         f"the same emotion for {same:.1f} %; probabilities within {apart:.1e}; "
         f"{ms[0]:.0f} and {ms[1]:.0f} ms a recording. "
         "(Where the model was trained on them, only the difference means something.)"
     )
 
 
-def _furthest(predictor: Predictor, path: Path) -> float:
+def _furthest(folder: Path, encoder: Encoder, path: Path) -> float:
     """Largest difference of a probability between torch and the file, over noise of several lengths.
 
     Raises:
         CheckpointError: it is more than rounding, or for 8 bits more than a loss; the file is removed.
     """
     import numpy as np
+    import torch
 
+    from ser.classifier.checkpoint import load_checkpoint
     from ser.errors import CheckpointError
-    from ser.inference.onnx_engine import OnnxPredictor
+    from ser.features.reduce import averaged
+    from ser.inference.model_file import open_model_file, read_file_description
 
-    exported = OnnxPredictor(path)
-    allowed = SLACK_INT8 if exported.description["precision"] == "int8" else TOLERANCE
+    checkpoint, classifier = load_checkpoint(folder)
+    exported = open_model_file(path)
+    allowed = SLACK_INT8 if read_file_description(path)["precision"] == "int8" else TOLERANCE
     rng, furthest = np.random.default_rng(40), 0.0
     for seconds in CHECK_S:
         clip = (0.1 * rng.standard_normal(round(seconds * 16_000))).astype(np.float32)
-        ours, theirs = (one.classify(*one.encoder([clip])) for one in (predictor, exported))
-        furthest = max(furthest, float(np.abs(np.subtract(ours, theirs)).max()))
+        frames, theirs = (
+            averaged(one([clip])[0], exported.averaged_frames)[: exported.max_frames]
+            for one in (encoder, exported.encoder)
+        )
+        with torch.inference_mode():
+            logits = classifier(torch.from_numpy(frames), torch.tensor([len(frames)]))
+        ours = (logits / checkpoint.calibration.temperature).softmax(dim=-1)[0].numpy()
+        furthest = max(furthest, float(np.abs(ours - exported.classify(theirs)).max()))
     if not furthest <= allowed:
         path.unlink()
         raise CheckpointError(

@@ -21,10 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.files import SHIPPED_CLASSIFIER
-    from ser.inference.onnx_engine import is_onnx
+    from ser.inference.model_file import is_model_file
 
     model = args.model or args.checkpoint or SHIPPED_CLASSIFIER
-    content = gather_onnx(model) if is_onnx(model) else gather(model)
+    content = gather_file(model) if is_model_file(model) else gather(model)
     print(json.dumps(content, indent=2) if args.json else "\n".join(_lines(content)))
     return int(bool(content["model"]["problem"]))
 
@@ -50,43 +50,37 @@ def gather(folder: Path) -> dict[str, Any]:
     }
 
 
-def gather_onnx(path: Path) -> dict[str, Any]:
+def gather_file(path: Path) -> dict[str, Any]:
     """The same for an exported model; neither torch nor transformers is asked."""
     from ser import __version__
     from ser.errors import CheckpointError
-    from ser.inference.onnx_engine import OnnxPredictor
+    from ser.inference.model_file import open_model_file, read_file_description
+    from ser.runtime import library_versions
 
-    packages = ("numpy", "soundfile", "onnx", "onnxruntime")
-    content: dict[str, Any] = {"versions": {"ser": __version__} | {name: _version(name) for name in packages}}
+    content: dict[str, Any] = {"versions": {"ser": __version__} | library_versions()}
     try:
-        described = dict(OnnxPredictor(path).description)
+        open_model_file(path)
+        about = read_file_description(path)
     except CheckpointError as error:
         return content | {"model": {"folder": str(path), "problem": str(error)}}
-    apart = {key: described.pop(key) for key in ("encoder", "precision", "licence", "scores")}
+    described = about["checkpoint"]
+    apart = {"encoder": described.pop("encoder"), "scores": described.pop("scores")}
+    apart |= {key: about[key] for key in ("precision", "licence")}
     return content | {"model": {"folder": str(path), "problem": None} | described} | apart
-
-
-def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def _model(folder: Path) -> dict[str, Any]:
     """The checkpoint in a folder, and the encoder that it needs."""
-    from ser.classifier.checkpoint import load_checkpoint
+    from ser.classifier.checkpoint import read_state
     from ser.errors import SerError
 
     try:
-        checkpoint, classifier = load_checkpoint(folder)
+        checkpoint, state = read_state(folder)
     except SerError as error:
         return {"model": {"folder": str(folder), "problem": str(error)}}
     described = asdict(checkpoint)
     reference, scores = described.pop("encoder"), described.pop("scores")
-    described["parameters"] = sum(parameter.numel() for parameter in classifier.parameters())
+    described["parameters"] = sum(weights.size for weights in state.values())
     described["problem"] = None
     encoder = reference | {"problem": _encoder_problem(checkpoint)}
     return {"model": {"folder": str(folder)} | described, "encoder": encoder, "scores": scores}
@@ -94,17 +88,16 @@ def _model(folder: Path) -> dict[str, Any]:
 
 def _encoder_problem(checkpoint: Any) -> str | None:
     """Why the checkpoint's encoder cannot be used; None where it is here and the right one."""
-    from ser.classifier.checkpoint import check_encoder
-    from ser.encoders.encoder import Encoder
+    from ser.encoders.graph import GraphEncoder
     from ser.encoders.hub import is_here
     from ser.errors import SerError
+    from ser.inference.load import encoder_of
 
-    source = checkpoint.encoder.source
-    if not is_here(source):
-        return f"{source} is not on this machine; with a network: hf download {source}"
+    reference = checkpoint.encoder
+    if not is_here(reference.source) and not GraphEncoder.find(reference.fingerprint, reference.source):
+        return f"{reference.source} is not on this machine; with a network: hf download {reference.source}"
     try:
-        encoder = Encoder.load(source, checkpoint.encoder.layer)
-        check_encoder(checkpoint, encoder.stacked(checkpoint.classifier.stacked_layers))
+        encoder_of(checkpoint)
     except SerError as error:
         return str(error)
     return None
@@ -138,7 +131,8 @@ def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
         f" ({data['n_utterances']} utterances, {data['n_speakers']} speakers)" if "n_speakers" in data else ""
     )
     corpus = data.get("name", "unknown data")
-    yield f"  {model['parameters']:,} parameters, trained with seed {model['seed']} on {corpus}{size}"
+    size_of = f"{model['parameters']:,} parameters, " if "parameters" in model else ""
+    yield f"  {size_of}trained with seed {model['seed']} on {corpus}{size}"
     precision, coverage = calibration["precision"], calibration["coverage"]
     known = precision is not None and coverage is not None  # none was sure, or none measured
     worth = f"; else right in {precision:.0%} of answers, on {coverage:.0%} of clips" if known else ""

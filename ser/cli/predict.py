@@ -44,11 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
     )
-    parser.add_argument(
-        "--backend",
-        choices=("torch", "onnx"),
-        help="what runs it (default: as the name of the checkpoint says)",
-    )
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
     parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="process only part I of N")
     parser.add_argument(
@@ -105,24 +100,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _model(args: argparse.Namespace) -> tuple[Sequence[str], str]:
-    """The model's emotions and its fingerprint, read before any work.
-
-    Raises:
-        SettingsError: the requested backend cannot run the model.
-    """
+    """The model's emotions and its fingerprint, read before any work."""
     from ser.classifier.checkpoint import read_description, read_fingerprint
-    from ser.errors import SettingsError
     from ser.files import SHIPPED_CLASSIFIER
-    from ser.inference.onnx_engine import is_onnx, read_onnx_description
+    from ser.inference.model_file import is_model_file, read_file_description
 
     model = args.checkpoint or SHIPPED_CLASSIFIER
-    if args.backend and (args.backend == "onnx") != is_onnx(model):
-        remedy = "name a folder"
-        if args.backend == "onnx":
-            remedy = "write one with ser export and name it with --checkpoint"
-        raise SettingsError(f"--backend {args.backend} cannot run {model}: {remedy}.")
-    if is_onnx(model):
-        labels = list(read_onnx_description(model)["labels"])
+    if is_model_file(model):
+        labels = list(read_file_description(model)["checkpoint"]["labels"])
         return labels, hashlib.sha256(model.read_bytes()).hexdigest()[:16]
     return read_description(model).labels, read_fingerprint(model)
 

@@ -12,7 +12,10 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import logging
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -21,16 +24,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from ser.encoders.chunking import FRAME_RATE_HZ, FRAME_SAMPLES, Frames, chunks, normalised
-from ser.encoders.graph import OnnxFrames
+from ser.encoders import trace
+from ser.encoders.chunking import FRAME_RATE_HZ, FRAME_SAMPLES, Frames
+from ser.encoders.graph import GraphDescription, Session, encoded, engine_name, find_session, graph_name, keep
 from ser.encoders.loading import Place, freeze, identify, load_model, locate
 from ser.encoders.states import LayerFrames, field_and_stride, hidden_states, n_layers
 from ser.errors import EncoderError
+from ser.files import write_atomically
 from ser.runtime import chosen_device
 
 DISTILHUBERT = "ntu-spml/distilhubert"  # section 3.3 of the paper
 
 Engine = Literal["auto", "torch"]
+
+log = logging.getLogger(__name__)
 
 
 class Encoder:
@@ -57,7 +64,7 @@ class Encoder:
     ) -> None:
         self.model, self.digest, self._engine = model, digest, engine
         self.source, self.name, self.normalise = place.source, place.name, place.normalise
-        self.speech_only = place.speech_only
+        self.speech_only, self._folder = place.speech_only, place.folder
         self.n_layers, self.dim = n_layers(model.config), int(model.config.hidden_size)
         self.layer = self.n_layers if layer is None else layer
         if not 0 <= self.layer <= self.n_layers:
@@ -129,10 +136,8 @@ class Encoder:
     @property
     def engine(self) -> str:
         """What computes the frames, such as "onnxruntime 1.32.0": rounding differs from engine to engine."""
-        if self._onnx is not None and self._onnx.session() is not None:
-            import onnxruntime
-
-            return f"onnxruntime {onnxruntime.__version__}"
+        if self._session() is not None:
+            return engine_name()
         where = "" if self.device.type == "cpu" else f" on {self.device.type}"
         return f"torch {torch.__version__.split('+')[0]}{where}"
 
@@ -154,26 +159,71 @@ class Encoder:
         Returns:
             for each, `(frames, dim)` float32, or of several layers `(frames, layers, dim)`.
         """
-        return [self._encode(normalised(samples) if self.normalise else samples) for samples in utterances]
+        return [encoded(samples, self.normalise, self.overlap, self._run) for samples in utterances]
 
     def hidden_states(self, waveforms: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         """Hidden states `(batch, frames, dim)` of each of `layers` for `(batch, samples)`, by torch."""
         return hidden_states(self.model, waveforms, layers)
 
+    def write_graph(self) -> Path:
+        """Write the graph of these layers into the encoder's folder, for answers without torch; returns its path.
+
+        The weights stay in the folder's safetensors file, so they are stored once.
+
+        Raises:
+            EncoderError: the encoder does not come from a folder with one `model.safetensors`.
+        """
+        weights = self._folder / "model.safetensors"
+        if not weights.is_file():
+            raise EncoderError(f"{self.name} has no model.safetensors, which its graph could share.")
+        digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+        about = replace(self.description, weights=weights.name, weights_sha256=digest)
+        path = self._folder / graph_name(self.fingerprint)
+        write_atomically(path, trace.without_weights(trace.traced(self.frames, about), weights))
+        trace.compare(Session(path), self.frames)
+        return path
+
+    @property
+    def description(self) -> GraphDescription:
+        """What a graph of its frames says of itself."""
+        return GraphDescription(self.fingerprint, self.normalise, self.speech_only, self.overlap)
+
     def _choose_frames(self) -> None:
         first = self.layer + 1 - max(1, self.n_stacked)
         self.frames = LayerFrames(self.model, range(first, self.layer + 1), stack=self.n_stacked > 0)
-        on_processor = self._engine == "auto" and self.device.type == "cpu"
-        self._onnx = OnnxFrames(self.frames, self.fingerprint) if on_processor else None
+        self._onnx: Session | None = None
+        self._by_torch = self._engine == "torch" or self.device.type != "cpu"
+        self._opening = threading.Lock()
 
-    def _encode(self, samples: NDArray[np.float32]) -> Frames:
-        parts = [self._piece(piece[None])[0] for piece in chunks(samples, self.overlap)]
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _session(self) -> Session | None:
+        """The graph, found or traced at the first call; None where torch computes."""
+        with self._opening:
+            if self._onnx is None and not self._by_torch:
+                try:
+                    self._onnx = find_session(self.fingerprint, self._folder)
+                    if self._onnx is None:
+                        graph = trace.traced(self.frames, self.description)
+                        self._onnx = Session(graph)
+                        keep(self.fingerprint, graph)
+                except Exception as error:  # tracer and onnxruntime raise whatever the model leads to
+                    self._give_up(error)
+            return self._onnx
 
-    def _piece(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _run(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
         """`(1, samples)` to `(1, frames, ...)`."""
-        frames = None if self._onnx is None else self._onnx(waveforms)
-        if frames is None:
-            with torch.inference_mode():
-                frames = self.frames(torch.from_numpy(waveforms).to(self.device)).float().cpu().numpy()
+        session = self._session()
+        if session is not None:
+            try:
+                return session(waveforms)
+            except Exception as error:  # onnxruntime's classes have no common base
+                self._give_up(error)
+        with torch.inference_mode():
+            frames: NDArray[np.float32] = (
+                self.frames(torch.from_numpy(waveforms).to(self.device)).float().cpu().numpy()
+            )
         return frames
+
+    def _give_up(self, reason: Exception) -> None:
+        self._onnx, self._by_torch = None, True
+        text = f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
+        log.warning("ONNX Runtime cannot compute this encoder (%s); torch does, more slowly", text)

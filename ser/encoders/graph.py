@@ -1,109 +1,194 @@
-"""A frozen encoder as an ONNX graph, which ONNX Runtime computes faster than torch on a processor.
+"""A frozen encoder as an ONNX graph: frames by ONNX Runtime, without torch and faster than it on a processor.
 
-In: frames as a torch module. Out: the same frames of `(batch, samples)`, for any number and length of waveforms. The
-graph is traced once and cached as `SER_CACHE/encoders/FINGERPRINT-VERSIONS-SHA256.onnx`. Only a cached file that has
-that SHA-256, and that no other user of the machine can have written, reaches ONNX Runtime.
+In: the fingerprint of an encoder and layers. Out: a `GraphEncoder`, where its graph is at hand: in the encoder's own
+folder as `frames-FINGERPRINT.onnx`, with its weights left in the file beside it, or whole in the cache, as
+`SER_CACHE/encoders/FINGERPRINT-VERSIONS-SHA256.onnx`. `ser.encoders.trace` makes both. Of the cache only a file that
+has that SHA-256, and that no other user of the machine can have written, reaches ONNX Runtime.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
+import json
 import logging
 import os
 import stat
 import threading
-import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
-from ser.audio.load import SAMPLE_RATE_HZ
-from ser.files import cache_folder, write_atomically
+from ser.audio.load import SAMPLE_RATE_HZ, Samples
+from ser.encoders.chunking import Frames, chunks, normalised
+from ser.errors import EncoderError
+from ser.files import SHIPPED, SHIPPED_ENCODER, cache_folder, write_atomically
+from ser.runtime import give_back_memory, n_threads, version_of
 
-FORMAT = 1  # part of every name: raise it when what is traced changes
-OPSET = 17
-TOLERANCE = 1e-3  # between a fresh graph and torch, of the largest value
+FORMAT = 2  # part of every name in the cache: raise it when what is traced changes
+DESCRIPTION_KEY = "persian-ser encoder"  # in the file's metadata: a `GraphDescription` as JSON
+WAVEFORMS, FRAMES = "waveforms", "frames"  # input `(batch, samples)` and output `(batch, frames, ...)`
 LONG_S = 20  # after a waveform longer than that, memory goes back to the system
 
 log = logging.getLogger(__name__)
 
 
-class OnnxFrames:
-    """Frames computed by ONNX Runtime, cached under a fingerprint; safe to call from several threads."""
+@dataclass(frozen=True)
+class GraphDescription:
+    """What a graph computes.
 
-    def __init__(self, frames: nn.Module, fingerprint: str) -> None:
-        self.frames, self.fingerprint = frames, fingerprint
+    Attributes:
+        fingerprint: of encoder, layers and preparation, as `Encoder.fingerprint` gives it.
+        normalise: utterances are brought to zero mean and unit variance first.
+        speech_only: it is to be given speech alone, at one level.
+        overlap: samples by which the last frame of a piece hears beyond it.
+        weights, weights_sha256: the file beside the graph that holds its weights; empty where they are within.
+    """
+
+    fingerprint: str
+    normalise: bool
+    speech_only: bool
+    overlap: int
+    weights: str = ""
+    weights_sha256: str = ""
+
+
+class Session:
+    """Runs a graph with as many threads as the calling thread is to use; safe to call from several threads."""
+
+    def __init__(self, graph: bytes | Path) -> None:
+        self._graph = graph
         self._lock = threading.Lock()
-        self._session: Any = None
-        self._threads, self._impossible = 0, False
+        self._n_threads = 0
+        self.within_threads()
 
-    def __call__(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32] | None:
-        """Compute frames; None where ONNX Runtime cannot, which is logged once."""
-        session = self.session()
-        try:
-            return None if session is None else _run(session, waveforms)
-        except Exception as error:  # onnxruntime's classes have no common base
-            self._give_up(error)
-            return None
-
-    def session(self) -> Any:
-        """The session, with as many threads as torch has in the calling thread; None where there can be none."""
+    def within_threads(self) -> Any:
+        """The session of ONNX Runtime; an exception of its own where the graph is damaged."""
         with self._lock:
-            threads = torch.get_num_threads()
-            if not self._impossible and self._threads != threads:
-                try:
-                    self._session, self._threads = self._new_session(threads), threads
-                except Exception as error:  # tracer and onnxruntime raise whatever the model leads to
-                    self._give_up(error)
+            if self._n_threads != n_threads():
+                self._session, self._n_threads = _open(self._graph, n_threads()), n_threads()
             return self._session
 
-    def _new_session(self, threads: int) -> Any:
-        """A session of the cached graph, else of one that is traced, compared with torch, and cached."""
+    @property
+    def description(self) -> GraphDescription:
+        """What the graph says of itself; a ValueError or TypeError where it does not."""
+        about = self.within_threads().get_modelmeta().custom_metadata_map
+        return GraphDescription(**json.loads(about.get(DESCRIPTION_KEY, "null")))
+
+    def __call__(self, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
+        """`(batch, samples)` to `(batch, frames, ...)`."""
         import onnxruntime
-        import transformers
 
-        versions = f"{FORMAT} {torch.__version__} {transformers.__version__} {onnxruntime.__version__}"
-        key = f"{self.fingerprint}-{hashlib.sha256(versions.encode()).hexdigest()[:8]}"
-        folder = _private_folder()
-        content = _read(folder, key) if folder else None
-        if content is not None:
-            return _open(content, threads)
-        content = trace(self.frames)
-        session = _open(content, threads)
-        _compare(session, self.frames)
-        if folder:
-            _write(folder, key, content)
-        return session
-
-    def _give_up(self, reason: Exception) -> None:
-        self._session, self._impossible = None, True
-        text = f"{type(reason).__name__}: {' '.join(str(reason).split())[:200]}"
-        log.warning("ONNX Runtime cannot compute this encoder (%s); torch does, more slowly", text)
+        options = onnxruntime.RunOptions()
+        if waveforms.size > LONG_S * SAMPLE_RATE_HZ:
+            options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
+        frames: NDArray[np.float32] = self.within_threads().run(None, {WAVEFORMS: waveforms}, options)[0]
+        return frames
 
 
-def trace(frames: nn.Module, waveforms: str = "waveforms", states: str = "frames") -> bytes:
-    """Trace a module into an ONNX graph whose batch and length are free.
+class GraphEncoder:
+    """A frozen encoder whose graph is at hand; the same as `Encoder` for who only wants frames."""
 
-    `waveforms` and `states` name its input, `(batch, samples)`, and output, `(batch, frames, ...)`. By torch's older
-    exporter: the one on `torch.export` needs another package and fixes what depends on the length.
-    """
-    content = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the tracer, on shapes that are fixed on purpose
-        torch.onnx.export(
-            frames.eval(), (torch.zeros(2, SAMPLE_RATE_HZ),), content, dynamo=False, opset_version=OPSET,
-            input_names=[waveforms], output_names=[states],
-            dynamic_axes={waveforms: {0: "batch", 1: "samples"}, states: {0: "batch", 1: "frames"}},
-        )  # fmt: skip
-    return content.getvalue()
+    parallel = True
+
+    def __init__(self, session: Session) -> None:
+        self.session, about = session, session.description
+        self.fingerprint, self.normalise = about.fingerprint, about.normalise
+        self.speech_only, self.overlap = about.speech_only, about.overlap
+
+    @classmethod
+    def find(cls, fingerprint: str, source: str) -> GraphEncoder | None:
+        """The encoder of a fingerprint, from its folder or from the cache; None where it has to be traced.
+
+        Args:
+            fingerprint: of encoder and layers.
+            source: a folder, "shipped", or a hub id, which has no graph of its own.
+        """
+        session = find_session(fingerprint, SHIPPED_ENCODER if source == SHIPPED else Path(source))
+        return None if session is None else cls(session)
+
+    @property
+    def engine(self) -> str:
+        return engine_name()
+
+    def __call__(self, utterances: Sequence[Samples]) -> list[Frames]:
+        """Encode utterances, each `(samples,)`, to `(frames, dim)` or `(frames, layers, dim)`."""
+        return [encoded(one, self.normalise, self.overlap, self.session) for one in utterances]
 
 
-def _open(content: bytes, threads: int) -> Any:
+def engine_name() -> str:
+    """What computes the frames of a graph: rounding differs from engine to engine."""
+    return f"onnxruntime {version_of('onnxruntime')}"
+
+
+def encoded(
+    samples: Samples, normalise: bool, overlap: int, run: Callable[[NDArray[np.float32]], NDArray[np.float32]]
+) -> Frames:
+    """Frames of one utterance, a long one piece by piece; `run` takes `(1, samples)` to `(1, frames, ...)`."""
+    ready = normalised(samples) if normalise else samples
+    parts = [run(piece[None])[0] for piece in chunks(ready, overlap)]
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def find_session(fingerprint: str, folder: Path) -> Session | None:
+    """A graph that is at hand, opened: of an encoder's folder, else of the cache; None where there is none."""
+    path = folder / graph_name(fingerprint)
+    if path.is_file():
+        try:
+            return _checked(Session(path), fingerprint, folder)
+        except Exception as error:  # onnxruntime's classes have no common base
+            log.warning("%s cannot be used: %s", path, " ".join(str(error).split())[:200])
+    content = _cached(fingerprint)
+    try:
+        return None if content is None else _checked(Session(content), fingerprint, folder)
+    except Exception as error:
+        log.warning(
+            "the cached encoder %s cannot be used: %s", fingerprint, " ".join(str(error).split())[:200]
+        )
+        return None
+
+
+def graph_name(fingerprint: str) -> str:
+    """What the graph of an encoder is called in the encoder's folder."""
+    return f"frames-{fingerprint}.onnx"
+
+
+def keep(fingerprint: str, graph: bytes) -> None:
+    """Cache a graph in place of those that other versions made of the same encoder."""
+    folder = _private_folder()
+    if folder is None:
+        return
+    path = folder / f"{_key(fingerprint)}-{hashlib.sha256(graph).hexdigest()}.onnx"
+    try:
+        for older in folder.glob(f"{fingerprint}-*.onnx"):
+            older.unlink(missing_ok=True)
+        write_atomically(path, graph)
+        path.chmod(0o600)
+    except OSError as error:
+        log.warning("the encoder cannot be cached: %s", error)
+
+
+def metadata(description: GraphDescription) -> dict[str, str]:
+    """A description as what an ONNX file carries."""
+    return {DESCRIPTION_KEY: json.dumps(asdict(description))}
+
+
+def _checked(session: Session, fingerprint: str, folder: Path) -> Session:
+    """The session, if its graph is the wanted encoder's; an EncoderError where it or its weights are another's."""
+    about = session.description
+    if about.fingerprint != fingerprint:
+        raise EncoderError(f"it is the graph of {about.fingerprint}")
+    if about.weights:
+        with (folder / about.weights).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != about.weights_sha256:
+                raise EncoderError(f"{about.weights} beside it is not the file that it was made of")
+    return session
+
+
+def _open(graph: bytes | Path, threads: int) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -112,31 +197,15 @@ def _open(content: bytes, threads: int) -> Any:
     # Threads that spin take the processor from a training beside the page. Smaller blocks of work make up for it.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.dynamic_block_base", "4")
-    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    content = graph if isinstance(graph, bytes) else str(graph)
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    give_back_memory()
+    return session
 
 
-def _run(session: Any, waveforms: NDArray[np.float32]) -> NDArray[np.float32]:
-    import onnxruntime
-
-    options = onnxruntime.RunOptions()
-    if waveforms.size > LONG_S * SAMPLE_RATE_HZ:
-        options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
-    frames: NDArray[np.float32] = session.run(None, {"waveforms": waveforms}, options)[0]
-    return frames
-
-
-def _compare(session: Any, frames: nn.Module) -> None:
-    """Raise an AssertionError where a fresh graph differs from torch, at other lengths than the traced one."""
-    generator = np.random.default_rng(40)
-    for n_samples in (2_000, 24_000):
-        waveforms = (0.1 * generator.standard_normal((1, n_samples))).astype(np.float32)
-        with torch.inference_mode():
-            expected = frames(torch.from_numpy(waveforms)).numpy()
-        atol = TOLERANCE * float(np.abs(expected).max())
-        computed = _run(session, waveforms)
-        np.testing.assert_allclose(
-            computed, expected, rtol=0, atol=atol, err_msg="the graph differs from torch"
-        )
+def _key(fingerprint: str) -> str:
+    made_by = [FORMAT, *map(version_of, ("torch", "transformers", "onnxruntime"))]
+    return f"{fingerprint}-{hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:8]}"
 
 
 def _private_folder() -> Path | None:
@@ -158,9 +227,10 @@ def _is_private(status: os.stat_result) -> bool:
     return os.name != "posix" or (status.st_uid == os.geteuid() and not status.st_mode & others)
 
 
-def _read(folder: Path, key: str) -> bytes | None:
+def _cached(fingerprint: str) -> bytes | None:
     """A cached graph that is whole and ours; one that is not is deleted."""
-    for path in folder.glob(f"{key}-*.onnx"):
+    folder = _private_folder()
+    for path in folder.glob(f"{_key(fingerprint)}-*.onnx") if folder else ():
         try:
             with path.open("rb") as file:
                 private, content = _is_private(os.fstat(file.fileno())), file.read()
@@ -171,15 +241,3 @@ def _read(folder: Path, key: str) -> bytes | None:
         except OSError as error:
             log.warning("the cached encoder %s cannot be used: %s", path, error)
     return None
-
-
-def _write(folder: Path, key: str, content: bytes) -> None:
-    """Cache a graph in place of those that other versions made of the same encoder."""
-    path = folder / f"{key}-{hashlib.sha256(content).hexdigest()}.onnx"
-    try:
-        for older in folder.glob(f"{key.split('-')[0]}-*.onnx"):
-            older.unlink(missing_ok=True)
-        write_atomically(path, content)
-        path.chmod(0o600)
-    except OSError as error:
-        log.warning("the encoder cannot be cached: %s", error)

@@ -1,4 +1,4 @@
-"""A recording becomes an answer, on torch or on ONNX Runtime.
+"""A recording becomes an answer, on ONNX Runtime, without torch.
 
 In: a checkpoint or an ONNX file, and recordings.
 Out: `Prediction`s, and files of them.

@@ -1,4 +1,4 @@
-"""From a recording to an emotion, whichever engine runs the model: what is asked of it, and what comes out.
+"""From a recording to an emotion, on ONNX Runtime: what is asked of a model, and what comes out.
 
 The result carries calibrated probabilities for the whole recording, whether the model is sure, and an emotion
 timeline over sliding windows, with gaps where nobody speaks. A recording without speech is refused. Up to the training
@@ -9,26 +9,33 @@ weighted by their duration.
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser.audio.load import MAX_DURATION_S, SAMPLE_RATE_HZ, Samples, load_audio, prepare
 from ser.audio.speech import Span, Speech, speech_of
+from ser.classifier.checkpoint import Checkpoint
 from ser.encoders.chunking import FRAME_RATE_HZ, Frames
 from ser.errors import AudioError, SettingsError
 from ser.features.reduce import averaged
 from ser.inference.adaptation import Training, Voice
-from ser.scoring.calibration import Calibration
 
 WINDOW_S, HOP_S = 2.0, 0.5
 PIECES_AT_ONCE = 64
 Recording: TypeAlias = "str | Path | tuple[int, NDArray[np.generic]]"  # a file, or a rate in Hz and samples
+
+
+class SpeechEncoder(Protocol):
+    """An encoder as answers need it: `GraphEncoder`, or `Encoder` on torch."""
+
+    speech_only: bool
+
+    def __call__(self, utterances: Sequence[Samples]) -> list[Frames]: ...
 
 
 @dataclass(frozen=True)
@@ -96,10 +103,11 @@ class Prediction:
         return content
 
 
-class Recogniser(ABC):
+class Recogniser:
     """A model that is ready to answer. Safe to call from several threads.
 
     Attributes:
+        checkpoint: all that is known of it.
         labels: emotions in the order of the probabilities.
         max_frames: longer recordings are the average over pieces of so many frames.
         calibration: its threshold says what counts as sure.
@@ -110,14 +118,16 @@ class Recogniser(ABC):
         trained_on: the speakers of its training, `corpus:speaker`; none where the checkpoint does not name them.
     """
 
-    labels: tuple[str, ...]
-    max_frames: int
-    calibration: Calibration
-    encoder: Callable[[Sequence[Samples]], list[Frames]]
-    averaged_frames: int = 1
-    speech_only: bool = False
-    training: Training | None = None
-    trained_on: Sequence[str] = ()
+    def __init__(
+        self, checkpoint: Checkpoint, encoder: SpeechEncoder, classifier: Any, training: Training | None
+    ) -> None:
+        """From a checkpoint, its encoder, ONNX Runtime's session of its classifier, and its training's voices."""
+        self.checkpoint, self.encoder, self.training = checkpoint, encoder, training
+        self._classifier = classifier
+        self.labels, self.max_frames = checkpoint.labels, checkpoint.max_frames
+        self.calibration, self.speech_only = checkpoint.calibration, encoder.speech_only
+        self.averaged_frames = checkpoint.classifier.averaged_frames
+        self.trained_on: tuple[str, ...] = tuple(checkpoint.data.get("speakers", ()))
 
     def __call__(
         self, recording: Recording, timeline: bool = True,
@@ -250,9 +260,14 @@ class Recogniser(ABC):
         some = [pieces[start : start + PIECES_AT_ONCE] for start in range(0, len(pieces), PIECES_AT_ONCE)]
         return np.concatenate([self._batch_probabilities(batch) for batch in some])
 
-    @abstractmethod
     def _batch_probabilities(self, pieces: Sequence[Frames]) -> NDArray[np.float32]:
         """The same for a few pieces that fit into memory together."""
+        lengths = np.array([len(piece) for piece in pieces], dtype=np.int32)
+        batch = np.zeros((lengths.max(), len(pieces), *pieces[0].shape[1:]), dtype=np.float32)
+        for column, piece in enumerate(pieces):
+            batch[: len(piece), column] = piece
+        rows: NDArray[np.float32] = self._classifier.run(None, {"batch": batch, "lengths": lengths})[0]
+        return rows
 
 
 def _speech(samples: Samples, name: str) -> Speech:

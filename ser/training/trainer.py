@@ -26,8 +26,8 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from ser.classifier.bigru import VOICE_BUFFERS, BiGRUClassifier
-from ser.classifier.settings import ClassifierSettings
+from ser.classifier.bigru import BiGRUClassifier
+from ser.classifier.settings import VOICE_BUFFERS, ClassifierSettings
 from ser.errors import JobError, SettingsError
 from ser.files import write_atomically
 from ser.runtime import chosen_device

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from ser.inference.adaptation import Voice
-    from ser.inference.torch_engine import Prediction
+    from ser.inference.recogniser import Prediction
     from ser.scoring.calibration import Calibration
 
 MODEL_TIMEOUT_S = 300

@@ -1,6 +1,6 @@
 """The model that answers on the page: loaded behind the page, replaced while it runs, never silently missing.
 
-`ModelHolder.start()` returns at once; a background thread imports torch and loads the model, so that the page appears
+`ModelHolder.start()` returns at once; a background thread loads the model, so that the page appears
 before. When the checkpoint or encoder that the owner configured cannot be loaded, the shipped model answers and
 `description` says why. When it must come from the hub first, the shipped one answers in the meantime.
 """
@@ -22,7 +22,7 @@ from ser.files import SHIPPED, SHIPPED_CLASSIFIER
 from ser.ui.texts import say
 
 if TYPE_CHECKING:
-    from ser.inference.torch_engine import Predictor
+    from ser.inference.recogniser import Recogniser
 
 FETCH_TIMEOUT_S = 900.0
 
@@ -60,7 +60,7 @@ class ModelSource:
             return None
         return None if encoder == SHIPPED or Path(encoder).is_dir() else encoder
 
-    def load(self) -> Predictor:
+    def load(self) -> Recogniser:
         """Load it.
 
         Raises:
@@ -70,7 +70,7 @@ class ModelSource:
 
         from ser.audio.load import SAMPLE_RATE_HZ
         from ser.audio.speech import speech_of
-        from ser.inference.torch_engine import load
+        from ser.inference.load import load
 
         predictor = load(self.checkpoint, self.encoder)
         second = np.sin(np.arange(SAMPLE_RATE_HZ, dtype=np.float32))
@@ -91,7 +91,7 @@ class State:
         is_chosen: the owner replaced the model; what is still being loaded changes nothing any more.
     """
 
-    predictor: Predictor | None = None
+    predictor: Recogniser | None = None
     source: ModelSource = ModelSource()
     problem: str = ""
     is_pending: bool = True
@@ -121,7 +121,7 @@ class ModelHolder:
         """Begin to load in the background, and return at once."""
         threading.Thread(target=self._load_configured, name="model", daemon=True).start()
 
-    def get(self, timeout_s: float | None = None) -> Predictor:
+    def get(self, timeout_s: float | None = None) -> Recogniser:
         """The model, as soon as there is one.
 
         Raises:
@@ -140,7 +140,7 @@ class ModelHolder:
 
     def replace(
         self, checkpoint: str | Path | None, encoder: str | None = None, title: str = ""
-    ) -> Predictor:
+    ) -> Recogniser:
         """Load another checkpoint and let it answer from now on; the old one answers until then.
 
         Args:
@@ -235,14 +235,16 @@ def without_folders(message: str) -> str:
     return re.sub(r"(?<![\w/.])/(?:[^\s/:,'\"]+(?:(?<![.;)]) +[^\s/:,'\"]+)*/)+", "", message)
 
 
-def _named(predictor: Predictor, source: ModelSource, language: str) -> str:
+def _named(predictor: Recogniser, source: ModelSource, language: str) -> str:
     model = _code(source.name) if source.name else say("model_shipped", language)
-    encoder = predictor.encoder
-    if predictor.checkpoint.encoder.source == SHIPPED and source.encoder is None:
+    reference = predictor.checkpoint.encoder
+    if reference.source == SHIPPED and source.encoder is None:
         kind = say("encoder_shipped", language)
     else:
-        kind = say("encoder_other", language, encoder=_code(encoder.name))
-    return say("model_answers", language, model=model, encoder=kind, layer=encoder.layer)
+        encoder = source.encoder or reference.source
+        name = Path(encoder).name if Path(encoder).is_absolute() else encoder
+        kind = say("encoder_other", language, encoder=_code(name))
+    return say("model_answers", language, model=model, encoder=kind, layer=reference.layer)
 
 
 def _code(name: str) -> str:

@@ -1,27 +1,28 @@
 """A classifier as nodes of an ONNX graph, written by hand: the GRU operator of ONNX is the GRU of `ser.classifier.gru`.
 
-In: the frames of a recording by name, and a classifier or an ensemble. Out: nodes and initializers that end in
-`probabilities`. Frames are cut into consecutive pieces in the graph, as `ser.inference.recogniser` cuts them.
+In: a checkpoint and its weights by name, of one classifier or of an ensemble. Out: a session for pieces of recordings,
+by which this project answers; or, for an exported file, nodes that cut the frames of a whole recording into the same
+pieces and end in its `probabilities`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from onnx import NodeProto, TensorProto, helper, numpy_helper
-from torch import nn
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from ser.classifier.bigru import BiGRUClassifier
-from ser.classifier.ensemble import Ensemble
-from ser.classifier.gru import BiGRULayer
+from ser.classifier.checkpoint import Checkpoint, State
+from ser.classifier.settings import NORM_EPSILON, ClassifierSettings
 from ser.encoders.chunking import VARIANCE_FLOOR
+from ser.encoders.graph import WAVEFORMS
 
 HEAD = "classifier"  # what the names of its nodes begin with
-# The borders at which `ser.inference.onnx_engine` takes the graph apart.
-WAVEFORM, NORMALISED, FRAMES = "waveform", "normalised", "frames"
+OPSET = 17
+# The borders at which `ser.inference.model_file` takes an exported graph apart, beside those of an encoder's.
+WAVEFORM, RECORDING = "waveform", "recording"
 BATCH, LENGTHS, ROWS, PROBABILITIES = "batch", "lengths", "rows", "probabilities"
 MIN_VARIANCE = 1e-6  # of attentive pooling, as in `ser.classifier.bigru`
 NEVER = -1e30  # attention of a step that is not there
@@ -57,7 +58,7 @@ class Nodes:
 
 
 def normalising_nodes(normalise: bool) -> Nodes:
-    """`waveform (samples,)` to `normalised (1, samples)`, as `ser.encoders.chunking.normalised` does it."""
+    """`waveform (samples,)` to `waveforms (1, samples)`, as `ser.encoders.chunking.normalised` does it."""
     graph = Nodes("normalise")
     samples = WAVEFORM
     if normalise:
@@ -65,39 +66,79 @@ def normalising_nodes(normalise: bool) -> Nodes:
         variance = graph.add("ReduceMean", graph.add("Mul", centred, centred), axes=[0])
         scale = graph.add("Sqrt", graph.add("Add", variance, np.float32(VARIANCE_FLOOR)))
         samples = graph.add("Div", centred, scale)
-    graph.add("Unsqueeze", samples, _ints(0), out=NORMALISED)
+    graph.add("Unsqueeze", samples, _ints(0), out=WAVEFORMS)
     return graph
 
 
-def classifier_nodes(
-    model: nn.Module, max_frames: int, temperature: float, frame_shape: tuple[int, ...]
-) -> Nodes:
-    """`frames (frames, *frame_shape)` to `probabilities (labels,)`.
-
-    On the way: `batch (steps, pieces, *frame_shape)` and `lengths (pieces,)`, and `rows (pieces, labels)`.
-    """
+def classifier_session(checkpoint: Checkpoint, state: State) -> Any:
+    """ONNX Runtime's session from `batch (steps, pieces, *frame_shape)` and `lengths (pieces,)` to `rows`."""
     graph = Nodes(HEAD)
-    n_averaged = getattr(model, "members", [model])[0].settings.averaged_frames
-    _cut(graph, _averages(graph, n_averaged, frame_shape), max_frames, frame_shape)
-    if isinstance(model, Ensemble):
-        logits = _ensemble(graph, model)
-    else:
-        assert isinstance(model, BiGRUClassifier)
-        logits = _logits(graph, model)
-    graph.add("Softmax", graph.add("Div", logits, np.float32(temperature)), axis=-1, out=ROWS)
+    _rows(graph, checkpoint, state)
+    model = model_of(graph.nodes, graph.initializers, (BATCH, LENGTHS), ROWS)
+    return session_of(model, n_threads=1)  # a hundredth of the encoder's work
+
+
+def model_of(
+    nodes: Sequence[NodeProto], initializers: Sequence[TensorProto], inputs: Sequence[str], output: str
+) -> ModelProto:
+    """A model of nodes in order; `lengths` is int32, all else float32."""
+    kinds = {LENGTHS: TensorProto.INT32}
+    graph = helper.make_graph(
+        nodes,
+        "persian-ser",
+        [helper.make_tensor_value_info(name, kinds.get(name, TensorProto.FLOAT), None) for name in inputs],
+        [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+        initializers,
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8, producer_name="persian-ser"
+    )
+
+
+def session_of(model: ModelProto, n_threads: int) -> Any:
+    """A session for a model on the processor."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = n_threads
+    options.log_severity_level = 3  # errors only
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def recording_nodes(checkpoint: Checkpoint, state: State) -> Nodes:
+    """`recording (frames, *frame_shape)` to `probabilities (labels,)`, by `batch`, `lengths` and `rows`."""
+    graph = Nodes(HEAD)
+    settings, dim = checkpoint.classifier, checkpoint.encoder.dim
+    frame_shape = (settings.stacked_layers, dim) if settings.stacked_layers else (dim,)
+    _cut(graph, _averages(graph, settings.averaged_frames, frame_shape), checkpoint.max_frames, frame_shape)
+    _rows(graph, checkpoint, state)
     weights = graph.add("Cast", LENGTHS, to=TensorProto.FLOAT)
     share = graph.add("Div", weights, graph.add("ReduceSum", weights, _ints(0), keepdims=1))
     graph.add("MatMul", share, ROWS, out=PROBABILITIES)
     return graph
 
 
+def _rows(graph: Nodes, checkpoint: Checkpoint, state: State) -> None:
+    """`batch` and `lengths` to `rows (pieces, labels)`, the calibrated probabilities of each piece."""
+    each = [_logits(graph, checkpoint.classifier, _below(state, prefix)) for prefix in checkpoint.prefixes]
+    logits = each[0] if len(each) == 1 else _averaged_logits(graph, each, state["temperatures"])
+    temperature = np.float32(checkpoint.calibration.temperature)
+    graph.add("Softmax", graph.add("Div", logits, temperature), axis=-1, out=ROWS)
+
+
+def _below(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
+
+
 def _averages(graph: Nodes, n: int, frame_shape: tuple[int, ...]) -> str:
     """Averages of `n` neighbouring frames, the last of what is left, as `ser.features.reduce.averaged`."""
     if n == 1:
-        return FRAMES
-    total = graph.add("Shape", FRAMES, start=0, end=1)
+        return RECORDING
+    total = graph.add("Shape", RECORDING, start=0, end=1)
     groups = graph.add("Div", graph.add("Add", total, _ints(n - 1)), _ints(n))
-    padded = _padded(graph, FRAMES, graph.add("Mul", groups, _ints(n)), total, len(frame_shape))
+    padded = _padded(graph, RECORDING, graph.add("Mul", groups, _ints(n)), total, len(frame_shape))
     grouped = graph.add("Reshape", padded, _ints(-1, n, *frame_shape))
     numbers = graph.add("Range", np.int64(0), graph.add("Squeeze", groups, _ints(0)), np.int64(1))
     counts = graph.add("Min", graph.add("Sub", total, graph.add("Mul", numbers, _ints(n))), _ints(n))
@@ -129,68 +170,69 @@ def _cut(graph: Nodes, frames: str, max_frames: int, frame_shape: tuple[int, ...
     graph.add("Cast", lengths, to=TensorProto.INT32, out=LENGTHS)
 
 
-def _ensemble(graph: Nodes, model: Ensemble) -> str:
-    """`(pieces, labels)`: logarithms of the averaged probabilities, but for a constant."""
+def _averaged_logits(graph: Nodes, logits: Sequence[str], temperatures: NDArray[np.float32]) -> str:
+    """`(pieces, labels)`: logarithms of the averaged probabilities of an ensemble, but for a constant."""
     each = []
-    for member, temperature in zip(model.members, model.temperatures.tolist(), strict=True):
-        assert isinstance(member, BiGRUClassifier)
-        logits = graph.add("Div", _logits(graph, member), np.float32(temperature))
-        each.append(graph.add("Unsqueeze", graph.add("LogSoftmax", logits, axis=-1), _ints(0)))
+    for one, temperature in zip(logits, temperatures, strict=True):
+        soft = graph.add("LogSoftmax", graph.add("Div", one, temperature), axis=-1)
+        each.append(graph.add("Unsqueeze", soft, _ints(0)))
     return graph.add("ReduceLogSumExp", graph.add("Concat", *each, axis=0), axes=[0], keepdims=0)
 
 
-def _logits(graph: Nodes, model: BiGRUClassifier) -> str:
-    """`batch` and `lengths` to logits `(pieces, labels)`."""
+def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
+    """`batch` and `lengths` to logits `(pieces, labels)`, as `BiGRUClassifier.forward` computes them."""
     x = BATCH
-    if model.settings.weighted_layers:
-        weights = _array(model.layer_weights.softmax(dim=0))[None]  # (1, layers) by (layers, dim)
+    if settings.weighted_layers:
+        exponents = np.exp(state["layer_weights"] - state["layer_weights"].max())
+        weights = (exponents / exponents.sum())[None]  # (1, layers) by (layers, dim)
         x = graph.add("Squeeze", graph.add("MatMul", weights, x), _ints(2))
-    elif model.settings.concatenated_layers:
-        x = graph.add("Reshape", x, _ints(0, 0, len(model.norm.weight)))
+    elif settings.concatenated_layers:
+        x = graph.add("Reshape", x, _ints(0, 0, len(state["norm.weight"])))
     x = graph.add(
-        "LayerNormalization",
-        x,
-        _array(model.norm.weight),
-        _array(model.norm.bias),
-        axis=-1,
-        epsilon=model.norm.eps,
+        "LayerNormalization", x, state["norm.weight"], state["norm.bias"], axis=-1, epsilon=NORM_EPSILON
     )
-    *before, last = model.gru
+    *before, last = (_below(state, f"gru.{number}.") for number in range(settings.gru_layers))
     for layer in before:
         x = _states(graph, layer, x)
-    if model.settings.pooling == "last":
+    if settings.pooling == "last":
         ends = _gru(graph, last, x, n_outputs=2)  # (2, pieces, units)
         ends = graph.add("Transpose", ends, perm=[1, 0, 2])
-        pooled = graph.add("Reshape", ends, _ints(0, 2 * last.units))
+        pooled = graph.add("Reshape", ends, _ints(0, 2 * _units(last)))
     else:
-        pooled = _attentive(graph, _states(graph, last, x), model.attention)
-    return graph.add("Gemm", pooled, _array(model.dense.weight), _array(model.dense.bias), transB=1)
+        pooled = _attentive(graph, _states(graph, last, x), state)
+    return graph.add("Gemm", pooled, state["dense.weight"], state["dense.bias"], transB=1)
 
 
-def _states(graph: Nodes, layer: BiGRULayer, x: str) -> str:
+def _states(graph: Nodes, layer: State, x: str) -> str:
     """All states as frames of the next layer, `(steps, pieces, 2 * units)`."""
     states = graph.add("Transpose", _gru(graph, layer, x, n_outputs=1), perm=[0, 2, 1, 3])
-    return graph.add("Reshape", states, _ints(0, 0, 2 * layer.units))
+    return graph.add("Reshape", states, _ints(0, 0, 2 * _units(layer)))
 
 
-def _gru(graph: Nodes, layer: BiGRULayer, x: str, n_outputs: int) -> str:
+def _gru(graph: Nodes, layer: State, x: str, n_outputs: int) -> str:
     """All states `(steps, 2, pieces, units)`, or with two outputs the last ones of each direction."""
 
-    def gates(values: torch.Tensor) -> NDArray[Any]:
+    def gates(name: str) -> NDArray[Any]:
         """ONNX wants update, reset, new; ours are reset, update, new."""
-        reset, update, new = _array(values).reshape(2, 3, layer.units, -1).transpose(1, 0, 2, 3)
+        reset, update, new = layer[name].reshape(2, 3, _units(layer), -1).transpose(1, 0, 2, 3)
         return np.concatenate([update, reset, new], axis=1)
 
-    biases = np.concatenate([gates(layer.bias_ih), gates(layer.bias_hh)], axis=1)[..., 0]
+    biases = np.concatenate([gates("bias_ih"), gates("bias_hh")], axis=1)[..., 0]
     return graph.add(
-        "GRU", x, gates(layer.weight_ih), gates(layer.weight_hh), biases, LENGTHS, n_outputs=n_outputs,
-        hidden_size=layer.units, direction="bidirectional", linear_before_reset=1,
+        "GRU", x, gates("weight_ih"), gates("weight_hh"), biases, LENGTHS, n_outputs=n_outputs,
+        hidden_size=_units(layer), direction="bidirectional", linear_before_reset=1,
     )  # fmt: skip
 
 
-def _attentive(graph: Nodes, states: str, attention: nn.Linear) -> str:
+def _units(layer: State) -> int:
+    return layer["weight_hh"].shape[2]
+
+
+def _attentive(graph: Nodes, states: str, state: State) -> str:
     """Mean and standard deviation over the steps that are there, `(pieces, 4 * units)`."""
-    scores = graph.add("Add", graph.add("MatMul", states, _array(attention.weight.T)), _array(attention.bias))
+    scores = graph.add(
+        "Add", graph.add("MatMul", states, state["attention.weight"].T), state["attention.bias"]
+    )
     n_steps = graph.add("Squeeze", graph.add("Shape", states, start=0, end=1), _ints(0))
     steps = graph.add("Unsqueeze", graph.add("Range", np.int64(0), n_steps, np.int64(1)), _ints(1))
     there = graph.add("Less", steps, graph.add("Cast", LENGTHS, to=TensorProto.INT64))
@@ -202,10 +244,6 @@ def _attentive(graph: Nodes, states: str, attention: nn.Linear) -> str:
     variance = graph.add("Sub", square, graph.add("Mul", mean, mean))
     spread = graph.add("Sqrt", graph.add("Max", variance, np.float32(MIN_VARIANCE)))
     return graph.add("Concat", mean, spread, axis=-1)
-
-
-def _array(tensor: torch.Tensor) -> NDArray[np.float32]:
-    return tensor.detach().cpu().float().numpy()
 
 
 def _ints(*values: int) -> NDArray[np.int64]:
