@@ -22,8 +22,12 @@ SLACK_INT8 = 0.5  # beyond that the 8 bits have not cost a little, but broken so
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "-o", "--out", type=Path, required=True, metavar="FILE", help="output file, for instance model.onnx"
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("-o", "--out", type=Path, metavar="FILE", help="output file, for instance model.onnx")
+    what.add_argument(
+        "--encoder-graph",
+        action="store_true",
+        help="only the encoder's graph, into the encoder's own folder beside its weights: answers then need no torch",
     )
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
@@ -35,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.out.suffix.lower() != ".onnx":
+    if args.out and args.out.suffix.lower() != ".onnx":
         raise SettingsError(
             f"--out {args.out} must end in .onnx, which is how the other commands know the file."
         )
@@ -51,6 +55,10 @@ def run(args: argparse.Namespace) -> int:
     encoder = Encoder.load(source, checkpoint.encoder.layer, "cpu", "torch")
     encoder = encoder.stacked(checkpoint.classifier.stacked_layers)
     check_encoder(checkpoint, encoder)
+    if args.encoder_graph:
+        path = encoder.write_graph()
+        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, which share the weights beside it")
+        return 0
     path = export_onnx(checkpoint, state, encoder, args.out, args.licence, args.int8)
     furthest = _furthest(folder, encoder, path)
     print(
