@@ -29,7 +29,7 @@ from ser.errors import CacheError, CorpusError, SettingsError
 from ser.features import cache as cache_module
 from ser.features.cache import FeatureCache
 from ser.features.extract import FeatureSet, extract, usable_features
-from ser.features.reduce import averaged, fit_projection, neighbours
+from ser.features.reduce import averaged, averaged_each, principal_components
 
 HERE = Path(__file__)
 
@@ -191,42 +191,27 @@ def test_several_layers_a_frame_are_kept_as_they_are(clips, cache):
 # ---- reductions -------------------------------------------------------------------------------------------
 
 
-def test_averages_of_neighbouring_frames_are_what_is_gathered(clips, cache):
-    features = extract(clips, FakeEncoder(), cache)
-    pairs = features.reduced(2)
-    assert pairs.lengths.tolist() == [-(-length // 2) for length in features.lengths]
-    frames, lengths = pairs.gather([4, 1], max_frames=3)
-    assert lengths.tolist() == [3, 3]
-    expected = [np.asarray(features[index][:6], np.float32).reshape(3, 2, 8).mean(axis=1) for index in (4, 1)]
-    np.testing.assert_allclose(frames, np.concatenate(expected), rtol=1e-6)
-    assert pairs.select([4]).followed_by([pairs]).lengths.tolist() == [pairs.lengths[4], *pairs.lengths]
-    odd, _ = features.reduced(3).gather([1])
-    np.testing.assert_allclose(odd[-1], features[1][9:].astype(np.float32).mean(axis=0), rtol=1e-6)
-    assert averaged(np.ones((5, 2, 8), np.float32), 2).shape == (3, 2, 8)
-
-
-def test_the_setting_of_averages_is_checked():
-    assert [neighbours(name) for name in ("none", "mean2", "mean4")] == [1, 2, 4]
-    for wrong in ("mean0", "mean", "pca", "2"):
-        with pytest.raises(SettingsError, match=wrong):
-            neighbours(wrong)
+def test_the_last_average_is_of_the_frames_that_are_left():
+    frames = np.arange(10, dtype=np.float32).reshape(5, 2)
+    np.testing.assert_allclose(averaged(frames, 2), [[1, 2], [5, 6], [8, 9]])
+    averages, lengths = averaged_each(np.concatenate([frames, frames[:3]]), np.array([5, 3]), 2)
+    assert lengths.tolist() == [3, 2]
+    np.testing.assert_allclose(averages, np.concatenate([averaged(frames, 2), averaged(frames[:3], 2)]))
 
 
 def test_principal_components_come_from_the_given_utterances_alone():
     rng = np.random.default_rng(0)
     frames = (rng.standard_normal((90, 2)) * (3, 1)) @ rng.standard_normal((2, 6)) + rng.standard_normal(6)
 
-    class Source:
-        def gather(self, indices, max_frames=None):
-            assert set(indices) <= set(range(6))  # the others are for testing
-            return np.concatenate([frames[15 * index : 15 * index + 15] for index in indices]), None
+    def gather(indices):
+        assert set(indices) <= set(range(6))  # the others are for testing
+        return np.concatenate([frames[15 * index : 15 * index + 15] for index in indices]).reshape(-1, 2, 3)
 
-    projection = fit_projection(Source(), range(6), 2)
+    mean, axes = principal_components(gather, range(6), 2)
     theirs = PCA(2).fit(frames)
-    np.testing.assert_allclose(projection.explained, theirs.explained_variance_ratio_, rtol=1e-5)
-    np.testing.assert_allclose(np.abs(projection(frames)), np.abs(theirs.transform(frames)), atol=1e-4)
+    np.testing.assert_allclose(np.abs((frames - mean) @ axes), np.abs(theirs.transform(frames)), atol=1e-4)
     with pytest.raises(SettingsError, match="no 7 principal"):
-        fit_projection(Source(), range(6), 7)
+        principal_components(gather, range(6), 7)
 
 
 # ---- what goes wrong --------------------------------------------------------------------------------------

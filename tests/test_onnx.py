@@ -52,6 +52,8 @@ def differently(
     torch.manual_seed(40)
     encoder = predictor.encoder.stacked(settings.stacked_layers)
     models = [BiGRUClassifier(encoder.dim, len(EMOTIONS), settings) for _ in range(members)]
+    for buffer in (buffer for model in models for buffer in model.buffers()):
+        buffer.normal_()
     classifier = (
         Ensemble.of(models, [0.5 + member for member in range(members)]) if members > 1 else models[0]
     )
@@ -107,6 +109,7 @@ def test_a_recording_longer_than_thirty_seconds_is_encoded_in_pieces_as_on_torch
         pytest.param(ClassifierSettings(8, 4, 2, weighted_layers=3), 1, marks=pytest.mark.slow),
         (ClassifierSettings(8, 4, 2, pooling="attentive", weighted_layers=2), 2),
         (ClassifierSettings(8, 4, 1, pooling="attentive", concatenated_layers=2, averaged_frames=3), 1),
+        (ClassifierSettings(8, 4, 1, concatenated_layers=2, components=5), 1),
         pytest.param(ClassifierSettings(8, 4, 2), 3, marks=pytest.mark.slow),
     ],
     ids=[
@@ -116,6 +119,7 @@ def test_a_recording_longer_than_thirty_seconds_is_encoded_in_pieces_as_on_torch
         "weighted layers",
         "both, averaged",
         "as shipped",
+        "principal components",
         "an ensemble",
     ],
 )

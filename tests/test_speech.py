@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ser.audio.load import SAMPLE_RATE_HZ, load_audio
-from ser.audio.speech import speech_of, speech_probabilities, speech_share, speech_spans
+from ser.audio.speech import speech_of, speech_probabilities, speech_spans
 from ser.files import DEMO_CORPUS
 
 REPOSITORY = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ def test_speech_is_found_in_real_voices_loud_and_faint(clip, level):
     spans = speech_spans(samples)
     assert all(start < end for start, end in spans)
     assert all(end < start for (_, end), (start, _) in itertools.pairwise(spans))
-    assert speech_share(samples, spans) > 0.2
+    assert sum(end - start for start, end in spans) > 0.2 * samples.size / SAMPLE_RATE_HZ
     assert spans[-1][1] <= samples.size / SAMPLE_RATE_HZ
 
 

@@ -11,6 +11,7 @@ import torch
 
 from ser.classifier.bigru import ClassifierSettings
 from ser.errors import SettingsError
+from ser.features.reduce import principal_components
 from ser.training.frames import LabelledFrames, mask_frames
 from ser.training.optimizers import RMSprop
 from ser.training.settings import TrainingSettings, settings_from
@@ -167,6 +168,18 @@ def test_utterances_are_cut_to_max_frames(source):
         frames[3:] = np.nan
     again = run(training(source, replace(QUICK, max_frames=3)))
     assert short.epochs == again.epochs
+
+
+def test_it_learns_from_the_components_of_its_training_frames(source):
+    data, classifier = data_of(source), replace(SMALL, components=3)
+    settings = replace(QUICK, max_epochs=40, patience=0)
+    one = run(Training(data, range(36), range(36, N), classifier, settings))
+    mean, axes = principal_components(lambda some: data.gather(some, 300)[0], range(36), 3)
+    np.testing.assert_array_equal(one.model.components_axes, axes)  # no gradient changes them
+    np.testing.assert_array_equal(one.model.components_mean, mean)
+    assert one.model.gru[0].weight_ih.shape[-1] == 3
+    assert one.best.validation_wa > 0.7
+    assert classifier.cost(DIM) < SMALL.cost(DIM)
 
 
 def test_class_weights_balance_the_classes(source):

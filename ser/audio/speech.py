@@ -74,11 +74,6 @@ def _tightened(samples: Samples, start: int, end: int) -> Span:
     return (start + first) / SAMPLE_RATE_HZ, min(end, start + last) / SAMPLE_RATE_HZ
 
 
-def speech_share(samples: Samples, spans: list[Span]) -> float:
-    """Fraction of a recording in which somebody speaks."""
-    return sum(end - start for start, end in spans) * SAMPLE_RATE_HZ / samples.size
-
-
 @dataclass(frozen=True)
 class Speech:
     """The speech of a recording.

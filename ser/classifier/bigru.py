@@ -11,11 +11,14 @@ from torch import nn
 from torch.nn import functional
 
 from ser.classifier.gru import BiGRULayer, PackedIndex
-from ser.classifier.settings import NORM_EPSILON, VOICE_BUFFERS, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, NORM_EPSILON, VOICE_BUFFERS, ClassifierSettings
 
 
 class BiGRUClassifier(nn.Module):
     """Frames of an encoder to logits of the emotions."""
+
+    components_mean: torch.Tensor
+    components_axes: torch.Tensor
 
     def __init__(self, dim: int, n_labels: int, settings: ClassifierSettings | None = None) -> None:
         super().__init__()
@@ -23,7 +26,11 @@ class BiGRUClassifier(nn.Module):
         self.dim, self.n_labels = dim, n_labels
         if self.settings.weighted_layers:
             self.layer_weights = nn.Parameter(torch.zeros(self.settings.weighted_layers))
-        width = dim * max(1, self.settings.concatenated_layers)
+        width = self.settings.width(dim)
+        if self.settings.components:
+            whole = dim * max(1, self.settings.concatenated_layers)
+            for name, shape in zip(AXES_BUFFERS, ((whole,), (whole, width)), strict=True):
+                self.register_buffer(name, torch.zeros(shape))
         self.norm = nn.LayerNorm(width, eps=NORM_EPSILON)
         inputs = [width] + [2 * units for units in self.settings.units]
         self.gru = nn.ModuleList(
@@ -59,6 +66,8 @@ class BiGRUClassifier(nn.Module):
             frames = torch.einsum("l,fld->fd", self.layer_weights.softmax(dim=0), frames)
         elif self.settings.concatenated_layers:
             frames = frames.flatten(1)
+        if self.settings.components:
+            frames = (frames - self.components_mean) @ self.components_axes
         x = self._dropped(frames, self.settings.dropout, generator)
         # Without scale and bias, which the first layer folds into its input kernel.
         x = functional.layer_norm(x, self.norm.normalized_shape, eps=self.norm.eps)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.classifier.settings import VOICE_BUFFERS, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, VOICE_BUFFERS, ClassifierSettings
 from ser.errors import CheckpointError, SettingsError
 from ser.files import SHIPPED_CLASSIFIER, write_atomically, write_json
 from ser.scoring.calibration import Calibration
@@ -263,7 +263,7 @@ def _read(kind: type[Kind], content: Any) -> Kind:
 def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     """What the weights of a classifier, or of the members of an ensemble, are called, and their shapes."""
     settings, dim = checkpoint.classifier, checkpoint.encoder.dim
-    width = dim * max(1, settings.concatenated_layers)
+    whole, width = dim * max(1, settings.concatenated_layers), settings.width(dim)
     inputs = [width, *(2 * units for units in settings.units)]
     pooled = inputs[-1] * (2 if settings.pooling == "attentive" else 1)
     shapes: dict[str, tuple[int, ...]] = {"norm.weight": (width,), "norm.bias": (width,)}
@@ -271,6 +271,8 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     for number, (size, units) in enumerate(zip(inputs, settings.units, strict=False)):
         for name, last in (("weight_ih", (size,)), ("weight_hh", (units,)), ("bias_ih", ()), ("bias_hh", ())):
             shapes[f"gru.{number}.{name}"] = (2, 3 * units, *last)
+    if settings.components:
+        shapes |= dict(zip(AXES_BUFFERS, ((whole,), (whole, width)), strict=True))
     if settings.weighted_layers:
         shapes["layer_weights"] = (settings.weighted_layers,)
     if settings.pooling == "attentive":

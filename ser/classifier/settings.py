@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from ser.encoders.chunking import FRAME_RATE_HZ
 from ser.errors import SettingsError
 
 NORM_EPSILON = 1e-3  # of the layer norm: Keras' default; torch has 1e-5
+AXES_BUFFERS = ("components_mean", "components_axes")  # `(dim,)` and `(dim, components)` of the frames
 MOST_AVERAGED = 50  # frames are a second
 # What a classifier that was trained with voices keeps of its training speakers, each `(*frame_shape)`: mean and
 # deviation of their frames, and the way from a speaker's neutral mean to the mean of all of theirs.
@@ -28,6 +30,8 @@ class ClassifierSettings:
         weighted_layers: 0 takes one layer of the encoder (the paper); more take the sum of so many hidden layers, the
             front end's output counted, under learned softmax weights (Yang et al. 2021, SUPERB).
         concatenated_layers: more than 1 put the numbers of so many hidden layers, up to the chosen one, side by side.
+        components: principal components of the frames, of training speakers, that the classifier gets in place of
+            all their numbers; 0 leaves them.
         averaged_frames: neighbouring frames whose average the classifier gets in their place; 1 leaves them.
         final_dropout: share of the pooled numbers set to zero in training, before the dense layer.
         voices: share of training utterances whose frames are moved to the mean and deviation of all training speakers
@@ -42,6 +46,7 @@ class ClassifierSettings:
     pooling: Literal["last", "attentive"] = "last"
     weighted_layers: int = field(default=0, metadata={"may_be_absent": True})  # checkpoints are older
     concatenated_layers: int = field(default=0, metadata={"may_be_absent": True})
+    components: int = field(default=0, metadata={"may_be_absent": True})
     averaged_frames: int = field(default=1, metadata={"may_be_absent": True})
     final_dropout: float = field(default=0.0, metadata={"may_be_absent": True})
     voices: float = field(default=0.0, metadata={"may_be_absent": True})
@@ -57,6 +62,10 @@ class ClassifierSettings:
                 raise SettingsError(f"{name} must be 0 or at least 2, got {getattr(self, name)}.")
         if self.weighted_layers and self.concatenated_layers:
             raise SettingsError("Layers are weighted or concatenated; give one of the two.")
+        if self.components < 0 or (self.components and self.weighted_layers):
+            raise SettingsError(
+                f"components must not be negative and cannot be taken of a weighted sum, got {self.components}."
+            )
         if not 1 <= self.averaged_frames <= MOST_AVERAGED:
             raise SettingsError(f"averaged_frames must be 1 to {MOST_AVERAGED}, got {self.averaged_frames}.")
         for name in ("dropout", "final_dropout", "voices"):
@@ -69,6 +78,17 @@ class ClassifierSettings:
     def stacked_layers(self) -> int:
         """Layers of the encoder in every frame; 0 for one that is not stacked."""
         return self.weighted_layers or self.concatenated_layers
+
+    def width(self, dim: int) -> int:
+        """Numbers of a frame that reach the layer norm, from an encoder of `dim`."""
+        return self.components or dim * max(1, self.concatenated_layers)
+
+    def cost(self, dim: int) -> int:
+        """Products of a second of speech in the recurrent layers, what most of the classifier's time goes into."""
+        inputs = [self.width(dim), *(2 * units for units in self.units)]
+        step = sum(2 * 3 * units * (size + units) for size, units in zip(inputs, self.units, strict=False))
+        projected = self.components * dim * max(1, self.concatenated_layers)
+        return round(FRAME_RATE_HZ / self.averaged_frames * (step + projected))
 
     @property
     def units(self) -> tuple[int, ...]:

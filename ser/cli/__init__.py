@@ -9,16 +9,19 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Sequence
 
+from ser.cli.config import apply_config
 from ser.errors import SerError, SettingsError, Stopped
 
 # Commands by what they are for, each with one line of help; its module in this folder has the same name.
 GROUPS: dict[str, dict[str, str]] = {
     "use": {
         "predict": "recognise the emotion of recordings",
+        "serve": "show the page in a browser",
         "info": "show versions, device, encoder, model and its scores",
         "export": "write a model as one ONNX file, for machines without torch",
     },
@@ -59,7 +62,11 @@ def console() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    parser = _parser(words)
+    try:
+        parser = _parser(words)
+    except SettingsError as error:
+        print(f"ser: {error}", file=sys.stderr)
+        return 2
     args = parser.parse_args(words)
     args.words = words  # for commands that start themselves again
     if args.command is None:
@@ -67,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     try:
         _use_machine(args)
+        _set_verbosity(args)
         return int(importlib.import_module(f"ser.cli.{args.command}").run(args))
     except KeyboardInterrupt:
         print("ser: interrupted", file=sys.stderr)
@@ -91,6 +99,15 @@ def _use_machine(args: argparse.Namespace) -> None:
         set_n_threads(args.threads)
 
 
+def _set_verbosity(args: argparse.Namespace) -> None:
+    """Apply `-v` and `-q`: what is logged, and whether bars show progress."""
+    if args.verbose or args.quiet:
+        logging.basicConfig(format="ser: %(message)s")
+        logging.getLogger("ser").setLevel(logging.INFO if args.verbose else logging.ERROR)
+    if args.quiet:
+        os.environ["TQDM_DISABLE"] = "1"
+
+
 def _sentence(error: Exception) -> str:
     """What to tell the user of an error."""
     if isinstance(error, SerError):
@@ -113,13 +130,18 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"ser {__version__}")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    loudness = parser.add_mutually_exclusive_group()
+    loudness.add_argument("-v", "--verbose", action="store_true", help="also say what goes on")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     requested = next((word for word in words if word in COMMANDS), None)
     for name, line in COMMANDS.items():
         command = commands.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
-        command.add_argument(
-            "--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-        )
+        for flags in (["--debug"], ["-v", "--verbose"], ["-q", "--quiet"]):  # before the command or behind it
+            command.add_argument(
+                *flags, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+            )
         if name == requested:
             importlib.import_module(f"ser.cli.{name}").add_arguments(command)
+            apply_config(command, words)
     return parser

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli import common
+from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
     from ser.classifier.checkpoint import EncoderReference
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"options to measure (default: {' '.join(OPTIONS)})",
     )
     common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
+    add_config_arguments(parser)
     common.add_settings(parser, ClassifierSettings, TrainingSettings)
 
 
@@ -84,7 +86,9 @@ def print_contributions(content: dict[str, Any]) -> None:
     base = content["base"]
     print(f"\n{content['protocol']}")
     print(f"base: WA {interval_text(base['wa'])}, UAR {interval_text(base['uar'])}\n")
-    print(f"{'option':20s}{'WA':>8s}  {'contribution [95 %]':25s}{'UAR':>8s}  contribution [95 %]")
+    print(
+        f"{'option':20s}{'WA':>8s}  {'contribution [95 %]':25s}{'UAR':>8s}  {'contribution [95 %]':25s} cost"
+    )
     for name, one in content["options"].items():
         if "refused" in one:
             print(f"{name:20s}  not measured: {one['refused']}")
@@ -92,11 +96,11 @@ def print_contributions(content: dict[str, Any]) -> None:
         cells = "".join(
             f"{100 * one[key]['value']:8.2f}  {points(one['contribution'][key]):25s}" for key in ("wa", "uar")
         )
-        print(f"{name:20s}{cells.rstrip()}")
+        print(f"{name:20s}{cells} {one['cost'] / base['cost']:.2f}")
     print(
         f"\nIn percent and points; {content['intervals']}.\n"
         "An interval that includes 0 shows no effect; one in twenty that should include it misses it by chance. "
-        "The row seed shows what chance alone changes.",
+        "The row seed shows what chance alone changes. Cost: products of the classifier, of those of the base.",
         flush=True,
     )
 

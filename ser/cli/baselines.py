@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli import common
+from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
     others = ("weighted_layers", "concatenated_layers", "augmented_copies")
+    add_config_arguments(parser)
     common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=others)
     for name, default in vars(BaselineSettings()).items():
         if name not in ("max_frames", "seed"):

@@ -19,6 +19,7 @@ from ser.cli.common import (
     prepare_features,
     stop_on_signals,
 )
+from ser.cli.config import add_config_arguments
 from ser.cli.output import interval_text, print_scores
 
 if TYPE_CHECKING:
@@ -45,6 +46,13 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     add_check(parser)
     add_encoder_arguments(parser)
     add_split_arguments(parser)
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--folds-file",
+        type=Path,
+        metavar="FILE",
+        help="folds that `ser folds --json` or somebody else wrote, in place of --split and what belongs to it",
+    )
     parser.add_argument(
         "--also-random-split",
         action="store_true",
@@ -61,7 +69,8 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ser.training.crossval import Crossval
 
-    settings = replace(crossval_settings(args), ensemble=args.ensemble)
+    listed = str(args.folds_file.resolve()) if args.folds_file else ""
+    settings = replace(crossval_settings(args), ensemble=args.ensemble, folds_file=listed)
     corpus, features, encoder = prepare_features(args)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")
     should_stop = stop_on_signals()
@@ -79,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.classifier.voices:
         _add_voice_curve(crossval, result)
     if args.also_random_split:
-        leaky = replace(settings, split="random", ensemble=False)
+        leaky = replace(settings, split="random", ensemble=False, folds_file="")
         beside = Crossval(corpus, features, encoder, leaky, folder / "random_split")
         print(HEAD, flush=True)
         compare_splits(folder, result, beside.run(print_epoch, should_stop, final=False))

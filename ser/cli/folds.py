@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,14 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_split_arguments(parser)
     parser.add_argument("--seed", type=int, default=40, help="seed of the split (default %(default)s)")
     parser.add_argument(
-        "--json", type=Path, metavar="OUT", help="write the files of train, validation, test of each fold"
+        "--json", type=Path, metavar="OUT", help="write the folds into a file, for --folds-file"
     )
     parser.add_argument("--html", type=Path, metavar="OUT", help="write figure 4: emotions in each part")
 
 
 def run(args: argparse.Namespace) -> int:
     from ser.cli.corpus import write_report
-    from ser.corpora.folds import PARTS, split_corpus
+    from ser.corpora.folds import split_corpus
+    from ser.corpora.folds_file import folds_to_json
     from ser.reporting.folds_report import folds_page, folds_text
 
     if args.csv is None and args.corpus is None:
@@ -57,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
     promise = WARNING if args.split == "random" else PROMISE
     print("\n".join(folds_text(folds, speakers, emotions, promise)))
     if args.json:
-        files = [corpus.file_of(one.path) for one in corpus.utterances]
-        content = [{part: [files[i] for i in getattr(fold, part)] for part in PARTS} for fold in folds]
-        write_report(args.json, json.dumps(content, indent=2) + "\n")
+        write_report(args.json, folds_to_json(folds, corpus))
     if args.html:
         write_report(args.html, folds_page(folds, speakers, emotions, promise))
     return 0

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli import common
+from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
     from ser.tuning.nested import Outer
@@ -55,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--worker", action="store_true", help=argparse.SUPPRESS)
     common.add_split_arguments(parser, splits=("speakers",))
     common.add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
+    add_config_arguments(parser)
     common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
 
 

@@ -26,8 +26,8 @@ from ser.training.settings import CrossvalSettings
 from ser.training.trainer import EpochReport
 
 BASE, FILE = "base", "ablation.json"
-# Option, named as the flag of `ser crossval` -> what it changes in the base settings. "seed" is no option beyond the
-# paper: the base with the next seed shows what chance alone changes.
+# Option, named as the flag of `ser crossval` (a number behind it: another value) -> what it changes in the base
+# settings. "seed" is no option beyond the paper: the base with the next seed shows what chance alone changes.
 OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"seed": "next"},
     "class-weights": {"class_weights": True},
@@ -37,6 +37,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "frame-masking": {"frame_masking": True},
     "augmented-copies": {"augmented_copies": 2},
     "ensemble": {"ensemble": True},
+    "averaged-frames": {"averaged_frames": 2},
+    "averaged-frames-4": {"averaged_frames": 4},
+    "components": {"components": 128},
+    "components-32": {"components": 32},
 }
 # Features and encoder for the settings of an option.
 Source = Callable[[CrossvalSettings], tuple[FrameSource, EncoderReference]]
@@ -98,7 +102,7 @@ class Ablation:
             "intervals": "95 %, bootstrap over speakers; differences paired: the same draws for both",
             **{key: reference[key] for key in ("protocol", "settings", "corpus", "encoder", "labels")},
             "versions": library_versions(),
-            "base": _summary(reference),
+            "base": _summary(reference) | {"cost": self._cost(self.base)},
             "options": {},
         }
         write_json(self.folder / FILE, content)
@@ -108,13 +112,18 @@ class Ablation:
             try:
                 result = self._result(option, settings[option])
                 gain = contribution(self.folder / option, self.folder / BASE, result["labels"])
-                row |= {**_summary(result), "contribution": gain}
+                row |= {**_summary(result), "contribution": gain, "cost": self._cost(settings[option])}
             except (
                 FoldError
             ) as error:  # too few speakers to split the rest once more: the others are measured
                 row["refused"] = str(error)
             write_json(self.folder / FILE, content)
         return content
+
+    def _cost(self, settings: CrossvalSettings) -> int:
+        """Products of a second of speech, see `ClassifierSettings.cost`, of all members of an ensemble."""
+        members = settings.n_folds if settings.ensemble else 1
+        return members * settings.classifier.cost(self.source(settings)[1].dim)
 
     def _result(self, option: str, settings: CrossvalSettings) -> dict[str, Any]:
         """The result of one cross-validation, from its folder where that is finished."""

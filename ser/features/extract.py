@@ -9,7 +9,6 @@ disk (half precision), so that memory does not grow with the corpus.
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -27,7 +26,6 @@ from ser.audio.load import MAX_DURATION_S, load_audio
 from ser.audio.speech import speech_of
 from ser.errors import CacheError, CorpusError, SerError
 from ser.features.cache import Cached, FeatureCache, FrameEncoder, Store
-from ser.features.reduce import averaged
 
 if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
@@ -46,8 +44,6 @@ class FeatureSet:
         failed: `(file, message)` of each utterance that could not be used.
         n_computed: utterances that had to be computed, the others were cached.
     """
-
-    _averaged = 1  # neighbouring frames in each
 
     def __init__(
         self,
@@ -100,16 +96,9 @@ class FeatureSet:
         packed = np.empty((int(lengths.sum()), *self.frame_shape), dtype=np.float32)
         start = 0
         for index, length in zip(indices, lengths.tolist(), strict=True):
-            frames = self._of(index).read(length * self._averaged)
-            packed[start : start + length] = averaged(frames, self._averaged)
+            packed[start : start + length] = self._of(index).read(length)
             start += length
         return packed, lengths
-
-    def reduced(self, n: int) -> FeatureSet:
-        """The same utterances with averages of `n` neighbouring frames each in place of the frames."""
-        other = copy.copy(self)
-        other._averaged, other.lengths = n * self._averaged, -(-self.lengths // n)
-        return other
 
     def select(self, indices: Iterable[int]) -> FeatureSet:
         """The same frames for some of the utterances, in the order of `indices`."""
@@ -117,7 +106,7 @@ class FeatureSet:
         paths, cached = [self.paths[index] for index in chosen], [self._cached[index] for index in chosen]
         kept = set(paths)
         failed = [failure for failure in self.failed if failure[0] in kept]
-        return FeatureSet(paths, cached, failed, self.n_computed).reduced(self._averaged)
+        return FeatureSet(paths, cached, failed, self.n_computed)
 
     def followed_by(self, others: Sequence[FeatureSet]) -> FeatureSet:
         """The utterances of this set, then those of the others."""
@@ -125,7 +114,7 @@ class FeatureSet:
         paths = [path for one in every for path in one.paths]
         cached = [cached for one in every for cached in one._cached]
         failed = [failure for one in every for failure in one.failed]
-        return FeatureSet(paths, cached, failed, sum(one.n_computed for one in every)).reduced(self._averaged)
+        return FeatureSet(paths, cached, failed, sum(one.n_computed for one in every))
 
     def _of(self, index: int) -> Cached:
         cached = self._cached[index]

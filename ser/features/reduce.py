@@ -1,15 +1,13 @@
 """Less of each utterance: averages of neighbouring frames, and principal components of their dimensions.
 
-In: frames `(frames, dim)`. Out: fewer frames, or frames of fewer dimensions. A classifier must be given when it answers
-what it was trained on: averages are part of how frames are gathered, and a projection is stored beside the weights.
+In: frames `(frames, dim)`. Out: fewer frames, or the axes of fewer dimensions. A classifier must be given when it
+answers what it was trained on: averages are part of how frames are gathered, and the axes are stored with its weights.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,22 +15,6 @@ from numpy.typing import NDArray
 from ser.errors import SettingsError
 
 AT_ONCE = 32  # utterances in memory
-
-
-class Source(Protocol):
-    def gather(self, indices: Sequence[int], max_frames: int | None = None) -> tuple[Any, Any]: ...
-
-
-def neighbours(reduce: str) -> int:
-    """Frames in each average by the setting: 1 for "none", 2 for "mean2".
-
-    Raises:
-        SettingsError: the setting is something else.
-    """
-    found = re.fullmatch(r"none|mean([1-9])", reduce)
-    if found is None:
-        raise SettingsError(f"reduce is 'none' or 'mean2' to 'mean9', got {reduce!r}.")
-    return int(found[1] or 1)
 
 
 def averaged(frames: NDArray[Any], n: int) -> NDArray[Any]:
@@ -55,45 +37,31 @@ def averaged_each(
     return averages, -(-lengths // n)
 
 
-@dataclass(frozen=True)
-class Projection:
-    """Principal components of frames.
+def principal_components(
+    gather: Callable[[Sequence[int]], NDArray[np.float32]], indices: Sequence[int], n_components: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Principal components of the frames of some utterances: those of training, and no others.
 
-    Attributes:
-        mean: `(dim,)`.
-        axes: `(dim, components)`, orthonormal, by falling variance.
-        explained: `(components,)` fraction of the variance along each.
-    """
+    Args:
+        gather: the frames `(total frames, ...)` of some utterances, all numbers of a frame counted as one vector.
+        indices: of the utterances.
+        n_components: how many.
 
-    mean: NDArray[np.float32]
-    axes: NDArray[np.float32]
-    explained: NDArray[np.float32]
-
-    def __call__(self, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-        """`(..., components)` of `(..., dim)`."""
-        return np.asarray((frames - self.mean) @ self.axes, np.float32)
-
-
-def fit_projection(
-    source: Source, indices: Sequence[int], n_components: int, max_frames: int | None = None
-) -> Projection:
-    """Principal components of the frames of some utterances, those of training, and of no others.
+    Returns:
+        the mean `(dim,)` and the axes `(dim, components)`, orthonormal, by falling variance.
 
     Raises:
         SettingsError: there are not that many.
     """
     n, total, products = 0, np.zeros(1), np.zeros(1)
     for start in range(0, len(indices), AT_ONCE):
-        frames = source.gather(indices[start : start + AT_ONCE], max_frames)[0].astype(np.float64)
+        some = gather(indices[start : start + AT_ONCE])
+        frames = some.reshape(len(some), -1).astype(np.float64)
         n, total, products = n + len(frames), total + frames.sum(axis=0), products + frames.T @ frames
     if not 1 <= n_components <= min(n, total.size):
         raise SettingsError(
             f"{n} frames of {total.size} dimensions have no {n_components} principal components."
         )
     mean = total / n
-    variances, axes = np.linalg.eigh(products / n - np.outer(mean, mean))
-    first = np.argsort(variances)[::-1][:n_components]
-    explained = variances[first] / variances.sum()
-    return Projection(
-        mean.astype(np.float32), axes[:, first].astype(np.float32), explained.astype(np.float32)
-    )
+    _, axes = np.linalg.eigh(products / n - np.outer(mean, mean))
+    return mean.astype(np.float32), axes[:, ::-1][:, :n_components].astype(np.float32)

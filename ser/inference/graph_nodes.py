@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ser.classifier.checkpoint import Checkpoint, State
-from ser.classifier.settings import NORM_EPSILON, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, NORM_EPSILON, ClassifierSettings
 from ser.encoders.chunking import VARIANCE_FLOOR
 from ser.encoders.graph import WAVEFORMS
 
@@ -187,7 +187,10 @@ def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
         weights = (exponents / exponents.sum())[None]  # (1, layers) by (layers, dim)
         x = graph.add("Squeeze", graph.add("MatMul", weights, x), _ints(2))
     elif settings.concatenated_layers:
-        x = graph.add("Reshape", x, _ints(0, 0, len(state["norm.weight"])))
+        x = graph.add("Reshape", x, _ints(0, 0, -1))
+    if settings.components:
+        mean, axes = (state[name] for name in AXES_BUFFERS)
+        x = graph.add("MatMul", graph.add("Sub", x, mean), axes)
     x = graph.add(
         "LayerNormalization", x, state["norm.weight"], state["norm.bias"], axis=-1, epsilon=NORM_EPSILON
     )

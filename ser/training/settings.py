@@ -10,6 +10,7 @@ from typing import Any, Literal
 from ser.classifier.settings import ClassifierSettings
 from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold, split_corpus
+from ser.corpora.folds_file import read_folds
 from ser.errors import SettingsError
 
 MAX_SEED = 1 << 32  # what every generator of random numbers here takes
@@ -18,6 +19,7 @@ PROTOCOLS = {
     "model choice on validation speakers only",
     "loso": "leave-one-speaker-out over {n} speakers; model choice on other validation speakers only",
     "corpora": "leave-one-corpus-out over {n} corpora: the test corpus is not in training at all",
+    "file": "{n} speaker-disjoint folds of a file; model choice on validation speakers only",
     "random": "RANDOM {n}-fold split that ignores speakers: test speakers are also in training, "
     "the scores are inflated",
 }
@@ -101,6 +103,7 @@ class CrossvalSettings:
         n_folds: number of folds.
         validation_share: share of all utterances kept for early stopping and calibration in each fold.
         seed: of the folds.
+        folds_file: a file that lists the folds, see `ser.corpora.folds_file`, in place of a split.
         ensemble: the checkpoint for inference averages the fold models' probabilities, in place of one model trained
             on all speakers. An answer costs as many classifiers as there are folds; the encoder runs once.
     """
@@ -112,10 +115,12 @@ class CrossvalSettings:
     validation_share: float = 0.10
     seed: int = 40
     ensemble: bool = field(default=False, metadata={"may_be_absent": True})  # runs are older
+    folds_file: str = field(default="", metadata={"may_be_absent": True})
 
     def __post_init__(self) -> None:
-        if self.split not in PROTOCOLS:
-            raise SettingsError(f"split must be one of {', '.join(PROTOCOLS)}, got {self.split!r}.")
+        splits = [split for split in PROTOCOLS if split != "file"]
+        if self.split not in splits:
+            raise SettingsError(f"split must be one of {', '.join(splits)}, got {self.split!r}.")
         if self.n_folds < 2 or not 0 < self.validation_share < 0.5:
             raise SettingsError(
                 f"n_folds must be at least 2 and validation_share between 0 and 0.5, "
@@ -128,6 +133,8 @@ class CrossvalSettings:
         Raises:
             FoldError: the corpus cannot be split so.
         """
+        if self.folds_file and outer is None:
+            return read_folds(self.folds_file, corpus)
         known = range(len(corpus.utterances)) if outer is None else sorted((*outer.train, *outer.validation))
         part = replace(corpus, utterances=tuple(corpus.utterances[index] for index in known))
         folds = split_corpus(part, self.split, self.n_folds, self.validation_share, self.seed)
@@ -138,7 +145,7 @@ class CrossvalSettings:
 
     def protocol(self, n_folds: int) -> str:
         """Sentence that says how the speakers were split."""
-        return PROTOCOLS[self.split].format(n=n_folds)
+        return PROTOCOLS["file" if self.folds_file else self.split].format(n=n_folds)
 
 
 def settings_from(content: Mapping[str, Any]) -> tuple[ClassifierSettings, TrainingSettings]:

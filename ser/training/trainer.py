@@ -27,8 +27,9 @@ from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from ser.classifier.bigru import BiGRUClassifier
-from ser.classifier.settings import VOICE_BUFFERS, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, VOICE_BUFFERS, ClassifierSettings
 from ser.errors import JobError, SettingsError
+from ser.features.reduce import principal_components
 from ser.files import write_atomically
 from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
@@ -102,15 +103,14 @@ class Training:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed * 1_000 + stream)
             self.model = BiGRUClassifier(data.dim, data.n_labels, classifier).to(self.device)
-        self.voices = (
-            Voices(data, train, settings.max_frames, classifier.averaged_frames)
-            if classifier.voices
-            else None
-        )
-        if self.voices is not None:
-            for name in VOICE_BUFFERS:
-                value = getattr(self.voices, name.removeprefix("voice_"))
-                getattr(self.model, name).copy_(torch.from_numpy(value))
+        self.voices: Voices | None = None
+        if classifier.voices:
+            self.voices = Voices(data, train, settings.max_frames, classifier.averaged_frames)
+            self._fill(
+                VOICE_BUFFERS, [getattr(self.voices, name.removeprefix("voice_")) for name in VOICE_BUFFERS]
+            )
+        if classifier.components:
+            self._fill(AXES_BUFFERS, principal_components(self._unmoved, train, classifier.components))
         self.optimizer = optimizer(self.model, settings)
         self.average = AveragedModel(self.model, avg_fn=self._averaged) if settings.weight_average else None
         self.class_weights = self._class_weights()
@@ -119,6 +119,13 @@ class Training:
         self.epochs: list[EpochReport] = []
         self.best_epoch, self.best_monitored, self.stopped = 0, math.inf, False
         self.best_state = _copied_state(self._current)
+
+    def _fill(self, names: Sequence[str], values: Sequence[NDArray[np.float32]]) -> None:
+        for name, value in zip(names, values, strict=True):
+            getattr(self.model, name).copy_(torch.from_numpy(value))
+
+    def _unmoved(self, indices: Sequence[int]) -> NDArray[np.float32]:
+        return self.data.gather(indices, self.settings.max_frames, self.model.settings.averaged_frames)[0]
 
     def run_epoch(self) -> EpochReport:
         """Train for one epoch, validate, and decide whether that was the last.

@@ -1,7 +1,7 @@
 """Time and memory of answers, beside the import of torch and transformers in the same run.
 
 In: the shipped model and a clip of 4 s. Out: medians on standard output: `ser predict` in a process of its own,
-`ser.load()` and warm answers in another, and the page from its start to its first visitor, with what it holds when idle.
+`ser.load()` and warm answers in another, and the page from its start to its first visitor, and what it holds idle.
 
     python tests/benchmarks/bench_answers.py [--rounds 5]
 """
@@ -27,7 +27,9 @@ from ser.files import DEMO_CORPUS, PACKAGE_PARENT
 
 SECONDS, RATE_HZ = 4, 16_000
 IDLE_S = 10
-IMPORTS = "import ser.runtime as r; r.import_torchaudio(); import transformers.models.whisper.modeling_whisper"
+IMPORTS = (
+    "import ser.runtime as r; r.import_torchaudio(); import transformers.models.whisper.modeling_whisper"
+)
 WARM = """
 import sys, time
 begun = time.perf_counter()
