@@ -104,12 +104,16 @@ def _drawn(steps: list[Any], samples: Samples, rng: np.random.Generator) -> Samp
 
 def _in_room(rng: np.random.Generator, samples: Samples, rate_hz: int) -> Samples:
     """Convolution with an impulse and an exponentially decaying tail of noise."""
+    return in_room(samples, rng, rng.uniform(*REVERBERATION_S), rng.uniform(0.2, 0.8))
+
+
+def in_room(samples: Samples, rng: np.random.Generator, decay_s: float, strength: float) -> Samples:
+    """A recording in a room whose sound falls by 60 dB in `decay_s`, its energy `strength` of the direct sound's."""
     from scipy.signal import fftconvolve
 
-    decay_s = rng.uniform(*REVERBERATION_S)
-    time_s = np.arange(int(decay_s * rate_hz)) / rate_hz
+    time_s = np.arange(int(decay_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     tail = rng.standard_normal(time_s.size) * 10 ** (-3 * time_s / decay_s)
-    tail *= rng.uniform(0.2, 0.8) / np.linalg.norm(tail)
+    tail *= strength / np.linalg.norm(tail)
     tail[0] = 1.0
     return fftconvolve(samples, tail)[: samples.size].astype(np.float32)
 
@@ -117,11 +121,19 @@ def _in_room(rng: np.random.Generator, samples: Samples, rate_hz: int) -> Sample
 def _coded(rng: np.random.Generator, samples: Samples, rate_hz: int) -> Samples:
     """What is left of the samples behind a codec."""
     form, subtype, least, most = CODECS[int(rng.integers(len(CODECS)))]
+    return coded(samples, form, subtype, compression_level=rng.uniform(least, most))
+
+
+def coded(
+    samples: Samples, form: str, subtype: str, rate_hz: int = SAMPLE_RATE_HZ, **options: Any
+) -> Samples:
+    """What is left of the samples behind a codec of libsndfile at a rate; the length stays."""
     file = io.BytesIO()
-    options = {"format": form, "subtype": subtype, "compression_level": rng.uniform(least, most)}
-    soundfile.write(file, samples, rate_hz, **options)
+    sent = resample(samples, SAMPLE_RATE_HZ, rate_hz)
+    soundfile.write(file, sent, rate_hz, format=form, subtype=subtype, **options)
     file.seek(0)
-    decoded = soundfile.read(file, dtype="float32")[0][: samples.size]
+    heard = soundfile.read(file, dtype="float32")[0]
+    decoded = resample(heard, rate_hz, SAMPLE_RATE_HZ)[: samples.size]
     return np.pad(decoded, (0, samples.size - decoded.size))
 
 

@@ -39,6 +39,7 @@ GROUPS: dict[str, dict[str, str]] = {
     },
     "study": {
         "evaluate": "score a trained model on labelled recordings",
+        "audit": "noise, rooms, telephones: what they do to answers; differences between groups",
         "ablate": "ablation: effect of each option beyond the paper, on the same folds",
         "baselines": "compare the Bi-GRU with baselines on the same folds",
     },

@@ -182,6 +182,28 @@ def paired_difference(
     return Difference(wa, uar, len(speakers), len(pair[0]))
 
 
+def group_difference(
+    true: ArrayLike, probabilities: ArrayLike, speakers: Sequence[str], inside: ArrayLike, n_classes: int
+) -> Difference:
+    """WA and UAR of the utterances inside a group minus those of the others, with intervals.
+
+    `inside` is `(utterances,)` bool; a speaker may have utterances in both. Raises as `score` does.
+    """
+    truth, predicted, _ = _checked(true, probabilities, speakers, n_classes)
+    names, speaker_of = np.unique(np.asarray(speakers, dtype=str), return_inverse=True)
+    group_of = np.asarray(inside, dtype=np.int64) * len(names) + speaker_of
+    cells = (group_of * n_classes + truth) * n_classes + predicted
+    counts = np.bincount(cells, minlength=2 * len(names) * n_classes**2).astype(np.float64)
+    outside, within = counts.reshape(2, len(names), n_classes, n_classes)
+    weights = _bootstrap_weights(len(names), N_BOOTSTRAP)
+    gains = []
+    for measure in (_accuracy, _mean_recall):
+        value = float(measure(within.sum(axis=0)) - measure(outside.sum(axis=0)))
+        pair = [measure(np.tensordot(weights, one, axes=1)) for one in (within, outside)]
+        gains.append(_interval(value, pair[0] - pair[1], len(names), "one of the two is empty"))
+    return Difference(gains[0], gains[1], len(truth), len(names))
+
+
 def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRATION_BINS) -> Reliability:
     """Bin by bin what the calibration error sums up, for a chart; an empty bin holds NaN.
 
