@@ -96,13 +96,16 @@ def test_people_get_a_line_a_file(predict, clips):
     ]  # fmt: skip
 
 
-def test_shards_are_disjoint_and_together_all(predict, clips):
-    parts = [
-        {line["file"] for line in json_lines(predict("--json", "--shard", f"{i}/3", clips)[1])}
-        for i in (1, 2, 3)
+def test_several_processes_answer_as_one_does_in_the_same_order(predict, clips, monkeypatch):
+    monkeypatch.chdir(clips.parent)
+    alone, together = (predict("--json", "--processes", n, clips.name) for n in ("1", "2"))
+    assert together[0] == alone[0] == 1
+    assert [line.split(": ")[1] for line in together[2].splitlines()] == [
+        line.split(": ")[1] for line in alone[2].splitlines()
     ]
-    assert sum(map(len, parts)) == len(GOOD)
-    assert set.union(*parts) == {str(clips / name) for name in GOOD}
+    for ours, theirs in zip(json_lines(together[1]), json_lines(alone[1]), strict=True):
+        assert ours["file"] == theirs["file"]
+        assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-5)
 
 
 def test_a_file_named_twice_is_answered_once(predict, clips):
@@ -126,9 +129,7 @@ def test_nothing_to_do_is_bad_input(predict, tmp_path):
     assert (status, err) == (1, f"ser: There are no recordings in {tmp_path}. Check the path.\n")
 
 
-@pytest.mark.parametrize(
-    "words", [["--shard", "4/3"], ["--shard", "x"], ["--max-duration", "long"], ["--what"]]
-)
+@pytest.mark.parametrize("words", [["--processes", "0"], ["--max-duration", "long"], ["--what"]])
 def test_a_bad_option_is_bad_usage(predict, clips, words):
     with pytest.raises(SystemExit) as caught:
         predict(*words, clips)

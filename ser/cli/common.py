@@ -96,6 +96,16 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, several: bool = False
         "--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)"
     )
     add_machine_arguments(group)
+    add_scheduler(group)
+
+
+def add_scheduler(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--scheduler`."""
+    parser.add_argument(
+        "--scheduler", metavar="ADDRESS",
+        help="have the workers of this Dask scheduler encode, tcp://host:8786 or the file that it wrote; they share "
+        "the recordings' folders and the cache",
+    )  # fmt: skip
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -139,14 +149,6 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
     return int(text)
-
-
-def shard(text: str) -> tuple[int, int]:
-    """I and N from `I/N`: which part of how many."""
-    part, _, n_parts = text.partition("/")
-    if not (part.isdecimal() and n_parts.isdecimal() and 1 <= int(part) <= int(n_parts)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 1 to N, for instance 2/8")
-    return int(part), int(n_parts)
 
 
 def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Collection[str] = ()) -> None:
@@ -267,12 +269,28 @@ def encode(
     from ser.features.extract import progress_bar, usable_features, with_copies
 
     encoder, reference = load_encoder(args.encoder, args.layer, n_layers)
+    if getattr(args, "scheduler", None):
+        share_extraction([one.path for one in corpus.utterances], args, n_layers, n_copies)
     progress = Stage("features", progress_bar())
     corpus, features, left_out = usable_features(corpus, encoder, args.cache, progress)
     for path, message in left_out:
         print(f"left out {path}: {message}", file=sys.stderr)
     corpus = replace(corpus, skipped=(*corpus.skipped, *(Skipped(*one) for one in left_out)))
     return corpus, with_copies(corpus, features, encoder, n_copies, args.cache), reference
+
+
+def share_extraction(
+    paths: Sequence[Path], args: argparse.Namespace, n_layers: int = 0, n_copies: int = 0
+) -> int:
+    """Have the workers of `--scheduler` compute features into the cache; returns how many they had to compute."""
+    from ser.features.extract import progress_bar
+    from ser.features.share import Piece, extract_on
+    from ser.workers import pool
+
+    source = str(Path(args.encoder).resolve()) if Path(args.encoder).is_dir() else args.encoder
+    how = Piece((), source, args.layer, n_layers, args.cache and args.cache.resolve())
+    with pool(args.scheduler) as executor:
+        return extract_on(executor, paths, how, n_copies, Stage("features", progress_bar("on workers")))
 
 
 def leave_out_unusable(corpus: Corpus) -> Corpus:

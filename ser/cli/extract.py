@@ -10,26 +10,25 @@ from ser.cli.common import (
     add_encoder_arguments,
     load_encoder,
     read_corpus_arguments,
-    shard,
+    share_extraction,
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_corpus_arguments(parser)
     add_encoder_arguments(parser)
-    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="process only part I of N")
 
 
 def run(args: argparse.Namespace) -> int:
     from ser.features.extract import FeatureCache, extract, progress_bar
 
-    part, n_parts = args.shard
-    utterances = read_corpus_arguments(args).utterances[part - 1 :: n_parts]
+    utterances = read_corpus_arguments(args).utterances
+    n_shared = share_extraction([one.path for one in utterances], args) if args.scheduler else 0
     encoder, _ = load_encoder(args.encoder, args.layer)
     cache = FeatureCache(args.cache)
     features = extract(utterances, encoder, cache, progress_bar())
     print(
-        f"{len(features)} clips: {features.n_computed} computed, {len(features.failed)} failed, the others "
+        f"{len(features)} clips: {n_shared + features.n_computed} computed, {len(features.failed)} failed, the others "
         f"cached before; {features.lengths.sum()} frames of {encoder.dim} dimensions in {cache.folder}"
     )
     for path, message in features.failed:

@@ -10,10 +10,12 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser.cli.common import add_machine_arguments, shard
+from ser.cli.common import add_machine_arguments, add_scheduler, positive
 
 if TYPE_CHECKING:
     from ser.encoders.chunking import Frames
@@ -23,6 +25,23 @@ if TYPE_CHECKING:
 
 STDERR = 2
 HEARD = 50  # recordings by which a voice is known; more change little
+
+
+@dataclass(frozen=True)
+class Question:
+    """One recording to be answered, what it is called, and how."""
+
+    file: Path
+    name: str
+    timeline: bool
+    max_duration_s: float
+    voice: Voice | None
+
+    def put(self, predictor: Recogniser) -> Prediction:
+        answer = predictor(
+            self.file, timeline=self.timeline, max_duration_s=self.max_duration_s, voice=self.voice
+        )
+        return replace(answer, file=self.name)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +64,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
     )
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
-    parser.add_argument("--shard", type=shard, default=(1, 1), metavar="I/N", help="process only part I of N")
+    parser.add_argument(
+        "--processes",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="answer in N processes (default %(default)s)",
+    )
+    add_scheduler(parser)
     parser.add_argument(
         "--max-duration",
         type=float,
@@ -79,8 +105,6 @@ def run(args: argparse.Namespace) -> int:
     if not args.max_duration > 0:
         raise SettingsError(f"--max-duration must be positive, got {args.max_duration}.")
     files, n_bad = _find(args.inputs)
-    part, n_parts = args.shard
-    files = files[part - 1 :: n_parts]
     if not files:
         return int(n_bad > 0)
     labels, fingerprint = _model(args)
@@ -122,32 +146,69 @@ def _predict(
 
     if not files:
         return 0
-    predictor = load(args.checkpoint, args.encoder)
-    voices = _voices(args, predictor, every)
+    knows_voices = args.neutral or args.one_voice or args.voice_folders
+    shared = args.scheduler or args.processes > 1
+    predictor = load(args.checkpoint, args.encoder) if knows_voices or not shared else None
+    voices = _voices(args, predictor, every) if predictor else lambda file: None
     n_bad = 0
     # None: a bar where people look, no lines in a log.
     bar = tqdm(
-        files,
         unit="clip",
         initial=len(every) - len(files),
         total=len(every),
         disable=None if outputs else True,
     )
-    for file in bar:
+    questions = (
+        Question(
+            file.resolve() if shared else file, str(file), args.timeline, args.max_duration, voices(file)
+        )
+        for file in files
+    )
+    for question, answer in _answers(args, predictor, questions):
+        file = Path(question.name)
         try:
-            prediction = predictor(
-                file, timeline=args.timeline, max_duration_s=args.max_duration, voice=voices(file)
-            )
+            prediction = answer()
         except Exception as error:  # whatever one file leads to, the others are done
             n_bad += 1
             with tqdm.external_write_mode(sys.stderr):
                 _report(file, error, args.debug)
             continue
+        finally:
+            bar.update()
         for output in outputs:
             output.write(prediction)
         if args.json or not outputs:
             print(json.dumps(prediction.to_dict()) if args.json else _readable(prediction), flush=True)
+    bar.close()
     return n_bad
+
+
+def _answers(
+    args: argparse.Namespace, predictor: Recogniser | None, questions: Iterator[Question]
+) -> Iterator[tuple[Question, Callable[[], Prediction]]]:
+    """Each question with what gives its answer, in this process or in others."""
+    from ser.workers import in_order, pool
+
+    if predictor is not None and not (args.scheduler or args.processes > 1):
+        for question in questions:
+            yield question, partial(question.put, predictor)
+        return
+    checkpoint = args.checkpoint and args.checkpoint.resolve()
+    with pool(args.scheduler, args.processes) as executor:
+        for question, future in in_order(executor, partial(_asked, checkpoint, args.encoder), questions):
+            yield question, future.result
+
+
+def _asked(checkpoint: Path | None, encoder: str | None, question: Question) -> Prediction:
+    """The answer, in a process that keeps its model."""
+    return question.put(_model_here(checkpoint, encoder))
+
+
+@cache
+def _model_here(checkpoint: Path | None, encoder: str | None) -> Recogniser:
+    from ser import load
+
+    return load(checkpoint, encoder)
 
 
 def _voices(

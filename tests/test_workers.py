@@ -1,0 +1,117 @@
+"""A Dask scheduler's workers share out features and answers; one that is killed loses nothing, one may join."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from support import write_corpus
+
+import ser
+from ser.cli import main
+from ser.encoders.encoder import Encoder
+from ser.errors import SettingsError
+from ser.features import share
+from ser.features.cache import FeatureCache
+from ser.features.extract import extract
+from ser.workers import in_order, pool
+
+ROOT = Path(__file__).parent.parent
+
+
+class Cluster:
+    """A scheduler and workers, each a process of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file, self.folder = folder / "scheduler.json", folder
+        self.processes = [self._start("scheduler", "--port", "0", "--no-dashboard")]
+        while not self.file.exists():
+            time.sleep(0.05)
+
+    def worker(self) -> subprocess.Popen[bytes]:
+        words = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--local-directory", str(self.folder)]
+        self.processes.append(self._start("worker", *words))
+        return self.processes[-1]
+
+    def _start(self, kind: str, *words: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [*command, *words], env=environment, stdout=log, stderr=log, cwd=self.folder
+            )
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    (tmp_path / "dask").mkdir()
+    cluster = Cluster(tmp_path / "dask")
+    yield cluster
+    for process in cluster.processes:
+        process.kill()
+        process.wait()
+
+
+def test_results_come_in_order_and_no_more_than_a_few_ahead():
+    begun = []
+
+    def items():
+        for number in range(1000):
+            begun.append(number)
+            yield number
+
+    with pool(None, 1) as executor:
+        results = in_order(executor, abs, items())
+        assert [next(results)[1].result() for _ in range(3)] == [0, 1, 2]
+        assert len(begun) < 300
+        results.close()
+
+
+def test_a_scheduler_that_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr("ser.workers.TIMEOUT_S", 1)
+    with pytest.raises(SettingsError, match="No Dask scheduler answers"):
+        pool("tcp://127.0.0.1:9").__enter__()
+
+
+@pytest.mark.slow
+def test_a_killed_worker_loses_nothing_and_one_that_joins_helps(
+    cluster, tiny_encoder, tiny_checkpoint, tmp_path, monkeypatch, capsys
+):
+    folder = write_corpus(tmp_path / "corpus", 10, per_emotion=4)
+    monkeypatch.setattr(share, "PIECE", 5)
+    victims, cache = [cluster.worker() for _ in range(3)], tmp_path / "cache"
+
+    def kill_one_and_let_one_join():
+        while not list(cache.rglob("*.safetensors")):
+            time.sleep(0.01)
+        victims[0].kill()
+        cluster.worker()
+
+    meddler = threading.Thread(target=kill_one_and_let_one_join, daemon=True)
+    meddler.start()
+    words = ["extract", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache]
+    assert main([*map(str, words), "--scheduler", str(cluster.file)]) == 0
+    meddler.join(30)
+    assert victims[0].poll() is not None
+    assert "240 clips:" in capsys.readouterr().out
+    paths = sorted(folder.glob("*.wav"))
+    kept = extract(paths, Encoder.load(tiny_encoder), FeatureCache(cache))
+    alone = extract(paths, Encoder.load(tiny_encoder), FeatureCache(tmp_path / "alone"))
+    assert kept.n_computed == 0
+    for number in range(len(paths)):
+        np.testing.assert_allclose(kept[number], alone[number], atol=0.01)
+    words = ["predict", folder, "--checkpoint", tiny_checkpoint, "--json"]
+    assert main([*map(str, words), "--scheduler", str(cluster.file)]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["file"] for one in answers] == list(map(str, paths))
+    predictor = ser.load(tiny_checkpoint)
+    for one in answers[::40]:
+        expected = predictor(one["file"], timeline=False).probabilities
+        assert one["probabilities"] == pytest.approx(expected, abs=1e-4)
