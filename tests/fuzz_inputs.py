@@ -93,9 +93,6 @@ def inputs(seeds: Seeds) -> dict[str, SearchStrategy[Input]]:
     }
 
 
-# ---- changes ----------------------------------------------------------------------------------------------
-
-
 def change_bytes(content: bytes, changes: Sequence[tuple[str, float, bytes]]) -> bytes:
     """Bytes with changes, one after the other."""
     for kind, where, value in changes:
@@ -140,9 +137,6 @@ def _places(node: Any) -> Any:
         yield node, key
         if isinstance(node[key], (dict, list)):
             yield from _places(node[key])
-
-
-# ---- sound ------------------------------------------------------------------------------------------------
 
 
 def sounds() -> dict[str, bytes]:
@@ -228,9 +222,6 @@ SAMPLES = st.builds(
     ),
     rate_hz=mostly(st.sampled_from([16_000, 8_000, 44_100, 191_839, 4_000.5]), st.one_of(INTEGERS, FLOATS)),
 )
-
-
-# ---- checkpoints and features -----------------------------------------------------------------------------
 
 
 def checkpoints(seed: dict[str, bytes]) -> SearchStrategy[Input]:
@@ -417,9 +408,6 @@ HYPERPARAMETERS = st.builds(
         max_size=2,
     ),
 )
-
-
-# ---- valid files ------------------------------------------------------------------------------------------
 
 
 def seeds(checkpoint: Path, folder: Path) -> Seeds:

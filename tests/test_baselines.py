@@ -233,7 +233,7 @@ def test_the_command_measures_models_and_writes_the_report(tmp_path, tiny_encode
     assert "there are paper, bigru, mean_lr" in capsys.readouterr().err
 
 
-def test_models_without_an_encoder_load_none(tmp_path: Path, capsys):
+def test_models_without_an_encoder_load_none(tmp_path, capsys):
     corpus = write_tiny_corpus(tmp_path / "corpus")
     words = ["baselines", "--corpus", corpus, "--encoder", tmp_path / "nowhere", "--folds", 3, "--no-check",
              "--validation-share", 0.2, "--baseline-max-epochs", 1, "--out", tmp_path / "out"]  # fmt: skip
@@ -241,7 +241,7 @@ def test_models_without_an_encoder_load_none(tmp_path: Path, capsys):
     assert capsys.readouterr().out.count("MFCC, 1D-CNN") == 1
 
 
-def test_a_command_that_nothing_can_answer_says_so(tmp_path: Path, monkeypatch, capsys):
+def test_a_command_that_nothing_can_answer_says_so(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(
         "ser.experiments.comparison.runnable", lambda names: ([], ["egemaps_svm is left out"])
     )
@@ -251,6 +251,6 @@ def test_a_command_that_nothing_can_answer_says_so(tmp_path: Path, monkeypatch, 
 
 
 @pytest.mark.parametrize("option", ["--weighted-layers", "--augmented-copies"])
-def test_options_that_need_other_frames_are_not_offered(tmp_path: Path, option):
+def test_options_that_need_other_frames_are_not_offered(tmp_path, option):
     with pytest.raises(SystemExit):
         main(["baselines", "--corpus", str(tmp_path), option, "2"])

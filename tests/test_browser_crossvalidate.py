@@ -106,9 +106,7 @@ def every_matrix_changes(page: Page, n_matrices: int) -> None:
     )
 
 
-def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
-    browser: Browser, folder: Path, checkpoint: Path, corpus: Path
-) -> None:
+def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(browser, folder, checkpoint, corpus):
     errors: list[str] = []
     server = Server(folder, checkpoint, SER_CORPORA=str(corpus))
     old = folder / "data" / "runs" / "crossval-20260102-030405-old"
@@ -187,8 +185,8 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(
 
 
 def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_another(
-    browser: Browser, folder: Path, checkpoint: Path, corpus: Path
-) -> None:
+    browser, folder, checkpoint, corpus
+):
     errors: list[str] = []
     folder_of_run = folder / "data" / "runs" / "crossval-20260102-030405-tiny"
     finished_run(folder_of_run, corpus, checkpoint.parent / "encoder")

@@ -99,9 +99,7 @@ def press_start(page: Page, trials: int, epochs: int) -> None:
     said(page, "Started")
 
 
-def test_a_search_is_seen_in_the_dashboard_stopped_gone_on_with_and_used(
-    browser: Browser, folder: Path, checkpoint: Path, corpus: Path
-) -> None:
+def test_a_search_is_seen_in_the_dashboard_stopped_gone_on_with_and_used(browser, folder, checkpoint, corpus):
     errors: list[str] = []
     server = Server(folder, checkpoint, SER_CORPORA=str(corpus))
     try:
@@ -178,9 +176,7 @@ def write_study(data: Path) -> None:
     (folder / "tune.json").write_text(json.dumps({**about, **summary(study)}))
 
 
-def test_the_page_works_behind_a_proxy_with_a_prefix(
-    browser: Browser, folder: Path, checkpoint: Path
-) -> None:
+def test_the_page_works_behind_a_proxy_with_a_prefix(browser, folder, checkpoint):
     errors: list[str] = []
     write_study(folder / "data")
     server = Server(folder, checkpoint, GRADIO_ROOT_PATH="/ser", SER_PASSWORD="open sesame")

@@ -139,7 +139,7 @@ def test_learning_curves_with_the_penalty_are_what_early_stopping_watches():
     ("n_epochs", "ticks"),
     [(1, [1]), (3, [1, 2, 3]), (25, [1, 3, 6, 9, 12, 15, 18, 21, 24]), (150, [1, *range(15, 151, 15)])],
 )
-def test_epochs_are_whole_numbers_at_the_axis(n_epochs: int, ticks: list[int]):
+def test_epochs_are_whole_numbers_at_the_axis(n_epochs, ticks):
     assert list(learning_curves_figure(history(n_epochs)).layout.xaxis.tickvals) == ticks
 
 

@@ -59,9 +59,6 @@ def json_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-# ---- answers ----------------------------------------------------------------------------------------------
-
-
 def test_json_is_one_object_a_line_with_the_promised_entries(predict, tmp_path):
     paths = [write_voice(tmp_path / f"{seed}.wav", 0.5 + seed, seed=seed) for seed in range(2)]
     status, out, err = predict("--json", *paths)
@@ -108,9 +105,6 @@ def test_shards_are_disjoint_and_together_all(predict, clips):
 def test_a_file_named_twice_is_answered_once(predict, clips):
     _, out, _ = predict("--json", clips / "a.flac", clips / "a.flac")
     assert len(out.splitlines()) == 1
-
-
-# ---- exit status and messages -----------------------------------------------------------------------------
 
 
 def test_a_missing_path_is_said_and_the_rest_is_done(predict, clips):
@@ -182,9 +176,6 @@ def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, cli
     status, out, err = predict("--json", clips)
     assert (status, len(json_lines(out))) == (1, len(GOOD) - 1)
     assert f"ser: {clips / 'c.wav'}: RuntimeError: out of luck\n" in err
-
-
-# ---- results in files -------------------------------------------------------------------------------------
 
 
 def test_a_table_has_a_row_for_each_recording_and_the_same_numbers(predict, clips, tmp_path):
@@ -308,9 +299,6 @@ def test_info_says_what_a_model_was_trained_on(capsys):
     data = read_description().data
     expected = f"on {data['name']} ({data['n_utterances']} utterances, {data['n_speakers']} speakers)"
     assert expected in capsys.readouterr().out
-
-
-# ---- info -------------------------------------------------------------------------------------------------
 
 
 def test_info_tells_versions_model_encoder_and_scores(tiny_checkpoint, capsys):

@@ -41,7 +41,7 @@ def emotions_of(corpus: Corpus) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("layout", ["", "female_male", "deep"])
-def test_shemo_is_read_flat_and_in_folders(tmp_path: Path, layout: str):
+def test_shemo_is_read_flat_and_in_folders(tmp_path, layout):
     folders = {"": ("", ""), "female_male": ("female/", "male/"), "deep": ("ShEMO/female/", "ShEMO/male/")}[
         layout
     ]
@@ -55,19 +55,19 @@ def test_shemo_is_read_flat_and_in_folders(tmp_path: Path, layout: str):
     assert {one.speaker: one.gender for one in corpus.utterances}["M12"] == "male"
 
 
-def test_female_and_male_speaker_03_are_two_people(tmp_path: Path):
+def test_female_and_male_speaker_03_are_two_people(tmp_path):
     corpus = read_corpus(files(tmp_path, *(f"{name}.wav" for name in SHEMO)))
     assert {"F03", "M03"} < set(corpus.speakers)
 
 
-def test_the_official_label_file_of_shemo_counts_where_it_has_a_file(tmp_path: Path):
+def test_the_official_label_file_of_shemo_counts_where_it_has_a_file(tmp_path):
     files(tmp_path, "female/F03S02.wav", "female/F03W11.wav")
     labels = [{"id": "F03S02", "gender": "female", "emotion": "angry", "transcript": "", "ipa": ""}]
     (tmp_path / "shemo.json").write_text(json.dumps(labels))
     assert emotions_of(read_corpus(tmp_path)) == {"F03S02": "anger", "F03W11": "surprise"}
 
 
-def test_corrected_labels_come_from_a_csv_or_from_the_json_of_modified_shemo(tmp_path: Path):
+def test_corrected_labels_come_from_a_csv_or_from_the_json_of_modified_shemo(tmp_path):
     folder = files(tmp_path / "shemo", "F03S02.wav", "M03A01.wav")
     metadata = table(
         tmp_path / "labels.csv", "file,speaker,emotion,emotion_modified",
@@ -82,7 +82,7 @@ def test_corrected_labels_come_from_a_csv_or_from_the_json_of_modified_shemo(tmp
     assert emotions_of(read_corpus(folder)) == {"F03S02": "sadness", "M03A01": "anger"}
 
 
-def test_corrected_labels_that_are_nowhere_are_refused(tmp_path: Path):
+def test_corrected_labels_that_are_nowhere_are_refused(tmp_path):
     folder = files(tmp_path / "shemo", "F03S02.wav", "M03A01.wav")
     with pytest.raises(CorpusError, match="comes without corrected labels"):
         read_corpus(folder, labels="corrected")
@@ -102,7 +102,7 @@ def test_corrected_labels_that_are_nowhere_are_refused(tmp_path: Path):
         ("RAVDESS", "03-01-02-02-02-02-17.flac", "17", "calm", "male"),
     ],
 )
-def test_other_corpora_are_known_by_their_names(tmp_path: Path, name, file, speaker, emotion, gender):
+def test_other_corpora_are_known_by_their_names(tmp_path, name, file, speaker, emotion, gender):
     corpus = read_corpus(files(tmp_path, file))
     [one] = corpus.utterances
     assert (corpus.name, one.speaker, one.emotion, one.gender, one.corpus) == (
@@ -120,12 +120,12 @@ def test_every_reader_reads_its_own_example():
         assert found == [reader.name]
 
 
-def test_one_folder_of_urdu_can_be_read_alone(tmp_path: Path):
+def test_one_folder_of_urdu_can_be_read_alone(tmp_path):
     files(tmp_path, "Angry/SM1_F10_A010.flac")
     assert read_corpus(tmp_path / "Angry").emotions == ("anger",)
 
 
-def test_a_table_describes_any_layout_and_any_labels(tmp_path: Path):
+def test_a_table_describes_any_layout_and_any_labels(tmp_path):
     files(tmp_path, "a/1.wav", "b c/2.ogg", "3.flac")
     table(
         tmp_path / "metadata.csv", "note,Speaker,PATH,emotion,gender",
@@ -140,7 +140,7 @@ def test_a_table_describes_any_layout_and_any_labels(tmp_path: Path):
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_tables_may_use_other_delimiters_other_names_and_a_byte_order_mark(tmp_path: Path, delimiter: str):
+def test_tables_may_use_other_delimiters_other_names_and_a_byte_order_mark(tmp_path, delimiter):
     files(tmp_path, "1.wav")
     rows = ("file,speaker_id,label", "1.wav,A,fear")
     table(tmp_path / "labels.csv", *(row.replace(",", delimiter) for row in rows))
@@ -148,14 +148,14 @@ def test_tables_may_use_other_delimiters_other_names_and_a_byte_order_mark(tmp_p
     assert read_corpus(tmp_path / "labels.csv").emotions == ("fear",)
 
 
-def test_a_table_may_name_files_that_lie_deeper(tmp_path: Path):
+def test_a_table_may_name_files_that_lie_deeper(tmp_path):
     files(tmp_path, "female/F01A01.wav", "male/M01A01.wav")
     path = table(tmp_path / "list.csv", "file,speaker,emotion", "F01A01.wav,F01,anger", "M01A01,M01,anger")
     corpus = read_corpus(path)
     assert [corpus.file_of(one.path) for one in corpus.utterances] == ["female/F01A01.wav", "male/M01A01.wav"]
 
 
-def test_a_name_that_two_files_bear_is_refused(tmp_path: Path):
+def test_a_name_that_two_files_bear_is_refused(tmp_path):
     files(tmp_path, "x/1.wav", "y/1.wav")
     path = table(tmp_path / "list.csv", "path,speaker,emotion", "1.wav,A,anger")
     with pytest.raises(CorpusError, match=r"1\.wav of the table may be .*x/1\.wav or .*y/1\.wav"):
@@ -182,7 +182,7 @@ def test_a_name_that_two_files_bear_is_refused(tmp_path: Path):
         (("path,speaker,emotion", "nowhere.wav,A,anger"), "None of the 1 recordings"),
     ],
 )
-def test_a_bad_table_is_refused_with_the_line(tmp_path: Path, rows, message):
+def test_a_bad_table_is_refused_with_the_line(tmp_path, rows, message):
     path = table(files(tmp_path, "1.wav") / "metadata.csv", *rows)
     with pytest.raises(CorpusError) as error:
         read_corpus(tmp_path)
@@ -190,13 +190,13 @@ def test_a_bad_table_is_refused_with_the_line(tmp_path: Path, rows, message):
     assert str(path) in str(error.value)
 
 
-def test_a_table_that_is_no_text_is_refused(tmp_path: Path):
+def test_a_table_that_is_no_text_is_refused(tmp_path):
     (tmp_path / "metadata.csv").write_bytes(b"\xff\xfe\x00path")
     with pytest.raises(CorpusError, match="cannot be read as a CSV in UTF-8"):
         read_corpus(tmp_path)
 
 
-def test_an_unknown_folder_is_refused_with_what_was_looked_for(tmp_path: Path):
+def test_an_unknown_folder_is_refused_with_what_was_looked_for(tmp_path):
     files(tmp_path, "one.wav", "two.wav")
     with pytest.raises(CorpusError) as error:
         read_corpus(tmp_path)
@@ -204,14 +204,14 @@ def test_an_unknown_folder_is_refused_with_what_was_looked_for(tmp_path: Path):
         assert word in str(error.value)
 
 
-def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path: Path):
+def test_an_empty_folder_and_a_missing_one_are_told_apart(tmp_path):
     with pytest.raises(CorpusError, match="no recordings below"):
         read_corpus(tmp_path)
     with pytest.raises(CorpusError, match="There is no corpus"):
         read_corpus(tmp_path / "nowhere")
 
 
-def test_a_folder_of_several_corpora_is_refused_unless_a_reader_is_named(tmp_path: Path):
+def test_a_folder_of_several_corpora_is_refused_unless_a_reader_is_named(tmp_path):
     files(tmp_path, "emodb/03a01Fa.wav", "shemo/F03S02.wav", "x/one.wav", "x/two.wav")
     with pytest.raises(CorpusError, match="Give the folder of each corpus"):
         read_corpus(tmp_path)
@@ -220,7 +220,7 @@ def test_a_folder_of_several_corpora_is_refused_unless_a_reader_is_named(tmp_pat
         read_corpus(tmp_path, reader="savee")
 
 
-def test_recordings_that_are_not_read_are_kept_in_mind(tmp_path: Path):
+def test_recordings_that_are_not_read_are_kept_in_mind(tmp_path):
     corpus = read_corpus(
         files(tmp_path, "F03S02.wav", "M01A01.wav", "notes.wav", "._M01A01.wav", "readme.txt")
     )
@@ -229,7 +229,7 @@ def test_recordings_that_are_not_read_are_kept_in_mind(tmp_path: Path):
     assert "ShEMO" in skipped.reason
 
 
-def test_labels_can_be_mapped_and_left_out(tmp_path: Path):
+def test_labels_can_be_mapped_and_left_out(tmp_path):
     folder = files(tmp_path, "03a01Fa.wav", "03a01La.wav", "03a01Ea.wav", "03a01Eb.wav")
     corpus = read_corpus(folder, label_map={"boredom": "neutral"})
     assert corpus.emotions == ("happiness", "neutral", "disgust")
@@ -239,7 +239,7 @@ def test_labels_can_be_mapped_and_left_out(tmp_path: Path):
         keep_emotions(corpus, ["anger"])
 
 
-def test_joined_corpora_keep_their_speakers_apart(tmp_path: Path):
+def test_joined_corpora_keep_their_speakers_apart(tmp_path):
     files(tmp_path / "a", "03a01Fa.wav")
     files(tmp_path / "b", "03-01-03-01-01-01-03.wav")
     files(tmp_path / "c", "03b02Wa.wav")
@@ -250,20 +250,20 @@ def test_joined_corpora_keep_their_speakers_apart(tmp_path: Path):
     assert corpus.emotions == ("anger", "happiness")
 
 
-def test_a_recording_in_two_joined_corpora_is_refused(tmp_path: Path):
+def test_a_recording_in_two_joined_corpora_is_refused(tmp_path):
     files(tmp_path, "wav/03a01Fa.wav")
     with pytest.raises(CorpusError, match="in the joined corpus 2 times"):
         read_corpora([tmp_path, tmp_path / "wav"])
 
 
-def test_corrected_labels_concern_only_shemo_among_joined_corpora(tmp_path: Path):
+def test_corrected_labels_concern_only_shemo_among_joined_corpora(tmp_path):
     shemo, emodb = files(tmp_path / "s", "F03S02.wav"), files(tmp_path / "e", "03a01Fa.wav")
     metadata = table(tmp_path / "m.csv", "file,emotion_modified", "F03S02.wav,neutral")
     corpus = read_corpora([shemo, emodb], labels="corrected", metadata=metadata)
     assert emotions_of(corpus) == {"F03S02": "neutral", "03a01Fa": "happiness"}
 
 
-def test_the_fingerprint_follows_labels_and_names_and_not_the_place(tmp_path: Path):
+def test_the_fingerprint_follows_labels_and_names_and_not_the_place(tmp_path):
     one = read_corpus(files(tmp_path / "here", "F03S02.wav", "M01A01.wav"))
     moved = read_corpus(files(tmp_path / "there", "M01A01.wav", "F03S02.wav"))
     more = read_corpus(files(tmp_path / "more", "M01A01.wav", "F03S02.wav", "F03S03.wav"))
@@ -271,7 +271,7 @@ def test_the_fingerprint_follows_labels_and_names_and_not_the_place(tmp_path: Pa
     assert one.fingerprint != read_corpus(tmp_path / "here", label_map={"anger": "fear"}).fingerprint
 
 
-def test_a_corpus_of_joined_folders_is_the_same_wherever_they_are_mounted(tmp_path: Path):
+def test_a_corpus_of_joined_folders_is_the_same_wherever_they_are_mounted(tmp_path):
     def joined(one: Path, other: Path) -> Corpus:
         return read_corpora(
             [files(one, "wav/03a01Fa.wav"), files(other, "Actor_03/03-01-03-01-01-01-03.wav")]
@@ -300,13 +300,13 @@ ARABIC_YE, RIGHT_TO_LEFT, NO_JOIN = "\u064a", "\u200f", "\u200c"
         ("علاقه", f"علاقه{NO_JOIN}"),
     ],
 )
-def test_labels_that_look_the_same_are_one_class(tmp_path: Path, one: str, other: str):
+def test_labels_that_look_the_same_are_one_class(tmp_path, one, other):
     files(tmp_path, "1.wav", "2.wav", "3.wav")
     rows = (f"1.wav,A,{one}", f"2.wav,B,{other}", "3.wav,C,fear")
     assert len(read_corpus(table(tmp_path / "list.csv", "path,speaker,emotion", *rows)).emotions) == 2
 
 
-def test_speakers_written_in_two_ways_are_one_person(tmp_path: Path):
+def test_speakers_written_in_two_ways_are_one_person(tmp_path):
     """Two people would come to lie in training and test of one fold."""
     files(tmp_path, "1.wav", "2.wav", "3.wav", "4.wav")
     rows = (
@@ -329,7 +329,7 @@ def test_codes_of_the_field_and_persian_words_are_the_six_emotions():
     )
 
 
-def test_a_persian_label_agrees_with_the_name_of_its_file(tmp_path: Path):
+def test_a_persian_label_agrees_with_the_name_of_its_file(tmp_path):
     files(tmp_path, "F01A01.wav", "F01S01.wav")
     corpus = read_corpus(
         table(tmp_path / "m.csv", "path,speaker,emotion", "F01A01.wav,F01,خشم", "F01S01.wav,F01,غم")
@@ -337,7 +337,7 @@ def test_a_persian_label_agrees_with_the_name_of_its_file(tmp_path: Path):
     assert corpus.emotions == ("anger", "sadness")
 
 
-def test_the_same_label_of_two_corpora_is_one_class(tmp_path: Path):
+def test_the_same_label_of_two_corpora_is_one_class(tmp_path):
     for name, label in (("a", "Excited"), ("b", "excited")):
         table(files(tmp_path / name, "1.wav") / "metadata.csv", "path,speaker,emotion", f"1.wav,A,{label}")
     corpus = read_corpora([tmp_path / "a", tmp_path / "b"])
@@ -345,7 +345,7 @@ def test_the_same_label_of_two_corpora_is_one_class(tmp_path: Path):
     assert len(keep_emotions(corpus, ["EXCITED"])[0].utterances) == 2
 
 
-def test_labels_that_are_probably_one_are_reported(tmp_path: Path):
+def test_labels_that_are_probably_one_are_reported(tmp_path):
     assert look_alikes(["surprise", "suprise", "fear", "calm"]) == [("surprise", "suprise")]
     assert not look_alikes([*EMOTIONS, "disgust", "boredom", "calm", "contempt", "excited", "frustration"])
     files(tmp_path, "1.wav", "2.wav")
@@ -354,27 +354,27 @@ def test_labels_that_are_probably_one_are_reported(tmp_path: Path):
     assert "surprise and suprise look alike" in " ".join(corpus.notes)
 
 
-def test_quotes_after_a_blank_are_no_part_of_a_cell(tmp_path: Path):
+def test_quotes_after_a_blank_are_no_part_of_a_cell(tmp_path):
     files(tmp_path, "1.wav")
     corpus = read_corpus(table(tmp_path / "m.csv", 'path, "speaker", "emotion"', '1.wav, "A", "anger"'))
     assert (corpus.speakers, corpus.emotions) == (("A",), ("anger",))
 
 
-def test_label_files_with_a_byte_order_mark_are_read(tmp_path: Path):
+def test_label_files_with_a_byte_order_mark_are_read(tmp_path):
     files(tmp_path, "F03S02.wav")
     text = json.dumps([{"id": "F03S02", "emotion": "anger"}])
     (tmp_path / "shemo.json").write_text(text, encoding="utf-8-sig")
     assert emotions_of(read_corpus(tmp_path)) == {"F03S02": "anger"}
 
 
-def test_an_empty_label_in_a_label_file_is_named(tmp_path: Path):
+def test_an_empty_label_in_a_label_file_is_named(tmp_path):
     files(tmp_path, "F03S02.wav")
     (tmp_path / "shemo.json").write_text(json.dumps([{"id": "F03S02", "emotion": None}]))
     with pytest.raises(CorpusError, match=r"the emotion of F03S02 is empty"):
         read_corpus(tmp_path)
 
 
-def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path):
+def test_linked_folders_are_read_once_and_loops_end(tmp_path):
     elsewhere = files(tmp_path / "elsewhere", "M01A01.wav")
     folder = files(tmp_path / "corpus", "female/F03S02.wav")
     (folder / "male").symlink_to(elsewhere)
@@ -385,7 +385,7 @@ def test_linked_folders_are_read_once_and_loops_end(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["M01A01.wav", "male"])
-def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, name: str):
+def test_a_link_that_leads_nowhere_is_an_error(tmp_path, name):
     """A folder on a disk that is not mounted would be half of the corpus."""
     folder = files(tmp_path, "F03S02.wav")
     (folder / name).symlink_to("/nonexistent/place")
@@ -395,7 +395,7 @@ def test_a_link_that_leads_nowhere_is_an_error(tmp_path: Path, name: str):
         read_corpus(folder)
 
 
-def test_files_that_are_no_recordings_are_counted_and_named(tmp_path: Path):
+def test_files_that_are_no_recordings_are_counted_and_named(tmp_path):
     corpus = read_corpus(
         files(tmp_path, "F03S02.wav", "a.xyz", "b.XYZ", "noise", "readme.txt", ".hidden.xyz")
     )
@@ -404,11 +404,11 @@ def test_files_that_are_no_recordings_are_counted_and_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("suffix", [".aac", ".amr", ".mp4", ".WMA", ".weba", ".sph"])
-def test_what_can_be_recognised_can_be_trained_on(tmp_path: Path, suffix: str):
+def test_what_can_be_recognised_can_be_trained_on(tmp_path, suffix):
     assert len(read_corpus(files(tmp_path, f"F03S02{suffix}")).utterances) == 1
 
 
-def test_a_name_that_is_no_utf_8_is_shown_as_text(tmp_path: Path):
+def test_a_name_that_is_no_utf_8_is_shown_as_text(tmp_path):
     (tmp_path / os.fsdecode(b"\xffF03S02.wav")).touch()
     files(tmp_path, "F03S02.wav")
     corpus = read_corpus(tmp_path)
@@ -416,7 +416,7 @@ def test_a_name_that_is_no_utf_8_is_shown_as_text(tmp_path: Path):
     assert corpus.file_of(skipped.path).encode("utf-8") == b"\\udcffF03S02.wav"
 
 
-def test_the_facts_of_a_corpus_come_from_names_and_headers(tmp_path: Path):
+def test_the_facts_of_a_corpus_come_from_names_and_headers(tmp_path):
     for number, name in enumerate(("F03S02", "F03A01", "M01A01")):
         write_voice(tmp_path / f"{name}.wav", 0.5 + number)
     (tmp_path / "M02A01.wav").write_bytes(b"no sound")
@@ -441,7 +441,7 @@ def test_labels_go_by_their_common_names():
     assert spelled_emotion("set/angry_or_sad") is None
 
 
-def test_the_real_names_of_shemo_give_the_labels_of_its_table(tmp_path: Path, shared_data):
+def test_the_real_names_of_shemo_give_the_labels_of_its_table(tmp_path, shared_data):
     with shared_data("shemo_metadata.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     corpus = read_corpus(files(tmp_path, *(f"{row['gender']}/{row['file']}" for row in rows)))

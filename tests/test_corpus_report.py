@@ -59,7 +59,7 @@ DEFECTS = {
 }
 
 
-def test_a_corpus_without_faults_is_counted_and_kept_whole(folder: Path):
+def test_a_corpus_without_faults_is_counted_and_kept_whole(folder):
     write_voice(folder / "F02S01.wav", 0.9, rate_hz=44_100, seed=8)
     corpus, report = inspected(folder)
     assert not report.problems
@@ -79,7 +79,7 @@ def test_a_corpus_without_faults_is_counted_and_kept_whole(folder: Path):
 
 
 @pytest.mark.parametrize("kind", DEFECTS)
-def test_each_defect_is_named_and_treated_by_its_rule(folder: Path, kind: str):
+def test_each_defect_is_named_and_treated_by_its_rule(folder, kind):
     DEFECTS[kind](folder / "M02H01.wav")
     corpus, report = inspected(folder)
     [problem] = report.problems
@@ -89,12 +89,12 @@ def test_each_defect_is_named_and_treated_by_its_rule(folder: Path, kind: str):
     assert report.n_usable == len(usable(corpus, report).utterances)
 
 
-def test_a_recording_that_was_cut_off_is_left_out(folder: Path):
+def test_a_recording_that_was_cut_off_is_left_out(folder):
     cut(folder / "M02H01.wav")
     assert problems(inspected(folder)[1]) == {"M02H01.wav": "unreadable"}
 
 
-def test_a_zero_byte_file_has_zero_length(folder: Path):
+def test_a_zero_byte_file_has_zero_length(folder):
     (folder / "M02H01.wav").touch()
     assert problems(inspected(folder)[1]) == {"M02H01.wav": "zero length"}
 
@@ -107,7 +107,7 @@ def test_full_scale_alone_is_no_clipping():
     assert count_clipped(np.zeros(10, dtype=np.float32)) == 0
 
 
-def test_of_two_equal_recordings_with_one_label_the_first_stays(folder: Path):
+def test_of_two_equal_recordings_with_one_label_the_first_stays(folder):
     samples, rate_hz = soundfile.read(folder / "F01A01.wav")
     soundfile.write(folder / "F02A07.flac", samples, rate_hz)  # the same sound in another container
     corpus, report = inspected(folder)
@@ -116,7 +116,7 @@ def test_of_two_equal_recordings_with_one_label_the_first_stays(folder: Path):
     assert len(usable(corpus, report).utterances) == len(GOOD)
 
 
-def test_of_equal_recordings_with_different_labels_none_stays(folder: Path):
+def test_of_equal_recordings_with_different_labels_none_stays(folder):
     (folder / "M02H01.wav").write_bytes((folder / "F01A01.wav").read_bytes())
     corpus, report = inspected(folder)
     kind = "duplicate, other label"
@@ -125,7 +125,7 @@ def test_of_equal_recordings_with_different_labels_none_stays(folder: Path):
     assert len(usable(corpus, report).utterances) == len(GOOD) - 1
 
 
-def test_a_label_that_contradicts_the_file_name_is_told_and_kept(folder: Path):
+def test_a_label_that_contradicts_the_file_name_is_told_and_kept(folder):
     (folder / "shemo.json").write_text(json.dumps([{"id": "F01A01", "emotion": "sad"}]))
     corpus, report = inspected(folder)
     assert problems(report) == {"F01A01.wav": "label contradicts name"}
@@ -133,14 +133,14 @@ def test_a_label_that_contradicts_the_file_name_is_told_and_kept(folder: Path):
     assert len(usable(corpus, report).utterances) == len(GOOD)
 
 
-def test_a_table_is_checked_against_names_that_it_agrees_with_elsewhere(folder: Path):
+def test_a_table_is_checked_against_names_that_it_agrees_with_elsewhere(folder):
     rows = [f"{name}.wav,{name[:3]},{'anger' if name[3] == 'A' else 'neutral'}" for name in GOOD[:-1]]
     text = "\n".join(["path,speaker,emotion", *rows, "M01N01.wav,M01,fear"])
     (folder / "metadata.csv").write_text(text)
     assert problems(inspected(folder)[1]) == {"M01N01.wav": "label contradicts name"}
 
 
-def test_a_word_in_the_name_is_checked_too(tmp_path: Path):
+def test_a_word_in_the_name_is_checked_too(tmp_path):
     for seed, name in enumerate(("a_happy_1", "a_sad_2")):
         write_voice(tmp_path / f"{name}.wav", 0.3, seed=seed)
     (tmp_path / "metadata.csv").write_text(
@@ -149,14 +149,14 @@ def test_a_word_in_the_name_is_checked_too(tmp_path: Path):
     assert problems(inspected(tmp_path)[1]) == {"a_happy_1.wav": "label contradicts name"}
 
 
-def test_letters_and_folders_of_urdu_are_compared(tmp_path: Path):
+def test_letters_and_folders_of_urdu_are_compared(tmp_path):
     (tmp_path / "Angry").mkdir()
     for seed, name in enumerate(("SM1_F1_A01", "SM1_F2_S02")):
         write_voice(tmp_path / "Angry" / f"{name}.wav", 0.3, seed=seed)
     assert problems(inspected(tmp_path)[1]) == {"Angry/SM1_F2_S02.wav": "label contradicts name"}
 
 
-def test_a_speaker_under_two_genders_is_told_and_kept(folder: Path):
+def test_a_speaker_under_two_genders_is_told_and_kept(folder):
     for name in GOOD:
         target = folder / ("male" if name == "F01N01" else "female" if name[0] == "F" else "male")
         target.mkdir(exist_ok=True)
@@ -168,7 +168,7 @@ def test_a_speaker_under_two_genders_is_told_and_kept(folder: Path):
     assert len(usable(corpus, report).utterances) == len(GOOD) + 1
 
 
-def test_files_that_no_reader_takes_and_files_that_are_missing_are_told(folder: Path):
+def test_files_that_no_reader_takes_and_files_that_are_missing_are_told(folder):
     write_voice(folder / "notes.wav")
     assert problems(inspected(folder)[1]) == {"notes.wav": "not recognised"}
     (folder / "list.csv").write_text("path,speaker,emotion\nF01A01.wav,F01,anger\ngone.wav,F01,fear\n")
@@ -179,7 +179,7 @@ def test_files_that_no_reader_takes_and_files_that_are_missing_are_told(folder: 
         assert set(found.values()) == {"not recognised"}
 
 
-def test_without_decoding_only_names_and_labels_are_looked_at(folder: Path):
+def test_without_decoding_only_names_and_labels_are_looked_at(folder):
     DEFECTS["silent"](folder / "M02H01.wav")
     report = inspect_corpus(read_corpus(folder), decode=False)
     assert not report.problems
@@ -188,7 +188,7 @@ def test_without_decoding_only_names_and_labels_are_looked_at(folder: Path):
     assert "The sound was not looked at" in report_text(report)
 
 
-def test_what_gives_the_emotion_away_is_remarked(tmp_path: Path):
+def test_what_gives_the_emotion_away_is_remarked(tmp_path):
     for number, letter in enumerate("AANNSS"):
         gain = {"A": 1.0, "N": 0.3, "S": 0.05}[letter]
         samples = np.concatenate([gain * voice(0.5, seed=number), np.zeros(RATE_HZ // 2)])
@@ -201,13 +201,13 @@ def test_what_gives_the_emotion_away_is_remarked(tmp_path: Path):
     assert "anger (2)" in remarks
 
 
-def test_a_report_of_another_corpus_is_refused(folder: Path):
+def test_a_report_of_another_corpus_is_refused(folder):
     corpus, report = inspected(folder)
     with pytest.raises(CorpusError, match="not of this corpus"):
         usable(replace(corpus, utterances=corpus.utterances[1:]), report)
 
 
-def test_a_corpus_of_broken_files_has_nothing_usable(tmp_path: Path):
+def test_a_corpus_of_broken_files_has_nothing_usable(tmp_path):
     (tmp_path / "F01A01.wav").touch()
     corpus, report = inspected(tmp_path)
     assert "0 usable" in report_text(report)
@@ -216,13 +216,13 @@ def test_a_corpus_of_broken_files_has_nothing_usable(tmp_path: Path):
         usable(corpus, report)
 
 
-def test_progress_is_told_after_each_recording(folder: Path):
+def test_progress_is_told_after_each_recording(folder):
     seen: list[tuple[int, int]] = []
     inspect_corpus(read_corpus(folder), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(number, 5) for number in range(1, 6)]
 
 
-def test_the_json_holds_the_report_and_its_rules(folder: Path):
+def test_the_json_holds_the_report_and_its_rules(folder):
     DEFECTS["silent"](folder / "M02H01.wav")
     content = json.loads(inspected(folder)[1].to_json())
     assert content["problems"][0]["file"] == "M02H01.wav"
@@ -231,7 +231,7 @@ def test_the_json_holds_the_report_and_its_rules(folder: Path):
     assert content["emotions"][0]["by_speaker"] == {"F01": 1, "F02": 1, "M01": 1}
 
 
-def test_the_page_needs_no_network_and_shows_names_as_they_are(folder: Path):
+def test_the_page_needs_no_network_and_shows_names_as_they_are(folder):
     (folder / "M01<img src=x>.wav").touch()
     html = report_page(inspected(folder)[1])
     assert "<img src=x>" not in html
@@ -242,7 +242,7 @@ def test_the_page_needs_no_network_and_shows_names_as_they_are(folder: Path):
     assert "default-src 'none'" in html
 
 
-def test_names_that_are_no_utf_8_can_be_reported(tmp_path: Path):
+def test_names_that_are_no_utf_8_can_be_reported(tmp_path):
     folder = tmp_path / os.fsdecode(b"corpus\xff")  # a corpus in a table goes by its folder's name
     folder.mkdir()
     sound = write_voice(tmp_path / "sound.wav").read_bytes()
@@ -255,9 +255,7 @@ def test_names_that_are_no_utf_8_can_be_reported(tmp_path: Path):
         assert "udcff.wav" in text
 
 
-def test_the_command_prints_the_report_and_writes_both_files(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_prints_the_report_and_writes_both_files(folder, capsys):
     DEFECTS["silent"](folder / "M02H01.wav")
     out = {name: folder.parent / f"{folder.name}.{name}" for name in ("json", "html")}
     assert main(["corpus", str(folder), "--json", str(out["json"]), "--html", str(out["html"])]) == 0
@@ -269,7 +267,7 @@ def test_the_command_prints_the_report_and_writes_both_files(
     assert "<html" in out["html"].read_text()
 
 
-def test_the_command_says_in_one_line_why_it_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_says_in_one_line_why_it_cannot(tmp_path, capsys):
     assert main(["corpus", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("ser: There are no recordings below")
 

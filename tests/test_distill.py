@@ -156,9 +156,6 @@ def quietly(line: object) -> None:
     """Nobody listens."""
 
 
-# ---- the student ------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_first_layers_of_a_teacher_give_its_frames_of_layer_n(teachers, kind, n, tmp_path):
@@ -238,9 +235,6 @@ def test_training_without_recordings_and_a_device_that_is_not_there_are_refused(
     assert "SER_DEVICE is 'nonsense'" in capsys.readouterr().err
 
 
-# ---- the stream -------------------------------------------------------------------------------------------
-
-
 def stream_of(files: list[Path], teacher: Encoder, settings: CropSettings = CROPS) -> CropStream:
     return CropStream(files, teacher, (1, 2), Student.first_layers(teacher, 1), settings, Position())
 
@@ -286,9 +280,6 @@ def test_a_folder_without_recordings_is_refused(tmp_path):
         find_audio([tmp_path])
     with pytest.raises(SettingsError, match="no folder"):
         find_audio([tmp_path / "nowhere"])
-
-
-# ---- a run ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["hubert", "whisper"])

@@ -135,9 +135,6 @@ def test_a_run_folder_whose_description_is_damaged_is_refused(tmp_path):
             crossval(toy, tmp_path / "run")
 
 
-# ---- clocks -----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("jump_s", [-86_400 * 365, 86_400 * 365])
 def test_a_clock_that_jumps_changes_neither_limits_nor_when_a_recording_goes(tmp_path, monkeypatch, jump_s):
     now = time.monotonic()
@@ -184,9 +181,6 @@ def test_a_clock_that_goes_back_gives_no_run_the_folder_of_another(tmp_path, mon
         names.append(run.name)
     assert names == [f"crossval-20261101-020000-emodb{number}" for number in ("", "-2", "-3")]
     assert runs.names()[0] == names[-1]
-
-
-# ---- kills ------------------------------------------------------------------------------------------------
 
 
 # Imports once, then forks a process for every attempt: ten kills in seconds.
@@ -289,9 +283,6 @@ def epochs_of(run: Path) -> int:
     except FileNotFoundError:
         return 0
     return sum(len(fold["epochs"]) for fold in progress["folds"]) + (progress["state"] != "training")
-
-
-# ---- requests ---------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -188,9 +188,6 @@ def test_several_layers_a_frame_are_kept_as_they_are(clips, cache):
     assert features.gather([0, 1])[0].shape[1:] == (2, 8)
 
 
-# ---- reductions -------------------------------------------------------------------------------------------
-
-
 def test_averages_of_neighbouring_frames_are_what_is_gathered(clips, cache):
     features = extract(clips, FakeEncoder(), cache)
     pairs = features.reduced(2)
@@ -227,9 +224,6 @@ def test_principal_components_come_from_the_given_utterances_alone():
     np.testing.assert_allclose(np.abs(projection(frames)), np.abs(theirs.transform(frames)), atol=1e-4)
     with pytest.raises(SettingsError, match="no 7 principal"):
         fit_projection(Source(), range(6), 7)
-
-
-# ---- what goes wrong --------------------------------------------------------------------------------------
 
 
 def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, tmp_path):

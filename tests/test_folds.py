@@ -120,7 +120,7 @@ def test_folds_are_the_same_in_another_process():
 
 
 @pytest.mark.parametrize(("n_speakers", "n_folds"), [(5, 5), (7, 5), (10, 5), (3, 3), (4, 2), (12, 10)])
-def test_few_speakers_are_split_where_a_split_exists(n_speakers: int, n_folds: int):
+def test_few_speakers_are_split_where_a_split_exists(n_speakers, n_folds):
     speakers, emotions = balanced(n_speakers)
     folds = make_folds(speakers, emotions, n_folds)
     assert len(folds) == n_folds
@@ -296,7 +296,7 @@ def test_utterances_of_one_emotion_are_refused():
 
 
 @pytest.mark.parametrize("n_speakers", [5, 7, 10, 30])
-def test_nobody_validates_two_folds_where_the_speakers_suffice(n_speakers: int):
+def test_nobody_validates_two_folds_where_the_speakers_suffice(n_speakers):
     speakers, emotions = balanced(n_speakers)
     folds = make_folds(speakers, emotions)
     validating = [{speakers[index] for index in fold.validation} for fold in folds]
@@ -409,7 +409,7 @@ def metadata(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_command_works_from_metadata_alone(metadata: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_works_from_metadata_alone(metadata, capsys):
     out, page = metadata.with_suffix(".json"), metadata.with_suffix(".html")
     assert main(["folds", "--csv", str(metadata), "--json", str(out), "--html", str(page)]) == 0
     folds = json.loads(out.read_text())
@@ -420,9 +420,7 @@ def test_the_command_works_from_metadata_alone(metadata: Path, capsys: pytest.Ca
     assert "Figure 4" in page.read_text()
 
 
-def test_the_command_splits_what_is_in_the_folder(
-    metadata: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+def test_the_command_splits_what_is_in_the_folder(metadata, tmp_path, capsys):
     folder, out = tmp_path / "audio", tmp_path / "out.json"
     (folder / "deep").mkdir(parents=True)
     for number in range(81):  # the last speaker's are not there
@@ -435,7 +433,7 @@ def test_the_command_splits_what_is_in_the_folder(
 
 
 @pytest.mark.parametrize("split", ["speakers", "loso", "corpora"])
-def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path: Path, split: str):
+def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path, split):
     """The same recordings are left out before, and the same options choose."""
     from ser.training.crossval import CrossvalSettings
 
@@ -457,7 +455,7 @@ def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path: Path, split
     ]
 
 
-def test_speakers_can_be_left_out_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_speakers_can_be_left_out_by_name(tmp_path, capsys):
     corpora = [write_corpus(tmp_path / name, n_speakers=5) for name in ("one", "two")]
     for number, path in enumerate(corpora[1].glob("*.wav")):
         write_voice(path, seed=1000 + number)
@@ -471,7 +469,7 @@ def test_speakers_can_be_left_out_by_name(tmp_path: Path, capsys: pytest.Capture
     assert "s9, who are not in the corpus" in capsys.readouterr().err
 
 
-def test_the_command_refuses_in_one_line(metadata: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_refuses_in_one_line(metadata, capsys):
     assert main(["folds"]) == 2
     assert main(["folds", "--csv", str(metadata), "--folds", "1"]) == 2
     assert main(["folds", "--csv", str(metadata), "--folds", "11"]) == 1
@@ -480,7 +478,7 @@ def test_the_command_refuses_in_one_line(metadata: Path, capsys: pytest.CaptureF
     assert errors[2].startswith("ser: There are 10 speakers; 11 folds need at least 11.")
 
 
-def test_the_command_warns_of_the_random_split(metadata: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_warns_of_the_random_split(metadata, capsys):
     assert main(["folds", "--csv", str(metadata), "--split", "random"]) == 0
     assert "IGNORES SPEAKERS" in capsys.readouterr().out
     assert main(["folds", "--csv", str(metadata), "--split", "loso"]) == 0

@@ -95,40 +95,40 @@ def is_alive(pid: int) -> bool:
     return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_a_folder_without_a_job_says_so(toy: Path) -> None:
+def test_a_folder_without_a_job_says_so(toy):
     assert jobs.look(toy / "none").state == "never"
     assert not jobs.ask_to_stop(toy / "none")
     assert jobs.stop(toy / "none").state == "never"
 
 
-def test_a_job_runs_to_its_end_and_keeps_its_words(toy: Path) -> None:
+def test_a_job_runs_to_its_end_and_keeps_its_words(toy):
     pid = jobs.start(["go", "--out", "a b"], toy / "a")
     status = ended(toy / "a")
     assert status == jobs.JobStatus("finished", 0, "done --out a b", pid, ("go", "--out", "a b"))
 
 
-def test_a_failed_job_gives_the_reason_in_its_own_words(toy: Path) -> None:
+def test_a_failed_job_gives_the_reason_in_its_own_words(toy):
     jobs.start(["fail"], toy / "a")
     status = ended(toy / "a")
     assert (status.state, status.exit_code) == ("failed", 1)
     assert status.reason == "The corpus has 3 speakers, 5 folds need 5."
 
 
-def test_a_crash_is_a_failure_with_the_name_of_the_error(toy: Path) -> None:
+def test_a_crash_is_a_failure_with_the_name_of_the_error(toy):
     jobs.start(["crash"], toy / "a")
     status = ended(toy / "a")
     assert (status.state, status.exit_code) == ("failed", 1)
     assert "ZeroDivisionError" in status.reason
 
 
-def test_a_job_that_is_stopped_may_put_its_things_in_order(toy: Path) -> None:
+def test_a_job_that_is_stopped_may_put_its_things_in_order(toy):
     jobs.start(["tidy"], toy / "a")
     wait_for(says(toy / "a", "ready"))
     status = jobs.stop(toy / "a")
     assert (status.state, status.exit_code, status.reason) == ("stopped", 1, "put in order")
 
 
-def test_a_job_that_does_not_listen_is_killed(toy: Path) -> None:
+def test_a_job_that_does_not_listen_is_killed(toy):
     pid = jobs.start(["deaf"], toy / "a")
     wait_for(says(toy / "a", "deaf"))
     status = jobs.stop(toy / "a", grace_s=0.1)
@@ -137,12 +137,12 @@ def test_a_job_that_does_not_listen_is_killed(toy: Path) -> None:
     wait_for(lambda: not is_alive(pid))
 
 
-def test_stopping_at_the_very_start_works(toy: Path) -> None:
+def test_stopping_at_the_very_start_works(toy):
     jobs.start(["sleep"], toy / "a")
     assert jobs.stop(toy / "a").state == "stopped"
 
 
-def test_the_children_of_a_job_are_stopped_with_it(toy: Path) -> None:
+def test_the_children_of_a_job_are_stopped_with_it(toy):
     jobs.start(["child"], toy / "a")
     wait_for(lambda: jobs.last_line(toy / "a" / "log.txt").isdigit())
     child = int(jobs.last_line(toy / "a" / "log.txt"))
@@ -150,7 +150,7 @@ def test_the_children_of_a_job_are_stopped_with_it(toy: Path) -> None:
     wait_for(lambda: not is_alive(child))
 
 
-def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy: Path) -> None:
+def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy):
     pid = jobs.start(["sleep"], toy / "a")
     wait_for(says(toy / "a", "toy begins"))
     os.kill(pid, signal.SIGKILL)
@@ -158,7 +158,7 @@ def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy: Path) -> None:
     assert (status.state, status.exit_code, status.reason) == ("failed", None, "toy begins")
 
 
-def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy: Path) -> None:
+def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy):
     pid = jobs.start(["sleep"], toy / "a")
     wait_for(says(toy / "a", "toy begins"))
     os.kill(pid, signal.SIGKILL)
@@ -168,14 +168,14 @@ def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy: Path) -> Non
     assert (toy / "a" / "log.txt").read_text().count("toy begins") == 2
 
 
-def test_no_zombie_is_left(toy: Path) -> None:
+def test_no_zombie_is_left(toy):
     pid = jobs.start(["go"], toy / "a")
     ended(toy / "a")
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
     assert not any(thread.name == f"job {pid}" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
+def test_of_many_starts_at_once_one_succeeds(toy):
     started: list[int] = []
     refused: list[str] = []
 
@@ -196,7 +196,7 @@ def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
     assert all("already running" in message for message in refused)
 
 
-def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
+def test_a_second_server_cannot_start_it_too(toy):
     jobs.start(["sleep"], toy / "a")
     again = (
         f"from pathlib import Path; from ser.ui import jobs; jobs.start(['sleep'], Path({str(toy / 'a')!r}))"
@@ -205,7 +205,7 @@ def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
     assert "already running" in other.stderr
 
 
-def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path) -> None:
+def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy):
     script = (
         "import os, signal; from ser.ui import jobs\n"
         f"from pathlib import Path; jobs.start(['sleep'], Path({str(toy / 'a')!r}), Path({str(toy)!r}))\n"
@@ -223,7 +223,7 @@ def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path)
     wait_for(lambda: not is_alive(status.pid or 0))
 
 
-def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy: Path) -> None:
+def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy):
     jobs.start(["sleep"], toy / "a", one_at_a_time=toy)
     assert jobs.is_running(toy)
     with pytest.raises(Problem, match="only one can run at a time"):
@@ -234,7 +234,7 @@ def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy: Path) ->
     assert ended(toy / "b").state == "finished"
 
 
-def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy: Path) -> None:
+def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy):
     bystander = subprocess.Popen(
         [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
     )
@@ -253,7 +253,7 @@ def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy: 
         bystander.wait()
 
 
-def test_a_damaged_job_file_is_not_a_crash(toy: Path) -> None:
+def test_a_damaged_job_file_is_not_a_crash(toy):
     (toy / "a").mkdir(parents=True)
     (toy / "a" / "job.json").write_text('{"pid": ')
     assert jobs.look(toy / "a").state == "never"
@@ -261,7 +261,7 @@ def test_a_damaged_job_file_is_not_a_crash(toy: Path) -> None:
     assert ended(toy / "a").state == "finished"
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Problem, match="cannot be started") as raised:
         jobs.start(["go"], tmp_path / "file" / "a")
@@ -269,7 +269,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, 
     assert raised.value.in_words("fa").startswith("آغاز نشد")
 
 
-def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(toy: Path) -> None:
+def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(toy):
     jobs.start(["linger"], toy / "a", one_at_a_time=toy)
     wait_for(lambda: "exit_code" in (jobs.read_json(toy / "a" / jobs.JOB) or {}))
     assert jobs.look(toy / "a").state == "running"
@@ -278,7 +278,7 @@ def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(
     assert ended(toy / "a").state == "finished"
 
 
-def test_a_folder_is_deleted_unless_a_job_runs_there(toy: Path) -> None:
+def test_a_folder_is_deleted_unless_a_job_runs_there(toy):
     jobs.start(["sleep"], toy / "a")
     with pytest.raises(Problem, match="still running"):
         jobs.remove(toy / "a")
@@ -287,7 +287,7 @@ def test_a_folder_is_deleted_unless_a_job_runs_there(toy: Path) -> None:
     assert not (toy / "a").exists()
 
 
-def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy: Path) -> None:
+def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy):
     jobs.start(["progress"], toy / "a")
     assert ended(toy / "a").state == "finished"
     stage = jobs.read_json(toy / "a" / jobs.STAGE)
@@ -298,7 +298,7 @@ def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy: P
     assert jobs.read_json(toy / "a" / jobs.STAGE) is None
 
 
-def test_the_last_line_of_a_log_is_readable(tmp_path: Path) -> None:
+def test_the_last_line_of_a_log_is_readable(tmp_path):
     log = tmp_path / "log.txt"
     assert jobs.last_line(log) == ""
     log.write_bytes(b"first\n" + b"x" * 20_000 + b"\r 50 %\r\x1b[1mlast \xff\x00\n\n")

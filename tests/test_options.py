@@ -113,9 +113,6 @@ def test_a_folder_of_another_measurement_is_refused(toy, tmp_path):
         ablate(toy, tmp_path / "out", ["class-weights"], SETTINGS)
 
 
-# ---- the sum of several layers ----------------------------------------------------------------------------
-
-
 def test_stacked_frames_are_the_frames_of_each_layer(tiny_encoder):
     samples = voice(0.5)
     (stacked,) = Encoder.load(tiny_encoder).stacked(3)([samples])
@@ -183,9 +180,6 @@ def test_options_that_are_off_leave_the_identity_of_runs_and_studies_as_it_was()
     assert settings_to_dict(TrainingSettings(augmented_copies=1))["augmented_copies"] == 1
 
 
-# ---- augmented copies -------------------------------------------------------------------------------------
-
-
 def test_a_copy_is_another_sound_and_always_the_same_whatever_else_is_drawn():
     samples, key = voice(1.0), 64 * "a"
     first = Augmentation(1)(samples, key)
@@ -241,9 +235,6 @@ def test_copies_are_trained_on_and_never_validated_or_tested(toy):
     trained = {index for index in toy.gathered if index % 120 < 80}
     assert trained == {index + 120 * copy for copy in range(3) for index in train}
     assert set(toy.gathered) - trained == set(rest)
-
-
-# ---- the average of the fold models -----------------------------------------------------------------------
 
 
 def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities(toy, tmp_path):
@@ -314,9 +305,6 @@ def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_are_
     assert json.loads((tmp_path / "ablation.json").read_text()) == content
     assert content["options"]["ensemble"]["refused"] == "Too few speakers."
     assert "contribution" in content["options"]["class-weights"]
-
-
-# ---- what is left out -------------------------------------------------------------------------------------
 
 
 def small_corpus(folder: Path, *more: str) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,9 +64,7 @@ def test_an_emotion_of_one_speaker_alone_is_never_predicted_for_that_speaker():
     np.testing.assert_allclose(result.probabilities.sum(axis=1), 1)
 
 
-def test_a_file_that_cannot_be_written_and_a_strength_that_makes_no_sense_are_refused_first(
-    tmp_path: Path, capsys
-):
+def test_a_file_that_cannot_be_written_and_a_strength_that_makes_no_sense_are_refused_first(tmp_path, capsys):
     words = ["probe", "--corpus", str(tmp_path / "no corpus")]
     assert main([*words, "--json", str(tmp_path / "no" / "folder.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
@@ -75,7 +72,7 @@ def test_a_file_that_cannot_be_written_and_a_strength_that_makes_no_sense_are_re
     assert "--c must be positive" in capsys.readouterr().err
 
 
-def test_the_command_writes_the_figures_of_an_encoder(tmp_path: Path, tiny_encoder: Path, capsys):
+def test_the_command_writes_the_figures_of_an_encoder(tmp_path, tiny_encoder, capsys):
     write_corpus(tmp_path / "corpus", 3)
     words = ["probe", "--corpus", str(tmp_path / "corpus"), "--encoder", str(tiny_encoder)]
     words += ["--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "probe.json")]

@@ -133,7 +133,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def test_it_answers_while_the_hub_hangs(service: Service, tmp_path: Path) -> None:
+def test_it_answers_while_the_hub_hangs(service, tmp_path):
     from gradio_client import Client, handle_file
 
     assert health(service) == {"status": "ok", "model": "ready"}
@@ -143,18 +143,18 @@ def test_it_answers_while_the_hub_hangs(service: Service, tmp_path: Path) -> Non
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can run it as another user")
-def test_its_processes_are_the_other_users(service: Service) -> None:
+def test_its_processes_are_the_other_users(service):
     status = Path(f"/proc/{service.process.pid}/status").read_text()
     assert re.search(rf"^Uid:\t{USER}\t{USER}\t{USER}", status, re.MULTILINE)
 
 
-def test_what_it_writes_is_for_its_own_user(service: Service) -> None:
+def test_what_it_writes_is_for_its_own_user(service):
     uploads = next((service.folder / "tmp").glob("ser-uploads-*"))
     assert uploads.stat().st_mode & 0o077 == 0
     assert not list((service.folder / "checkout").rglob("__pycache__"))
 
 
-def test_its_log_is_one_line_an_event_without_the_recordings_name(service: Service) -> None:
+def test_its_log_is_one_line_an_event_without_the_recordings_name(service):
     lines = service.log.splitlines()
     assert any("event=ready" in line for line in lines)
     assert any("event=answered" in line for line in lines)
@@ -163,7 +163,7 @@ def test_its_log_is_one_line_an_event_without_the_recordings_name(service: Servi
     assert "127.0.0.1" not in service.log.replace(service.url, "")
 
 
-def test_told_to_end_it_ends_and_its_job_stops_after_the_epoch_and_goes_on_later(service: Service) -> None:
+def test_told_to_end_it_ends_and_its_job_stops_after_the_epoch_and_goes_on_later(service):
     run = service.data / "runs" / "crossval-20261120-101112-tiny"
     command = ["crossval", "--corpus", str(tiny_corpus(service)), "--encoder",
                str(service.folder / "model" / "encoder"), "--out", str(run), "--cache",

@@ -599,9 +599,6 @@ def test_a_nested_search_never_hears_the_speakers_it_tests(toy, storage, tmp_pat
         search.open(storage, "whole-outer1")
 
 
-# ---- storages ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("address", "message"),
     [

@@ -69,7 +69,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Sequence[str], Path]]
 # Choices
 
 
-def test_a_corpus_is_chosen_by_name_from_those_that_the_owner_allowed(tmp_path: Path) -> None:
+def test_a_corpus_is_chosen_by_name_from_those_that_the_owner_allowed(tmp_path):
     folders = tuple(tmp_path / part for part in ("a/shemo", "b/shemo", "emodb", DEMO))
     for folder in folders:
         folder.mkdir(parents=True)
@@ -79,19 +79,19 @@ def test_a_corpus_is_chosen_by_name_from_those_that_the_owner_allowed(tmp_path: 
 
 
 @pytest.mark.parametrize("name", ["/etc", "..", "../data", "", None, ["shemo"], "shemo (3)", "/"])
-def test_a_corpus_that_is_not_on_the_list_is_refused(tmp_path: Path, name: Any) -> None:
+def test_a_corpus_that_is_not_on_the_list_is_refused(tmp_path, name):
     with pytest.raises(SettingsError, match="choose one of: demonstration"):
         Corpora(AppSettings(data=tmp_path)).folder(name)
 
 
-def test_the_demonstration_corpus_is_real_speech_that_can_be_split(tmp_path: Path) -> None:
+def test_the_demonstration_corpus_is_real_speech_that_can_be_split(tmp_path):
     corpus = read_corpus(Corpora(AppSettings(data=tmp_path)).folder(DEMO))
     assert len(corpus.utterances) >= 200
     assert len(corpus.speakers) >= 10
     assert {one.emotion for one in corpus.utterances} == set(EMOTIONS)
 
 
-def test_the_encoders_are_the_one_that_answers_and_the_one_of_the_hub(tmp_path: Path) -> None:
+def test_the_encoders_are_the_one_that_answers_and_the_one_of_the_hub(tmp_path):
     folder = tmp_path / "secret" / "tiny"
     folder.mkdir(parents=True)
     encoders = Encoders(AppSettings(encoder=str(folder), hub_encoder="ntu-spml/distilhubert"))
@@ -101,19 +101,19 @@ def test_the_encoders_are_the_one_that_answers_and_the_one_of_the_hub(tmp_path: 
         encoders.source(str(folder))
 
 
-def test_without_any_model_the_shipped_encoder_is_offered(tmp_path: Path) -> None:
+def test_without_any_model_the_shipped_encoder_is_offered(tmp_path):
     assert Encoders(AppSettings(checkpoint=tmp_path)).names == ["shipped"]
 
 
 @pytest.mark.parametrize("name", [PAPER, QUICK])
-def test_a_preset_makes_a_command_that_the_command_line_understands(tab: Any, name: str) -> None:
+def test_a_preset_makes_a_command_that_the_command_line_understands(tab, name):
     words = ["crossval", "--corpus", "corpus", *tab.words(tab.values_of(name))]
     args = _parser(words).parse_args(words)
     for number, value in zip(CROSSVAL_NUMBERS, tab.values_of(name), strict=False):
         assert getattr(args, number.name) == value
 
 
-def test_the_preset_of_the_paper_is_the_default_of_the_command_line(tab: Any) -> None:
+def test_the_preset_of_the_paper_is_the_default_of_the_command_line(tab):
     words = ["crossval", "--corpus", "x"]
     defaults = _parser(words).parse_args(words)
     found = [getattr(defaults, number.name) for number in CROSSVAL_NUMBERS]
@@ -126,8 +126,8 @@ def test_the_preset_of_the_paper_is_the_default_of_the_command_line(tab: Any) ->
      (8, 1), (8, 11), (10, "lion"), (10, None), (10, "--out")],
 )  # fmt: skip
 def test_a_value_outside_its_range_is_refused_by_the_name_that_the_page_gives_it(
-    tab: Any, started: list[Any], quick: list[Any], place: int, value: Any
-) -> None:
+    tab, started, quick, place, value
+):
     quick[3 + place] = value
     name = TEXTS[f"ser_job_{[*(number.name for number in CROSSVAL_NUMBERS), 'optimizer'][place]}"]
     for language, expected in (("en", name.en), ("fa", name.fa)):
@@ -137,7 +137,7 @@ def test_a_value_outside_its_range_is_refused_by_the_name_that_the_page_gives_it
     assert started == []
 
 
-def test_no_typed_number_has_a_range_that_gradio_would_refuse_in_its_own_words(tab: Any) -> None:
+def test_no_typed_number_has_a_range_that_gradio_would_refuse_in_its_own_words(tab):
     typed = [one for one in tab.page.blocks.values() if isinstance(one, gr.Number)]
     assert typed
     assert all(one.minimum is None and one.maximum is None for one in typed)
@@ -146,7 +146,7 @@ def test_no_typed_number_has_a_range_that_gradio_would_refuse_in_its_own_words(t
     assert "out of range" in refused[0].fn("en")
 
 
-def test_too_few_values_are_refused(tab: Any) -> None:
+def test_too_few_values_are_refused(tab):
     with pytest.raises(Problem, match="Maximum epochs"):
         tab.words([])
 
@@ -154,7 +154,7 @@ def test_too_few_values_are_refused(tab: Any) -> None:
 # Presses
 
 
-def test_start_starts_a_run_in_a_folder_of_its_own(tab: Any, started: list[Any], quick: list[Any]) -> None:
+def test_start_starts_a_run_in_a_folder_of_its_own(tab, started, quick):
     told = pressed(tab, "start", *quick)
     assert "Started" in told[tab.message]
     assert told[tab.run]["value"] == LATEST
@@ -165,15 +165,13 @@ def test_start_starts_a_run_in_a_folder_of_its_own(tab: Any, started: list[Any],
     assert words[words.index("--corpus") + 1] == str(DEMO_CORPUS)
 
 
-def test_a_run_is_called_what_its_owner_calls_it(tab: Any, started: list[Any], quick: list[Any]) -> None:
+def test_a_run_is_called_what_its_owner_calls_it(tab, started, quick):
     quick[2] = "صدای من، 2"
     pressed(tab, "start", *quick)
     assert Run(started[0][1]).title[0] == "صدای من 2"
 
 
-def test_nothing_is_started_or_written_with_a_wrong_choice(
-    tab: Any, started: list[Any], quick: list[Any]
-) -> None:
+def test_nothing_is_started_or_written_with_a_wrong_choice(tab, started, quick):
     for place, value in ((0, "/etc"), (1, "/etc"), (-1, "lion")):
         values = [*quick]
         values[place] = value
@@ -182,17 +180,13 @@ def test_nothing_is_started_or_written_with_a_wrong_choice(
     assert not tab.data.exists()
 
 
-def test_while_one_run_is_in_progress_no_other_is_started(
-    tab: Any, started: list[Any], quick: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_while_one_run_is_in_progress_no_other_is_started(tab, started, quick, monkeypatch):
     monkeypatch.setattr(jobs, "is_running", lambda folder: True)
     assert "only one can run at a time" in pressed(tab, "start", *quick)[tab.message]
     assert started == []
 
 
-def test_a_corpus_that_cannot_be_split_is_refused_before_it_is_encoded_with_a_way_out(
-    tmp_path: Path, started: list[Any]
-) -> None:
+def test_a_corpus_that_cannot_be_split_is_refused_before_it_is_encoded_with_a_way_out(tmp_path, started):
     corpus = write_table(tmp_path / "tiny", n_speakers=4)
     tab: Any = built(CrossvalidateTab, tmp_path / "data", corpora=(corpus,))
     values = ["tiny", tab.context.encoders.names[0], "", *tab.values_of(PAPER)]
@@ -206,27 +200,27 @@ def test_a_corpus_that_cannot_be_split_is_refused_before_it_is_encoded_with_a_wa
     assert len(started) == 1
 
 
-def test_the_size_of_a_corpus_is_told_when_it_is_chosen(tab: Any) -> None:
+def test_the_size_of_a_corpus_is_told_when_it_is_chosen(tab):
     assert tab.facts(DEMO, "en").info.startswith("217 recordings by 10 speakers: anger 38")
     assert "۱۰ گوینده" in tab.facts(DEMO, "fa").info
     assert "choose one of" in tab.facts("/etc", "en").info
 
 
 @pytest.mark.parametrize("name", [SHEMO, LATEST, "crossval-none", "../..", None])
-def test_what_cannot_be_done_is_said(tab: Any, started: list[Any], name: Any) -> None:
+def test_what_cannot_be_done_is_said(tab, started, name):
     write_run(tab.runs.folder / SHEMO, progress=progress())
     for button, key in (("stop", "not_running"), ("resume", "not_resumed"), ("use", "no_model")):
         assert say(key, "en", "cv") in pressed(tab, button, name)[tab.message]
     assert started == []
 
 
-def test_a_failed_run_is_resumed_with_the_command_it_was_started_with(tab: Any, started: list[Any]) -> None:
+def test_a_failed_run_is_resumed_with_the_command_it_was_started_with(tab, started):
     write_run(tab.runs.folder / SHEMO, job=FAILED)
     assert "Resumed" in pressed(tab, "resume", SHEMO)[tab.message]
     assert started == [(["crossval", "--seed", "7"], tab.runs.folder / SHEMO)]
 
 
-def test_the_model_of_a_run_is_put_to_use_by_its_folder(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_of_a_run_is_put_to_use_by_its_folder(tab, monkeypatch):
     folder = write_run(tab.runs.folder / SHEMO / "checkpoint", model={}).folder
     used: list[Any] = []
     monkeypatch.setattr(tab.context.model, "replace", lambda *given, title: used.append((*given, title)))
@@ -234,7 +228,7 @@ def test_the_model_of_a_run_is_put_to_use_by_its_folder(tab: Any, monkeypatch: p
     assert used == [(folder, "shemo, 2026-11-20 10:11")]
 
 
-def test_a_run_is_deleted_when_that_is_confirmed(tab: Any) -> None:
+def test_a_run_is_deleted_when_that_is_confirmed(tab):
     run = write_run(tab.runs.folder / SHEMO, job=FAILED)
     told = pressed(tab, "delete", SHEMO)
     assert "cannot be undone" in told[tab.message]
@@ -246,7 +240,7 @@ def test_a_run_is_deleted_when_that_is_confirmed(tab: Any) -> None:
     assert tab.runs.folder.exists()
 
 
-def test_a_run_in_progress_cannot_be_deleted(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_progress_cannot_be_deleted(tab, monkeypatch):
     run = write_run(tab.runs.folder / SHEMO, job=FAILED)
     with jobs._held(run.folder, "already"):
         assert "still running" in pressed(tab, "accept", f"delete {SHEMO}", DEMO, "", "")[tab.message]
@@ -255,9 +249,7 @@ def test_a_run_in_progress_cannot_be_deleted(tab: Any, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("language", ["en", "fa"])
 @pytest.mark.parametrize("secret", ["", "wrong", None])
-def test_no_button_does_anything_for_somebody_else(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secret: Any, language: str
-) -> None:
+def test_no_button_does_anything_for_somebody_else(tmp_path, monkeypatch, secret, language):
     tab: Any = built(CrossvalidateTab, tmp_path / "data", password="right")
     write_run(tab.runs.folder / SHEMO, job=FAILED)
     write_run(tab.runs.folder / SHEMO / "checkpoint", model={})
@@ -287,9 +279,7 @@ def test_no_button_does_anything_for_somebody_else(
         (RuntimeError("/srv/secret"), "RuntimeError"),
     ],
 )
-def test_whatever_fails_ends_in_a_sentence_without_a_path_of_the_server(
-    tab: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str
-) -> None:
+def test_whatever_fails_ends_in_a_sentence_without_a_path_of_the_server(tab, monkeypatch, error, expected):
     write_run(tab.runs.folder / SHEMO, job=FAILED)
 
     def fail(*_: Any, **__: Any) -> None:
@@ -303,7 +293,7 @@ def test_whatever_fails_ends_in_a_sentence_without_a_path_of_the_server(
         assert ("انجام نشد" in said) == (language == "fa")
 
 
-def test_where_nobody_can_be_the_owner_the_page_says_so_at_once(tmp_path: Path) -> None:
+def test_where_nobody_can_be_the_owner_the_page_says_so_at_once(tmp_path):
     tab: Any = built(CrossvalidateTab, tmp_path, host="0.0.0.0")
     write_run(tab.runs.folder / SHEMO, job=FAILED)
     start = next(one for one in tab.page.blocks.values() if getattr(one, "elem_id", "") == "cv-start")
@@ -315,7 +305,7 @@ def test_where_nobody_can_be_the_owner_the_page_says_so_at_once(tmp_path: Path) 
 # What is shown
 
 
-def test_runs_are_listed_newest_first_and_found_by_name_only(tmp_path: Path) -> None:
+def test_runs_are_listed_newest_first_and_found_by_name_only(tmp_path):
     runs = Runs(tmp_path / "runs")
     assert runs.names() == []
     assert runs.find(LATEST) is None
@@ -328,13 +318,13 @@ def test_runs_are_listed_newest_first_and_found_by_name_only(tmp_path: Path) -> 
         assert runs.find(name) is None
 
 
-def test_a_new_run_is_named_after_its_corpus_without_anything_odd() -> None:
+def test_a_new_run_is_named_after_its_corpus_without_anything_odd():
     name = Runs(Path("x")).new("../My corpus: گفتار/1").name
     assert name.startswith("crossval-")
     assert name.endswith("-My-corpus-گفتار-1")
 
 
-def test_news_are_what_has_changed_and_never_which_run_is_chosen(tab: Any) -> None:
+def test_news_are_what_has_changed_and_never_which_run_is_chosen(tab):
     write_run(tab.runs.folder / SHEMO, progress=progress(1))
     first = tab.news("", SHEMO, "en", 3)
     assert [name for _, name in first[tab.run].choices] == [LATEST, SHEMO]
@@ -350,7 +340,7 @@ def test_news_are_what_has_changed_and_never_which_run_is_chosen(tab: Any) -> No
     assert "value" not in third[tab.run].constructor_args
 
 
-def test_the_buttons_get_the_name_of_the_run_that_is_shown(tab: Any) -> None:
+def test_the_buttons_get_the_name_of_the_run_that_is_shown(tab):
     for name in (SHEMO, DEMO_RUN):
         write_run(tab.runs.folder / name)
     assert tab.news("", LATEST, "en", 3)[tab.shown] == DEMO_RUN
@@ -360,20 +350,20 @@ def test_the_buttons_get_the_name_of_the_run_that_is_shown(tab: Any) -> None:
         assert takes.inputs[-1] is tab.shown
 
 
-def test_a_page_without_runs_says_what_to_do(tab: Any) -> None:
+def test_a_page_without_runs_says_what_to_do(tab):
     shown = tab.news("", LATEST, "en", 3)
     assert "Press Start" in shown[tab.box]
     assert shown[tab.curves].visible is False
 
 
-def test_a_run_that_is_gone_is_replaced_by_the_latest(tab: Any) -> None:
+def test_a_run_that_is_gone_is_replaced_by_the_latest(tab):
     write_run(tab.runs.folder / SHEMO, progress=progress(1))
     shown = tab.news("", "crossval-gone", "en", 3)
     assert shown[tab.run].value == LATEST
     assert shown[tab.shown] == SHEMO
 
 
-def test_a_run_whose_files_are_damaged_is_said_to_be_and_can_be_deleted(tab: Any) -> None:
+def test_a_run_whose_files_are_damaged_is_said_to_be_and_can_be_deleted(tab):
     write_run(tab.runs.folder / SHEMO, progress={"epoch": 3})
     shown = tab.news("", SHEMO, "en", 3)
     assert "damaged" in shown[tab.box]
@@ -382,7 +372,7 @@ def test_a_run_whose_files_are_damaged_is_said_to_be_and_can_be_deleted(tab: Any
 
 @pytest.mark.parametrize("language", ["en", "fa"])
 @pytest.mark.parametrize("columns", [1, 2, 3, 99, None])
-def test_matrices_of_every_fold_and_of_all_are_shown(tab: Any, language: str, columns: Any) -> None:
+def test_matrices_of_every_fold_and_of_all_are_shown(tab, language, columns):
     write_run(tab.runs.folder / SHEMO, progress=progress(4))
     shown = tab.news("", LATEST, language, columns)
     traces = json.loads(shown[tab.matrices].value["plot"])["data"]
@@ -392,7 +382,7 @@ def test_matrices_of_every_fold_and_of_all_are_shown(tab: Any, language: str, co
     assert shown[tab.about_matrices] == say("matrices_now", language)
 
 
-def test_the_pooled_matrix_is_the_sum_of_the_folds_and_its_axes_are_named() -> None:
+def test_the_pooled_matrix_is_the_sum_of_the_folds_and_its_axes_are_named():
     figure = matrices_figure(matrices_of(progress(3), None), EMOTIONS, "en", 3)
     assert [annotation.text for annotation in figure.layout.annotations] == ["fold 1", "fold 2", "all folds"]
     pooled = [trace for trace in figure.data if trace.type == "heatmap"][2]
@@ -400,18 +390,18 @@ def test_the_pooled_matrix_is_the_sum_of_the_folds_and_its_axes_are_named() -> N
     assert (figure.layout.xaxis.title.text, figure.layout.yaxis.title.text) == ("predicted", "true")
 
 
-def test_test_matrices_take_the_place_of_validation_when_there_is_a_result() -> None:
+def test_test_matrices_take_the_place_of_validation_when_there_is_a_result():
     assert np.sum(matrices_of(progress(1), result())) == 18 + 72
     assert np.sum(matrices_of(progress(1), None)) == 2 * 42
     assert matrices_of(None, None) == []
 
 
-def test_mean_recall_leaves_out_classes_without_clips() -> None:
+def test_mean_recall_leaves_out_classes_without_clips():
     matrix = np.array([[3, 1, 0], [0, 0, 0], [1, 0, 1]])
     assert accuracy_and_uar(matrix) == (pytest.approx(4 / 6), pytest.approx((0.75 + 0.5) / 2))
 
 
-def test_a_running_box_says_epoch_scores_and_time_left(tmp_path: Path) -> None:
+def test_a_running_box_says_epoch_scores_and_time_left(tmp_path):
     now = time.time()
     stage = {"stage": "training", "first": 0, "done": 6, "total": 18, "started": now - 300, "updated": now}
     run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(3), stage=stage)
@@ -423,7 +413,7 @@ def test_a_running_box_says_epoch_scores_and_time_left(tmp_path: Path) -> None:
     assert "دوره‌ی ۳ از حداکثر ۹" in state_box(run, JobStatus("running"), "fa")
 
 
-def test_a_run_that_prepares_shows_how_far_it_is_and_no_line_of_its_log(tmp_path: Path) -> None:
+def test_a_run_that_prepares_shows_how_far_it_is_and_no_line_of_its_log(tmp_path):
     status = JobStatus("running", reason="2 1.1515 50.96%")
     now = time.time()
     stage = {
@@ -444,14 +434,14 @@ def test_a_run_that_prepares_shows_how_far_it_is_and_no_line_of_its_log(tmp_path
     )
 
 
-def test_what_an_earlier_job_left_says_nothing_of_the_one_that_runs_now(tmp_path: Path) -> None:
+def test_what_an_earlier_job_left_says_nothing_of_the_one_that_runs_now(tmp_path):
     run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(3))
     assert "Epoch 3" in state_box(run, JobStatus("running"), "en")
     write_run(run.folder, job={"started_ns": time.time_ns() + 10**9})
     assert "Preparing" in state_box(run, JobStatus("running"), "en")
 
 
-def test_time_left_is_what_the_rest_takes_at_the_same_speed() -> None:
+def test_time_left_is_what_the_rest_takes_at_the_same_speed():
     stage = {"first": 10, "done": 20, "total": 40, "started": 100.0, "updated": 110.0}
     assert time_left(stage, now_s=110.0) == 20.0
     assert time_left(stage, now_s=115.0) == 15.0
@@ -461,19 +451,19 @@ def test_time_left_is_what_the_rest_takes_at_the_same_speed() -> None:
     assert time_left(None) is None
 
 
-def test_a_bar_stays_within_its_frame() -> None:
+def test_a_bar_stays_within_its_frame():
     assert "width: 100%" in bar(1.7)
     assert "width: 0%" in bar(-1.0)
 
 
-def test_a_finished_run_shows_test_scores_with_intervals_and_protocol(tmp_path: Path) -> None:
+def test_a_finished_run_shows_test_scores_with_intervals_and_protocol(tmp_path):
     run = write_run(tmp_path / SHEMO, progress=progress(3, "done"), result=result())
     box = state_box(run, JobStatus("finished", 0), "en")
     assert "Test speakers, 90 clips: accuracy 61.2\u00a0% [50.0 – 70.0]" in box
     assert "by &lt;hand&gt;" in box
 
 
-def test_a_failed_box_gives_the_reason_without_the_folders_of_the_server(tmp_path: Path) -> None:
+def test_a_failed_box_gives_the_reason_without_the_folders_of_the_server(tmp_path):
     run = write_run(tmp_path / SHEMO)
     reason = "/srv/secret/shemo/x.wav: <b>no</b> speakers"
     box = state_box(run, JobStatus("failed", 1, reason), "en")
@@ -487,14 +477,14 @@ def test_a_failed_box_gives_the_reason_without_the_folders_of_the_server(tmp_pat
 @pytest.mark.parametrize("state", ["running", "finished", "failed", "stopped", "never"])
 @pytest.mark.parametrize("phase", ["training", "testing", "training the final model", "done", "stopped"])
 @pytest.mark.parametrize("language", ["en", "fa"])
-def test_every_state_has_words_of_its_own(tmp_path: Path, state: Any, phase: str, language: str) -> None:
+def test_every_state_has_words_of_its_own(tmp_path, state, phase, language):
     run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(2, phase))
     [heading] = re.findall("<h2>(.+?)</h2>", state_box(run, JobStatus(state), language))
     key = {"done": "ending", "stopped": "ending"}.get(phase, phase) if state == "running" else state
     assert heading == say(key, language, epoch=2, most=9)
 
 
-def test_the_table_has_a_row_for_each_fold_and_the_mean() -> None:
+def test_the_table_has_a_row_for_each_fold_and_the_mean():
     table = fold_table(progress(2), None, "en")
     assert "latest epoch" in table
     assert table.count("<tr>") == 1 + 2 + 1
@@ -503,7 +493,7 @@ def test_the_table_has_a_row_for_each_fold_and_the_mean() -> None:
     assert "۱٫۳" in fold_table(progress(2), None, "fa")
 
 
-def test_once_tested_the_table_shows_test_scores_beside_validation_both_at_the_best_epoch() -> None:
+def test_once_tested_the_table_shows_test_scores_beside_validation_both_at_the_best_epoch():
     table = fold_table(progress(2), result(), "en")
     assert re.findall(r'"col">(.+?)<', table)[1:3] == ["Test accuracy", "Test UAR"]
     rows = re.findall(r"<td>(.+?)</td>", table)
@@ -511,7 +501,7 @@ def test_once_tested_the_table_shows_test_scores_beside_validation_both_at_the_b
     assert rows[10:12] == ["80.0 %", "80.0 %"]
 
 
-def test_texts_have_both_languages_and_the_same_names() -> None:
+def test_texts_have_both_languages_and_the_same_names():
     for key, text in TEXTS.items():
         names = [{name for _, name, _, _ in string.Formatter().parse(words) if name} for words in text]
         assert names[0] == names[1] or key == "refused", key
@@ -519,7 +509,7 @@ def test_texts_have_both_languages_and_the_same_names() -> None:
         assert text.en or key == "refused", key
 
 
-def test_in_persian_no_latin_word_turns_the_number_after_it_around() -> None:
+def test_in_persian_no_latin_word_turns_the_number_after_it_around():
     for key, text in TEXTS.items():
         if not key.startswith("hover_"):
             without_names = re.sub(r"\{\w+\}", "{}", text.fa)
@@ -547,7 +537,7 @@ def server(tab: Any) -> TestClient:
     return TestClient(Starlette(routes=tab.context.routes))
 
 
-def test_the_files_of_a_run_can_be_downloaded(server: TestClient, tab: Any) -> None:
+def test_the_files_of_a_run_can_be_downloaded(server, tab):
     shown = tab.news("", SHEMO, "en", 3)[tab.notes]
     assert shown.count("<a ") == 3 + 1
     for address in re.findall('href="(.+?)"', shown):
@@ -561,7 +551,7 @@ def test_the_files_of_a_run_can_be_downloaded(server: TestClient, tab: Any) -> N
     assert server.get(f"/runs/{SHEMO}/report.html?show").headers["content-disposition"] == "inline"
 
 
-def test_no_download_says_where_the_server_keeps_things(server: TestClient) -> None:
+def test_no_download_says_where_the_server_keeps_things(server):
     told = server.get(f"/runs/{SHEMO}/result.json").json()
     assert told["encoder"]["source"].endswith("tiny")
     assert "/srv" not in json.dumps(told)
@@ -585,12 +575,12 @@ def test_no_download_says_where_the_server_keeps_things(server: TestClient) -> N
         "%2e%2e/secret.txt",
     ],
 )
-def test_nothing_else_can_be_downloaded(server: TestClient, path: str) -> None:
+def test_nothing_else_can_be_downloaded(server, path):
     answer = server.get(f"/runs/{path}")
     assert answer.status_code == 404
     assert "private" not in answer.text
 
 
-def test_only_get_is_answered(server: TestClient) -> None:
+def test_only_get_is_answered(server):
     for method in ("POST", "PUT", "DELETE", "PATCH"):
         assert server.request(method, f"/runs/{SHEMO}/result.json").status_code == 405

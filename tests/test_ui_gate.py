@@ -8,7 +8,6 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -88,7 +87,7 @@ def routes(listed: Any) -> Iterator[str]:
         yield from routes(getattr(getattr(route, "original_router", None), "routes", ()))
 
 
-def test_every_route_of_gradio_is_used_or_known_to_be_unused(page: Any, context: Context) -> None:
+def test_every_route_of_gradio_is_used_or_known_to_be_unused(page, context):
     used = {f"{method} {path}" for method, paths in USED.items() for path in paths}
     ours = set(routes(context.routes))
     assert set(routes(page.app.routes)) - ours - used - set(UNUSED_ROUTES) == set()
@@ -97,7 +96,7 @@ def test_every_route_of_gradio_is_used_or_known_to_be_unused(page: Any, context:
 
 
 @pytest.mark.parametrize("route", UNUSED_ROUTES)
-def test_unused_routes_are_not_there(url: str, route: str) -> None:
+def test_unused_routes_are_not_there(url, route):
     method, path = route.split()
     path = re.sub(r"{.*?}", "x", path)
     files = {"video": ("v.mp4", b"#EXTM3U")} if method == "POST" else None
@@ -108,9 +107,7 @@ def test_unused_routes_are_not_there(url: str, route: str) -> None:
 @pytest.mark.parametrize(
     "target", ["https://example.com/", "http://127.0.0.1:1/", "/etc/passwd", "app.py", "UPLOADS/../x"]
 )
-def test_the_file_route_gives_uploads_and_nothing_else(
-    url: str, context: Context, target: str, tmp_path: Path
-) -> None:
+def test_the_file_route_gives_uploads_and_nothing_else(url, context, target, tmp_path):
     content = recording(tmp_path / "clip.wav").read_bytes()
     (mine,) = httpx.post(url + UPLOAD, files={"files": ("clip.wav", content)}).json()
     assert httpx.get(f"{url}/gradio_api/file={mine}").content == content
@@ -119,7 +116,7 @@ def test_the_file_route_gives_uploads_and_nothing_else(
         assert httpx.get(f"{url}/gradio_api/file={address}").status_code in (403, 404)
 
 
-def test_what_another_sites_page_sends_is_refused_except_on_a_space(url: str, context: Context) -> None:
+def test_what_another_sites_page_sends_is_refused_except_on_a_space(url, context):
     foreign = {"origin": "http://evil.example"}
     for path in (UPLOAD, "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/call/recognise"):
         assert httpx.post(url + path, json={}, headers=foreign).status_code == 403
@@ -129,7 +126,7 @@ def test_what_another_sites_page_sends_is_refused_except_on_a_space(url: str, co
     )
 
 
-def test_only_a_space_may_be_framed(url: str, context: Context) -> None:
+def test_only_a_space_may_be_framed(url, context):
     headers = httpx.get(url).headers
     assert headers["content-security-policy"] == "frame-ancestors 'self'"
     assert headers["x-content-type-options"] == "nosniff"
@@ -137,7 +134,7 @@ def test_only_a_space_may_be_framed(url: str, context: Context) -> None:
     assert "content-security-policy" not in gate_before(context, on_space=True).get("/").headers
 
 
-def test_a_client_that_sends_requests_without_end_is_told_to_wait(context: Context) -> None:
+def test_a_client_that_sends_requests_without_end_is_told_to_wait(context):
     client = gate_before(context, requests_per_minute=1, trusted_proxies=1)
     one, other = {"x-forwarded-for": "spoofed, 192.0.2.1"}, {"x-forwarded-for": "spoofed, 192.0.2.2"}
     statuses = [
@@ -151,7 +148,7 @@ def test_a_client_that_sends_requests_without_end_is_told_to_wait(context: Conte
     assert client.post("/gradio_api/reset", headers=other).status_code == 200
 
 
-def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url: str) -> None:
+def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url):
     many = [("files", (f"{number}.wav", b"x")) for number in range(MAX_FILES + 1)]
     refused = httpx.post(url + UPLOAD, files=many)
     assert (refused.status_code, refused.text) == (413, f"At most {MAX_FILES} files can be uploaded at once.")
@@ -164,7 +161,7 @@ def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url: str) -> None:
     assert unmeasured.status_code == 411
 
 
-def test_a_full_store_is_told_as_such_until_recordings_are_deleted(context: Context) -> None:
+def test_a_full_store_is_told_as_such_until_recordings_are_deleted(context):
     client, large = gate_before(context), context.uploads / "visitor" / "large.wav"
     large.parent.mkdir()
     with large.open("wb") as file:
@@ -178,16 +175,14 @@ def test_a_full_store_is_told_as_such_until_recordings_are_deleted(context: Cont
     assert client.post(UPLOAD, content=b"x").status_code == 200
 
 
-def test_a_full_disk_is_told_before_anything_is_written(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_disk_is_told_before_anything_is_written(context, monkeypatch):
     usage = shutil.disk_usage(context.uploads)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=gate.SPARE_BYTES))
     refused = gate_before(context).post(UPLOAD, content=b"x")
     assert (refused.status_code, refused.text) == (507, "The server's disk is full. Try again later.")
 
 
-def test_a_request_that_stalls_is_given_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_stalls_is_given_up(context, monkeypatch):
     monkeypatch.setattr(gate, "STALL_S", 0.05)
     sent: list[Any] = []
 

@@ -26,7 +26,7 @@ def refusal(owner: Owner, secret: object = None, client: str = "192.0.2.1", aske
     return str(refused.value)
 
 
-def test_on_this_machine_the_token_that_is_printed_is_needed_and_enough() -> None:
+def test_on_this_machine_the_token_that_is_printed_is_needed_and_enough():
     owner = Owner(AppSettings())
     owner.check(owner.token, "en", "", request())
     assert owner.knows(owner.token)
@@ -41,8 +41,8 @@ def test_on_this_machine_the_token_that_is_printed_is_needed_and_enough() -> Non
     ids=["every address", "a public address", "a Space"],
 )
 def test_without_a_password_a_public_page_has_no_owner_and_says_what_is_missing(
-    settings: AppSettings,
-) -> None:
+    settings,
+):
     owner = Owner(settings)
     assert not owner.is_possible
     assert "SER_PASSWORD" in refusal(owner, owner.token)
@@ -54,7 +54,7 @@ def test_without_a_password_a_public_page_has_no_owner_and_says_what_is_missing(
 @pytest.mark.parametrize(
     "settings", [PUBLIC, AppSettings(password="x"), AppSettings(on_space=True, password="x")]
 )
-def test_with_a_password_it_is_needed_and_leads_to_a_session(settings: AppSettings) -> None:
+def test_with_a_password_it_is_needed_and_leads_to_a_session(settings):
     owner = Owner(settings)
     session = owner.sign_in(settings.password, "en", "192.0.2.1", request())
     owner.check(session, "en", "192.0.2.2", request())
@@ -63,7 +63,7 @@ def test_with_a_password_it_is_needed_and_leads_to_a_session(settings: AppSettin
         assert "Wrong password" in refusal(owner, wrong)
 
 
-def test_passwords_cannot_be_guessed_quickly_by_one_client(caplog: pytest.LogCaptureFixture) -> None:
+def test_passwords_cannot_be_guessed_quickly_by_one_client(caplog):
     owner = Owner(PUBLIC)
     for _ in range(TRIES_PER_MINUTE):
         refusal(owner, "guess")
@@ -72,7 +72,7 @@ def test_passwords_cannot_be_guessed_quickly_by_one_client(caplog: pytest.LogCap
     assert caplog.text.count("reason=wrong") == TRIES_PER_MINUTE
 
 
-def test_nor_by_many_and_whoever_has_signed_in_stays_so() -> None:
+def test_nor_by_many_and_whoever_has_signed_in_stays_so():
     owner = Owner(PUBLIC)
     session = owner.sign_in(PUBLIC.password, "en", "192.0.2.1", request())
     for number in range(ALL_TRIES_PER_MINUTE):
@@ -81,7 +81,7 @@ def test_nor_by_many_and_whoever_has_signed_in_stays_so() -> None:
     owner.check(session, "en", "192.0.2.1", request())
 
 
-def test_another_sites_page_can_do_nothing_even_with_the_session() -> None:
+def test_another_sites_page_can_do_nothing_even_with_the_session():
     owner = Owner(AppSettings())
     assert "another site" in refusal(owner, owner.token, asked=request(origin="http://evil.example"))
 
@@ -102,20 +102,18 @@ def test_another_sites_page_can_do_nothing_even_with_the_session() -> None:
         ({"sec-fetch-site": "cross-site", "origin": "http://evil.example"}, True),
     ],
 )
-def test_requests_of_other_sites_pages_are_told_from_the_own(
-    headers: dict[str, str], is_foreign: bool
-) -> None:
+def test_requests_of_other_sites_pages_are_told_from_the_own(headers, is_foreign):
     assert is_cross_site({"host": "page.example"} | headers) is is_foreign
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
-def test_addresses_of_this_machine_are_local(host: str) -> None:
+def test_addresses_of_this_machine_are_local(host):
     assert Owner(AppSettings(host=host)).is_local
     assert not Owner(AppSettings(host=host, on_space=True)).is_local
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.2", "localhost.example", ""])
-def test_all_others_are_not(host: str) -> None:
+def test_all_others_are_not(host):
     assert not Owner(AppSettings(host=host)).is_local
 
 
@@ -135,7 +133,5 @@ def test_all_others_are_not(host: str) -> None:
         (["unknown"], 1, "unknown"),
     ],
 )
-def test_a_client_is_counted_from_the_right_by_the_proxies_that_are_ours(
-    forwarded: list[str], n_proxies: int, name: str
-) -> None:
+def test_a_client_is_counted_from_the_right_by_the_proxies_that_are_ours(forwarded, n_proxies, name):
     assert client_name("10.0.0.1", forwarded, n_proxies) == name

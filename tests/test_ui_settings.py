@@ -13,7 +13,7 @@ from ser.errors import SettingsError
 from ser.ui.settings import AppSettings
 
 
-def test_without_variables_the_page_is_local_and_its_data_temporary() -> None:
+def test_without_variables_the_page_is_local_and_its_data_temporary():
     settings = AppSettings.from_environment({})
     assert (settings.host, settings.port) == ("127.0.0.1", 7860)
     assert settings.checkpoint is None
@@ -23,7 +23,7 @@ def test_without_variables_the_page_is_local_and_its_data_temporary() -> None:
     assert (settings.max_upload_mb, settings.max_audio_s) == (32, 600)
 
 
-def test_a_space_listens_on_every_address_and_offers_the_hub_encoder() -> None:
+def test_a_space_listens_on_every_address_and_offers_the_hub_encoder():
     settings = AppSettings.from_environment({"SPACE_ID": "someone/space"})
     assert settings.host == "0.0.0.0"
     assert settings.hub_encoder == "ntu-spml/distilhubert"
@@ -31,20 +31,20 @@ def test_a_space_listens_on_every_address_and_offers_the_hub_encoder() -> None:
     assert AppSettings.from_environment({}).trusted_proxies == 0
 
 
-def test_the_encoder_that_is_fetched_can_be_chosen_or_left_out() -> None:
+def test_the_encoder_that_is_fetched_can_be_chosen_or_left_out():
     pinned = AppSettings.from_environment({"SER_HUB_ENCODER": "someone/encoder@0123abc"})
     assert pinned.hub_encoder == "someone/encoder@0123abc"
     none = AppSettings.from_environment({"SPACE_ID": "someone/space", "SER_HUB_ENCODER": "none"})
     assert none.hub_encoder is None
 
 
-def test_the_server_name_wins_over_the_space() -> None:
+def test_the_server_name_wins_over_the_space():
     environment = {"SPACE_ID": "someone/space", "GRADIO_SERVER_NAME": "127.0.0.2", "GRADIO_SERVER_PORT": "80"}
     settings = AppSettings.from_environment(environment)
     assert (settings.host, settings.port) == ("127.0.0.2", 80)
 
 
-def test_every_variable_is_read(tmp_path: Path) -> None:
+def test_every_variable_is_read(tmp_path):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
     settings = AppSettings.from_environment(
@@ -74,7 +74,7 @@ def test_every_variable_is_read(tmp_path: Path) -> None:
     assert (settings.storage, settings.dashboard_writable) == ("sqlite:///studies.db", True)
 
 
-def test_a_blank_variable_counts_as_unset() -> None:
+def test_a_blank_variable_counts_as_unset():
     assert AppSettings.from_environment({"SER_PASSWORD": " ", "SER_ENCODER": "shipped"}) == AppSettings()
 
 
@@ -95,13 +95,13 @@ def test_a_blank_variable_counts_as_unset() -> None:
         ("SER_HUB_ENCODER", "../encoder"),
     ],
 )
-def test_a_value_that_makes_no_sense_is_named_with_its_variable(name: str, value: str) -> None:
+def test_a_value_that_makes_no_sense_is_named_with_its_variable(name, value):
     with pytest.raises(SettingsError, match=name) as raised:
         AppSettings.from_environment({name: value})
     assert value in str(raised.value)
 
 
-def test_the_readme_lists_every_setting_and_no_other() -> None:
+def test_the_readme_lists_every_setting_and_no_other():
     root = Path(__file__).parent.parent
     read = set(re.findall(r'"((?:SER|GRADIO|SPACE)_\w+)"', (root / "ser/ui/settings.py").read_text()))
     table = (
@@ -113,22 +113,22 @@ def test_the_readme_lists_every_setting_and_no_other() -> None:
     assert set(re.findall(r"`((?:SER|GRADIO|SPACE)_\w+)`", table)) == read | {"SER_CACHE", "SER_DEVICE"}
 
 
-def test_every_field_is_explained_with_its_variable() -> None:
+def test_every_field_is_explained_with_its_variable():
     explained = re.findall(r"^ {8}(\w+): ", AppSettings.__doc__ or "", re.MULTILINE)
     assert explained == [field.name for field in fields(AppSettings)]
 
 
-def test_the_password_is_never_printed() -> None:
+def test_the_password_is_never_printed():
     assert "secret" not in repr(AppSettings.from_environment({"SER_PASSWORD": "secret"}))
 
 
-def test_the_data_folder_is_made_for_this_user_only(tmp_path: Path) -> None:
+def test_the_data_folder_is_made_for_this_user_only(tmp_path):
     folder = AppSettings.from_environment({"SER_DATA": str(tmp_path / "deep" / "data")}).make_data_folder()
     assert folder.is_dir()
     assert folder.stat().st_mode & 0o077 == 0
 
 
-def test_a_data_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
+def test_a_data_folder_that_cannot_be_written_to_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SettingsError, match="SER_DATA"):
         AppSettings.from_environment({"SER_DATA": str(tmp_path / "file")}).make_data_folder()
@@ -136,8 +136,8 @@ def test_a_data_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("fault", ["a link", "writable by others", "another user's"])
 def test_a_temporary_data_folder_that_another_user_may_have_laid_out_is_refused(
-    tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+    tmp_path, fault, monkeypatch, caplog
+):
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
     if fault == "a link":

@@ -55,12 +55,12 @@ def study(tab: Any, told: Any = TOLD, **more: Any) -> Study:
     return Study(write_run(tab.runs.folder / STUDY, job=JOB, tune=told, **more).folder)
 
 
-def test_the_papers_values_are_offered_for_a_real_corpus(tab: Any) -> None:
+def test_the_papers_values_are_offered_for_a_real_corpus(tab):
     assert tab.preset("shemo") == [10, 540, 150, 3, 5]
     assert tab.preset(DEMO)[2] < 150
 
 
-def test_values_become_options_that_the_command_line_understands(tab: Any) -> None:
+def test_values_become_options_that_the_command_line_understands(tab):
     words = ["tune", "--study", "x", "--corpus", "y", *tab.words(VALUES)]
     args = _parser(words).parse_args(words)
     assert (args.trials, args.timeout_s, args.max_epochs, args.patience, args.folds) == (
@@ -76,7 +76,7 @@ def test_values_become_options_that_the_command_line_understands(tab: Any) -> No
 @pytest.mark.parametrize(
     ("place", "value"), [(0, 0), (3, 0.5), (1, float("nan")), (1, None), (0, "10"), (5, "--storage")]
 )
-def test_values_that_make_no_sense_are_refused(tab: Any, started: list[Any], place: int, value: Any) -> None:
+def test_values_that_make_no_sense_are_refused(tab, started, place, value):
     values = [*VALUES]
     values[place] = value
     assert "problem" in pressed(tab, "start", DEMO, tab.context.encoders.names[0], "", *values)[tab.message]
@@ -84,16 +84,14 @@ def test_values_that_make_no_sense_are_refused(tab: Any, started: list[Any], pla
     assert started == []
 
 
-def test_start_makes_a_study_of_its_own_name(tab: Any, started: list[Any]) -> None:
+def test_start_makes_a_study_of_its_own_name(tab, started):
     pressed(tab, "start", DEMO, tab.context.encoders.names[0], "My best / صدا", *VALUES)
     (words,) = started
     assert words[words.index("--study") + 1].endswith("-My-best")
     assert words[words.index("--out") + 1] == str(tab.runs.folder)
 
 
-def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(
-    tmp_path: Path, started: list[Any]
-) -> None:
+def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(tmp_path, started):
     tab: Any = built(TuneTab, tmp_path / "data", corpora=(write_table(tmp_path / "tiny", n_speakers=4),))
     values = ["tiny", tab.context.encoders.names[0], "", *VALUES]
     told = pressed(tab, "start", *values)
@@ -102,7 +100,7 @@ def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(
     assert started[0][started[0].index("--folds") + 1] == "4"
 
 
-def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab: Any, started: list[Any]) -> None:
+def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab, started):
     assert "problem" in pressed(tab, "resume", LATEST)[tab.message]
     study(tab)
     assert "Resumed" in pressed(tab, "resume", STUDY)[tab.message]
@@ -111,9 +109,7 @@ def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab: Any
     assert started == [COMMAND] * 2
 
 
-def test_the_best_trial_is_trained_then_used(
-    tab: Any, started: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_trial_is_trained_then_used(tab, started, monkeypatch):
     replaced: list[tuple[Path, str]] = []
     monkeypatch.setattr(tab.context.model, "replace", lambda *given, title: replaced.append((*given, title)))
     folder = study(tab).folder
@@ -130,7 +126,7 @@ def test_the_best_trial_is_trained_then_used(
     assert "problem" in pressed(tab, "train", STUDY)[tab.message]  # it is trained already
 
 
-def test_what_makes_sense_is_offered(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_makes_sense_is_offered(tab, monkeypatch):
     def offered(status: JobStatus) -> set[str]:
         return set(tab.allowed(study(tab, told), status))
 
@@ -143,7 +139,7 @@ def test_what_makes_sense_is_offered(tab: Any, monkeypatch: pytest.MonkeyPatch) 
     assert offered(JobStatus("never")) == {"delete"}
 
 
-def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab: Any) -> None:
+def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab):
     tab.runs.folder.mkdir(parents=True)
     storage = open_storage(default_storage(tab.runs.folder))
     for name in (STUDY, "other"):
@@ -157,9 +153,7 @@ def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab: Any) -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "wrong", None])
-def test_no_button_does_anything_for_somebody_else(
-    tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch, secret: Any
-) -> None:
+def test_no_button_does_anything_for_somebody_else(tmp_path, started, monkeypatch, secret):
     tab: Any = built(TuneTab, tmp_path / "data", password="right")
     removed: list[str] = []
     monkeypatch.setattr(tab, "remove", lambda run: removed.append(run.name))
@@ -181,13 +175,13 @@ def test_no_button_does_anything_for_somebody_else(
 
 
 @pytest.mark.parametrize("name", ["../..", "/etc", "tune-none", None, 3])
-def test_a_name_that_is_not_on_the_list_is_no_study(tab: Any, name: Any) -> None:
+def test_a_name_that_is_not_on_the_list_is_no_study(tab, name):
     study(tab)
     for button in ("stop", "resume", "use", "train", "delete"):
         assert "problem" in pressed(tab, button, name)[tab.message]
 
 
-def test_news_are_told_once(tab: Any) -> None:
+def test_news_are_told_once(tab):
     first = tab.news("", LATEST, "en", 3)
     assert "No study yet" in first[tab.box]
     assert tab.news(first[tab.seen], LATEST, "en", 3) == gr.skip()
@@ -201,7 +195,7 @@ def test_news_are_told_once(tab: Any) -> None:
 @pytest.mark.parametrize("language", ["en", "fa"])
 @pytest.mark.parametrize("state", ["never", "running", "finished", "stopped", "failed"])
 @pytest.mark.parametrize("told", [None, TOLD, {**TOLD, "best": None, "state": "testing"}])
-def test_every_state_is_shown_in_both_languages(tab: Any, told: Any, state: Any, language: str) -> None:
+def test_every_state_is_shown_in_both_languages(tab, told, state, language):
     status = JobStatus(state, 1, reason="The cache /srv/secret/cache is full.")
     shown = study_box(study(tab, told), status, language, now_s=1300.0)
     assert "shemo" in shown
@@ -209,7 +203,7 @@ def test_every_state_is_shown_in_both_languages(tab: Any, told: Any, state: Any,
     assert "{" not in shown
 
 
-def test_a_running_study_tells_best_trial_counts_and_time_left(tab: Any) -> None:
+def test_a_running_study_tells_best_trial_counts_and_time_left(tab):
     shown = study_box(study(tab), JobStatus("running"), "en", now_s=1300.0)
     assert "4 of 10 trials are finished" in shown
     assert "trial 2, 65.43 % of the validation clips right" in shown
@@ -220,7 +214,7 @@ def test_a_running_study_tells_best_trial_counts_and_time_left(tab: Any) -> None
     assert "Time is up" in study_box(study(tab), JobStatus("running"), "en", now_s=1700.0)
 
 
-def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab: Any) -> None:
+def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab):
     one = study(tab, {**TOLD, "trials": [BEST], "counts": {**TOLD["counts"], "running": 0}})  # type: ignore[dict-item]
     shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)
     assert "The next trial is in its first epoch" in shown
@@ -232,7 +226,7 @@ def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab: 
     assert "trial 2, 65.43 %" in shown
 
 
-def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab: Any) -> None:
+def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab):
     one = study(tab, {**TOLD, "state": "testing"})
     assert "Training the best configuration" in study_box(one, JobStatus("running"), "en", now_s=1300.0)
     for phase, heading in (
@@ -247,7 +241,7 @@ def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab: 
         assert ('aria-valuenow="33"' in shown) == (phase == "training")
 
 
-def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab: Any) -> None:
+def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab):
     one = study(tab, {**TOLD, "scored": SCORED})
     write_run(one.folder / "trial_002", progress=progress(3, "done"), result=result())
     write_run(one.folder / "trial_002" / "checkpoint", model={})
@@ -255,7 +249,7 @@ def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab
     assert f'href="studies/{STUDY}/result.json"' in tab.about(one, "en")
 
 
-def test_a_narrow_screen_gets_a_table_of_the_trials() -> None:
+def test_a_narrow_screen_gets_a_table_of_the_trials():
     table = trials_table(TOLD, "en")
     assert table.index("running") < table.index("complete")
     assert "<td>65.4 %</td>" in table
@@ -263,12 +257,12 @@ def test_a_narrow_screen_gets_a_table_of_the_trials() -> None:
     assert trials_table(None, "en") == ""
 
 
-def test_the_frame_shows_the_studys_own_page() -> None:
+def test_the_frame_shows_the_studys_own_page():
     assert 'src="/dashboard/studies/4"' in dashboard_frame(TOLD)
     assert 'src="/dashboard"' in dashboard_frame(None)
 
 
-def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path: Path) -> None:
+def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path):
     from ser.ui.page import build_page
 
     context = Context.of(AppSettings(data=tmp_path))
@@ -282,7 +276,7 @@ def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path: Path) -> None:
         assert [switch(opened)[timer].active for timer in timers] == expected
 
 
-def test_what_the_page_is_told_of_a_study_is_plain(tab: Any) -> None:
+def test_what_the_page_is_told_of_a_study_is_plain(tab):
     one = study(tab, {**TOLD, "best": {**BEST, "parameters": {"<b>": 1}}})
     assert "&lt;b&gt;" in study_box(one, JobStatus("finished", 0), "en")
     assert json.loads(json.dumps(tab.news("", STUDY, "en", 3)[tab.shown])) == STUDY
