@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -74,14 +76,21 @@ def checkpoint(folder: Path) -> Any:
     return answer.tolist()
 
 
-def corpus(folder: Path) -> Any:
-    """Read a folder as a corpus and report on it."""
-    return _inspected(folder, decode=True)
+def corpus(folder: Path, name: str = "", decode: bool = True) -> Any:
+    """Read a folder, or a table, as a corpus and report on it."""
+    from ser.corpora.corpus import read_corpus
+    from ser.corpora.inspect import inspect_corpus
+    from ser.reporting.corpus_report import report_text
+
+    found = read_corpus(folder / name)
+    report = inspect_corpus(found, decode)
+    report_text(report).encode()
+    json.loads(report.to_json())
+    return found.fingerprint
 
 
 def table(folder: Path) -> Any:
-    """Read a CSV as a corpus and report on it."""
-    return _inspected(folder / "metadata.csv", decode=False)
+    return corpus(folder, "metadata.csv", decode=False)
 
 
 def labels(folder: Path) -> Any:
@@ -140,26 +149,25 @@ def results(folder: Path) -> Any:
     from ser.inference.output_files import JsonLines, ResultFile, Table
 
     path = folder / "results"
-    with ResultFile(
-        path, JsonLines(LABELS, "m1") if path.read_bytes()[:1] == b"{" else Table(LABELS, "m1")
-    ) as file:
+    form = JsonLines if path.read_bytes()[:1] == b"{" else Table
+    with ResultFile(path, form(LABELS, "m1")) as file:
         return len(file.done)
 
 
 def folds(folder: Path) -> Any:
-    """`ser folds --csv CSV`."""
-    words = json.loads((folder / "words.json").read_text())
-    return _command(
-        ["folds", "--csv", str(folder / "folds.csv"), "--folds", "3", "--validation-share", "0.2", *words]
-    )
+    """`ser folds --csv CSV`, whose errors come through."""
+    from ser.cli import folds as command
+
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = ["--csv", str(folder / "folds.csv"), "--folds", "3", "--validation-share", "0.2"]
+    return command.run(parser.parse_args([*words, *json.loads((folder / "words.json").read_text())]))
 
 
 TARGETS: dict[str, Callable[[Path], Any]] = {
     one.__name__: one
-    for one in (
-        audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, features, predictions,
-        results, folds,
-    )
+    for one in (audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, features,
+                predictions, results, folds)
 }  # fmt: skip
 
 
@@ -179,28 +187,6 @@ def kept_frames(key: str) -> Any:
     return np.arange(FRAMES[key] * DIM, dtype=np.float16).reshape(-1, DIM) + len(key)
 
 
-def _inspected(source: Path, decode: bool) -> Any:
-    from ser.corpora.corpus import read_corpus
-    from ser.corpora.inspect import inspect_corpus
-    from ser.reporting.corpus_report import report_text
-
-    found = read_corpus(source)
-    report = inspect_corpus(found, decode)
-    report_text(report).encode()
-    json.loads(report.to_json())
-    return found.fingerprint
-
-
-def _command(words: list[str]) -> int:
-    """A command of `python -m ser`, whose errors come through."""
-    import importlib
-
-    module = importlib.import_module(f"ser.cli.{words[0]}")
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args(words[1:])))
-
-
 def outcome(target: str, folder: Path) -> dict[str, Any]:
     """What comes of an input: a result, an error with a message for people, or a defect with its traceback."""
     from ser.errors import SerError
@@ -216,24 +202,16 @@ def outcome(target: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    import logging
-
     logging.disable(logging.CRITICAL)
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["target"] == "limit":  # everything that is needed has been imported
-            _limit_memory()
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
             answer: dict[str, Any] = {"result": "limited"}
         else:
             answer = outcome(asked["target"], Path(asked["folder"]))
         answers.write(json.dumps(answer) + "\n")
-
-
-def _limit_memory() -> None:
-    import resource
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
 
 
 if __name__ == "__main__":
