@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -88,11 +89,18 @@ def says(folder: Path, word: str) -> Callable[[], bool]:
 
 def is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    state = Path(f"/proc/{pid}/stat")
-    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return state.rsplit(")", 1)[1].split()[0] != "Z"
+
+
+def killed(folder: Path) -> jobs.JobStatus:
+    """What is said of a job that was killed from outside."""
+    pid = jobs.start(["sleep"], folder)
+    wait_for(says(folder, "toy begins"))
+    os.kill(pid, signal.SIGKILL)
+    return ended(folder)
 
 
 def test_a_folder_without_a_job_says_so(toy):
@@ -101,24 +109,23 @@ def test_a_folder_without_a_job_says_so(toy):
     assert jobs.stop(toy / "none").state == "never"
 
 
-def test_a_job_runs_to_its_end_and_keeps_its_words(toy):
+def test_a_job_runs_to_its_end_keeps_its_words_and_leaves_no_zombie(toy):
     pid = jobs.start(["go", "--out", "a b"], toy / "a")
     status = ended(toy / "a")
     assert status == jobs.JobStatus("finished", 0, "done --out a b", pid, ("go", "--out", "a b"))
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+    assert not any(thread.name == f"job {pid}" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_a_failed_job_gives_the_reason_in_its_own_words(toy):
-    jobs.start(["fail"], toy / "a")
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [("fail", "The corpus has 3 speakers, 5 folds need 5."), ("crash", "ZeroDivisionError")],
+)
+def test_a_failed_job_gives_the_reason_in_its_own_words_or_the_name_of_the_error(toy, task, reason):
+    jobs.start([task], toy / "a")
     status = ended(toy / "a")
     assert (status.state, status.exit_code) == ("failed", 1)
-    assert status.reason == "The corpus has 3 speakers, 5 folds need 5."
-
-
-def test_a_crash_is_a_failure_with_the_name_of_the_error(toy):
-    jobs.start(["crash"], toy / "a")
-    status = ended(toy / "a")
-    assert (status.state, status.exit_code) == ("failed", 1)
-    assert "ZeroDivisionError" in status.reason
+    assert status.reason == reason if task == "fail" else reason in status.reason
 
 
 def test_a_job_that_is_stopped_may_put_its_things_in_order(toy):
@@ -132,14 +139,17 @@ def test_a_job_that_does_not_listen_is_killed(toy):
     pid = jobs.start(["deaf"], toy / "a")
     wait_for(says(toy / "a", "deaf"))
     status = jobs.stop(toy / "a", grace_s=0.1)
-    assert status.state == "stopped"
-    assert status.exit_code is None
+    assert (status.state, status.exit_code) == ("stopped", None)
     wait_for(lambda: not is_alive(pid))
 
 
-def test_stopping_at_the_very_start_works(toy):
+def test_a_folder_is_deleted_unless_a_job_runs_there(toy):
     jobs.start(["sleep"], toy / "a")
-    assert jobs.stop(toy / "a").state == "stopped"
+    with pytest.raises(Problem, match="still running"):
+        jobs.remove(toy / "a")
+    assert jobs.stop(toy / "a").state == "stopped"  # at the very start
+    jobs.remove(toy / "a")
+    assert not (toy / "a").exists()
 
 
 def test_the_children_of_a_job_are_stopped_with_it(toy):
@@ -150,58 +160,35 @@ def test_the_children_of_a_job_are_stopped_with_it(toy):
     wait_for(lambda: not is_alive(child))
 
 
-def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy):
-    pid = jobs.start(["sleep"], toy / "a")
-    wait_for(says(toy / "a", "toy begins"))
-    os.kill(pid, signal.SIGKILL)
-    status = ended(toy / "a")
+def test_a_job_killed_from_outside_is_a_failure_that_says_so_and_can_be_started_again(toy):
+    status = killed(toy / "a")
     assert (status.state, status.exit_code, status.reason) == ("failed", None, "toy begins")
-
-
-def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy):
-    pid = jobs.start(["sleep"], toy / "a")
-    wait_for(says(toy / "a", "toy begins"))
-    os.kill(pid, signal.SIGKILL)
-    ended(toy / "a")
     jobs.start(["go"], toy / "a")
     assert ended(toy / "a").state == "finished"
-    assert (toy / "a" / "log.txt").read_text().count("toy begins") == 2
+    assert (toy / "a" / "log.txt").read_text().count("toy begins") == 2  # its log goes on
 
 
-def test_no_zombie_is_left(toy):
-    pid = jobs.start(["go"], toy / "a")
-    ended(toy / "a")
-    wait_for(lambda: not Path(f"/proc/{pid}").exists())
-    assert not any(thread.name == f"job {pid}" and thread.is_alive() for thread in threading.enumerate())
-
-
-def test_of_many_starts_at_once_one_succeeds(toy):
-    started: list[int] = []
-    refused: list[str] = []
-
-    def press() -> None:
+def test_of_many_starts_at_once_one_succeeds_and_another_server_cannot_start_it_too(toy):
+    def press(_: int) -> str:
         try:
-            started.append(jobs.start(["sleep"], toy / "a"))
+            return str(jobs.start(["sleep"], toy / "a"))
         except Problem as error:
-            refused.append(str(error))
+            return str(error)
 
-    threads = [threading.Thread(target=press) for _ in range(8)]
-    watchers = [threading.Thread(target=lambda: [jobs.look(toy / "a") for _ in range(200)]) for _ in range(2)]
-    for thread in [*watchers, *threads]:
-        thread.start()
-    for thread in [*watchers, *threads]:
-        thread.join()
-    assert len(started) == 1
-    assert len(refused) == 7
-    assert all("already running" in message for message in refused)
+    def watch() -> None:
+        for _ in range(200):
+            jobs.look(toy / "a")
 
-
-def test_a_second_server_cannot_start_it_too(toy):
-    jobs.start(["sleep"], toy / "a")
-    again = (
+    with ThreadPoolExecutor(10) as pool:
+        watchers = [pool.submit(watch) for _ in range(2)]
+        said = list(pool.map(press, range(8)))
+        [watcher.result() for watcher in watchers]
+    assert sum("already running" in words for words in said) == 7
+    assert sum(words.isdigit() for words in said) == 1
+    start = (
         f"from pathlib import Path; from ser.ui import jobs; jobs.start(['sleep'], Path({str(toy / 'a')!r}))"
     )
-    other = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
+    other = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
     assert "already running" in other.stderr
 
 
@@ -235,14 +222,10 @@ def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy):
 
 
 def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy):
-    bystander = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
-    )
+    idle = [sys.executable, "-c", "import time; time.sleep(600)"]
+    bystander = subprocess.Popen(idle, start_new_session=True)
     try:
-        pid = jobs.start(["sleep"], toy / "a")
-        wait_for(says(toy / "a", "toy begins"))
-        os.kill(pid, signal.SIGKILL)
-        ended(toy / "a")
+        killed(toy / "a")
         job = toy / "a" / "job.json"
         job.write_text(json.dumps(json.loads(job.read_text()) | {"pid": bystander.pid}))
         assert jobs.look(toy / "a").state == "failed"
@@ -278,21 +261,11 @@ def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(
     assert ended(toy / "a").state == "finished"
 
 
-def test_a_folder_is_deleted_unless_a_job_runs_there(toy):
-    jobs.start(["sleep"], toy / "a")
-    with pytest.raises(Problem, match="still running"):
-        jobs.remove(toy / "a")
-    jobs.stop(toy / "a")
-    jobs.remove(toy / "a")
-    assert not (toy / "a").exists()
-
-
 def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy):
     jobs.start(["progress"], toy / "a")
     assert ended(toy / "a").state == "finished"
-    stage = jobs.read_json(toy / "a" / jobs.STAGE)
-    assert stage is not None
-    assert (stage["stage"], stage["first"], stage["done"], stage["total"]) == ("features", 2, 9, 9)
+    stage = jobs.read_json(toy / "a" / jobs.STAGE) or {}
+    assert [stage.get(name) for name in ("stage", "first", "done", "total")] == ["features", 2, 9, 9]
     jobs.start(["go"], toy / "a")
     ended(toy / "a")
     assert jobs.read_json(toy / "a" / jobs.STAGE) is None

@@ -20,7 +20,6 @@ from ser.experiments.evaluate import Evaluation
 from ser.labels import EMOTIONS
 from ser.reporting.crossval_report import write_report
 from ser.reporting.evaluation_report import write_evaluation_report
-from ser.reporting.folds_report import class_shares
 from ser.scoring.metrics import confusion, score, scores_by
 from ser.scoring.predictions import arrays, confusion_of, read_predictions
 
@@ -68,56 +67,39 @@ def a_run(names=("corpus",), n_clips: int = 300, n_folds: int = 5):
         parts["train"] = ~(parts["test"] | parts["validation"])
         rows, length = np.flatnonzero(parts["test"]), 8 + number
         of_fold = score(true[rows], probabilities[rows], [speakers[i] for i in rows], EMOTIONS)
-        folds.append(
-            {
-                **{part: [files[i] for i in np.flatnonzero(mask)] for part, mask in parts.items()},
-                "best_epoch": length - 3,
-                "epochs": [
-                    {"epoch": e, "train_loss": 5 / e, "validation_loss": 6 / e, "penalty": 26 / e}
-                    for e in range(1, length + 1)
-                ],
-                "test_confusion": confusion(true[rows], predicted[rows], 6).tolist(),
-                "test_scores": of_fold.to_dict(),
-            }
-        )
-    genders = [speaker[0] for speaker in speakers]
-    by_gender = scores_by(genders, true, probabilities, speakers, EMOTIONS)
-    by_speaker = scores_by(speakers, true, probabilities, speakers, EMOTIONS, n_bootstrap=0)
+        epochs = [{"epoch": e, "train_loss": 5 / e, "validation_loss": 6 / e, "penalty": 26 / e}
+                  for e in range(1, length + 1)]  # fmt: skip
+        said = {part: [files[i] for i in np.flatnonzero(mask)] for part, mask in parts.items()}
+        matrix = confusion(true[rows], predicted[rows], 6).tolist()
+        told = {"best_epoch": length - 3, "epochs": epochs, "test_confusion": matrix}
+        folds.append(said | told | {"test_scores": of_fold.to_dict()})
+    means = {name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds]))
+             for name in ("wa", "uar", "macro_f1")}  # fmt: skip
+    of = {"true": true, "probabilities": probabilities, "speakers": speakers, "labels": EMOTIONS}
+    by_gender = scores_by([speaker[0] for speaker in speakers], **of)
+    by_speaker = scores_by(speakers, **of, n_bootstrap=0)
     result = {
-        "kind": "crossval",
-        "created": "2026-03-01T12:00:00+0000",
+        "kind": "crossval", "created": "2026-03-01T12:00:00+0000", "labels": list(EMOTIONS), "seed": 40,
         "protocol": "speaker-disjoint 5-fold cross-validation",
         "settings": {"training": {"batch_size": 16, "patience": 3}, "split": "speakers"},
-        "labels": list(EMOTIONS),
         "corpus": {"name": names[0], "fingerprint": "abc", "n_utterances": n_clips, "n_speakers": 10},
-        "encoder": {"source": "ntu-spml/distilhubert", "dim": 768},
-        "seed": 40,
-        "versions": {"torch": "2.13.0"},
-        "folds": folds,
-        "pooled": score(true, probabilities, speakers, EMOTIONS).to_dict(),
-        "mean_over_folds": {
-            name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds]))
-            for name in ("wa", "uar", "macro_f1")
-        },
-        "by_gender": {name: scores.to_dict() for name, scores in by_gender.items()},
-        "by_speaker": {
-            name: scores.to_dict() | {"gender": {"F": "female", "M": "male"}[name[0]]}
-            for name, scores in by_speaker.items()
-        },
-        "pooled_confusion": confusion(true, predicted, 6).tolist(),
-    }
+        "encoder": {"source": "ntu-spml/distilhubert", "dim": 768}, "versions": {"torch": "2.13.0"}, "folds": folds,
+        "pooled": score(**of).to_dict(), "pooled_confusion": confusion(true, predicted, 6).tolist(),
+        "mean_over_folds": means, "by_gender": {name: scores.to_dict() for name, scores in by_gender.items()},
+        "by_speaker": {name: scores.to_dict() | {"gender": {"F": "female", "M": "male"}[name[0]]}
+                       for name, scores in by_speaker.items()},
+    }  # fmt: skip
     predictions = [
-        {
-            "file": files[i],
-            "speaker": speakers[i],
-            "fold": str(fold_of[i] + 1),
-            "emotion": EMOTIONS[true[i]],
-            "predicted": EMOTIONS[predicted[i]],
-            **{label: f"{value:.6f}" for label, value in zip(EMOTIONS, probabilities[i], strict=True)},
-        }
+        {"file": files[i], "speaker": speakers[i], "fold": str(fold_of[i] + 1), "emotion": EMOTIONS[true[i]],
+         "predicted": EMOTIONS[predicted[i]],
+         **{label: f"{value:.6f}" for label, value in zip(EMOTIONS, probabilities[i], strict=True)}}
         for i in range(n_clips)
-    ]
+    ]  # fmt: skip
     return json.loads(json.dumps(result, allow_nan=False)), predictions
+
+
+def page_of(result, predictions, folder) -> str:
+    return write_report(result, predictions, folder / "report.html").read_text(encoding="utf-8")
 
 
 def write_csv(path, rows):
@@ -139,9 +121,7 @@ def close(ours, theirs) -> bool:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    result, predictions = a_run()
-    path = write_report(result, predictions, tmp_path_factory.mktemp("run") / "report.html")
-    return path.read_text(encoding="utf-8")
+    return page_of(*a_run(), tmp_path_factory.mktemp("run"))
 
 
 def test_the_predictions_alone_give_every_score_back(tmp_path):
@@ -166,43 +146,30 @@ def test_a_report_of_other_predictions_is_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_predictions_without_a_label_or_column_are_refused(tmp_path):
-    _, predictions = a_run(n_clips=30)
+def test_predictions_without_a_label_column_or_row_are_refused(tmp_path):
     with pytest.raises(JobError, match="'boredom'"):
-        confusion_of(predictions, [*EMOTIONS, "boredom"])
-    short = [{"file": "a", "speaker": "b"}]
+        confusion_of(a_run(n_clips=30)[1], [*EMOTIONS, "boredom"])
+    path = tmp_path / "predictions.csv"
     with pytest.raises(JobError, match="lacks the columns fold, emotion, predicted"):
-        read_predictions(write_csv(tmp_path / "predictions.csv", short))
-
-
-def test_an_empty_predictions_file_is_refused(tmp_path):
-    (tmp_path / "predictions.csv").write_text("file,speaker,fold,emotion,predicted\n")
+        read_predictions(write_csv(path, [{"file": "a", "speaker": "b"}]))
+    path.write_text("file,speaker,fold,emotion,predicted\n")
     with pytest.raises(JobError, match="lacks any row"):
-        read_predictions(tmp_path / "predictions.csv")
+        read_predictions(path)
 
 
 def test_the_page_is_well_formed_and_says_what_was_measured_how(page):
-    read = Page(page)
+    read, (result, _) = Page(page), a_run()
     assert not read.open
     assert page.startswith("<!DOCTYPE html>")
     assert read.words.count("Cross-validation on corpus") == 2
-    for words in (
-        "speaker-disjoint 5-fold",
-        "ntu-spml/distilhubert",
-        "settings.training.batch_size",
-        "2.13.0",
-    ):
+    for words in ("speaker-disjoint 5-fold", "ntu-spml/distilhubert", "settings.training.batch_size", "2.13.0",
+                  "Validated by 10 speakers, the most used in 1 fold."):  # fmt: skip
         assert words in read.words
     assert [tag for tag, _ in read.tags].count("h1") == 1
-
-
-def test_the_page_prints_the_numbers_of_the_result(page):
-    result, _ = a_run()
-    words = Page(page).words
     for name in ("wa", "uar", "macro_f1", "ece"):
         entry = result["pooled"][name]
-        assert f"{entry['value']:.1%}" in words
-        assert f"{entry['low']:.1%} to {entry['high']:.1%}" in words
+        assert f"{entry['value']:.1%}" in read.words
+        assert f"{entry['low']:.1%} to {entry['high']:.1%}" in read.words
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):
@@ -212,10 +179,7 @@ def test_the_page_loads_nothing_from_elsewhere(page):
     assert policy.startswith("default-src 'none'")
     [packed] = re.findall(r'<script id="plotly" type="application/gzip">([^<]+)</script>', page)
     assert b"plotly.js v" in gzip.decompress(base64.b64decode(packed))[:500]
-
-
-def test_a_report_is_less_than_half_as_large_as_plotly_js_alone(page):
-    assert len(page.encode()) < 2_300_000
+    assert len(page.encode()) < 2_300_000  # half of plotly.js alone
 
 
 @pytest.mark.browser
@@ -242,28 +206,22 @@ def test_every_chart_is_drawn_without_a_network(tmp_path):
 
 
 def captions(result, tmp_path) -> list[str]:
-    page = write_report(*result, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = page_of(*result, tmp_path)
     return [text for text in re.findall("<figcaption>(.*?)</figcaption>", page) if "Figure 5" in text]
 
 
-def test_figure_5_comes_with_the_penalty_that_early_stopping_watches_and_without(tmp_path):
-    with_penalty, alone = captions(a_run(), tmp_path)
-    assert with_penalty.startswith(
-        "Figure 5: cross entropy plus the L2 penalty, which early stopping watched."
+def test_figure_5_comes_with_the_penalty_and_without_and_says_what_early_stopping_watched(tmp_path):
+    alone, both, watched = (
+        "cross entropy alone",
+        "cross entropy plus the L2 penalty",
+        ", which early stopping watched.",
     )
-    assert alone.startswith("Figure 5: cross entropy alone.")
-
-
-def test_figure_5_says_where_early_stopping_watches_the_cross_entropy_alone(tmp_path):
     result, predictions = a_run()
-    result["settings"]["training"]["monitor"] = "loss"
-    alone, with_penalty = captions((result, predictions), tmp_path)
-    assert alone.startswith("Figure 5: cross entropy alone, which early stopping watched.")
-    assert with_penalty.startswith("Figure 5: cross entropy plus the L2 penalty.")
-
-
-def test_the_table_of_folds_says_how_many_speakers_validate(page):
-    assert "Validated by 10 speakers, the most used in 1 fold." in Page(page).words
+    for shown in ((both + watched, alone + "."), (alone + watched, both + ".")):
+        found = captions((result, predictions), tmp_path)
+        for caption, words in zip(found, shown, strict=True):
+            assert caption.startswith(f"Figure 5: {words}")
+        result["settings"]["training"]["monitor"] = "loss"
 
 
 def test_every_figure_and_table_is_told_to_a_screen_reader(page):
@@ -283,47 +241,35 @@ def test_names_are_escaped_wherever_they_appear(tmp_path):
     result["by_speaker"] = {evil: result["by_speaker"]["F01"] | {"gender": evil}}
     result["by_gender"] = {evil: result["by_gender"]["F"]}
     result["random_split"] = {"protocol": evil, "pooled": result["pooled"]}
-    page = write_report(result, predictions, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = page_of(result, predictions, tmp_path)
     assert evil not in page
     assert not Page(page).open
 
 
-def test_a_random_split_is_shown_beside_the_result_with_the_premium(tmp_path):
+def test_a_random_split_is_shown_with_the_premium_and_many_folds_as_their_sum_only(tmp_path):
     result, predictions = a_run()
     leaky = json.loads(json.dumps(result["pooled"]))
     leaky["wa"]["value"] += 0.05
     result["random_split"] = {"protocol": "RANDOM split that ignores speakers", "pooled": leaky}
-    words = Page(write_report(result, predictions, tmp_path / "r.html").read_text(encoding="utf-8")).words
+    result["folds"] = result["folds"] * 3
+    page = page_of(result, predictions, tmp_path)
+    words = Page(page).words
     assert "RANDOM split that ignores speakers" in words
     assert "+5.0 points" in words
-
-
-def test_many_folds_are_shown_as_their_sum_only(tmp_path):
-    result, predictions = a_run()
-    result["folds"] = result["folds"] * 3
-    page = write_report(result, predictions, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "chart-pooled" in page
     assert "chart-fold-1" not in page
 
 
-def test_class_shares_are_fractions_of_each_part():
-    folds = [{"train": ["anger", "fear"], "validation": ["fear"], "test": []}]
-    shares = class_shares(folds, ["anger", "fear"])
-    assert shares["train"] == {"anger": [0.5], "fear": [0.5]}
-    assert shares["validation"] == {"anger": [0.0], "fear": [1.0]}
-    assert shares["test"] == {"anger": [0.0], "fear": [0.0]}
-
-
 def test_an_evaluation_is_reported_with_what_was_left_out(tmp_path):
     evil = "<script>alert(1)</script>.wav"
-    rng = np.random.default_rng(5)
     utterances = tuple(
         Utterance(Path(f"{i}.wav"), f"S{i % 4}", EMOTIONS[i % 6], "female", "ShEMO") for i in range(60)
     )
-    probabilities = rng.dirichlet(np.ones(6), 60)
+    probabilities = np.random.default_rng(5).dirichlet(np.ones(6), 60)
     evaluation = Evaluation(utterances, EMOTIONS, probabilities, ((evil, "was cut"),), {"boredom": 2}, 0.4)
+    protocol = "4 speakers, none of them named by the model's training"
     content = {
-        "protocol": "4 speakers, none of them named by the model's training",
+        "protocol": protocol,
         "corpus": {"name": "ShEMO"},
         "labels": list(EMOTIONS),
         **evaluation.to_dict(),

@@ -49,6 +49,10 @@ PAPER_VALUES = {
 }  # fmt: skip
 
 
+def noisy(root) -> Toy:
+    return Toy(root, 96, (3, 6), 0.7)
+
+
 class Moment:
     """A lockstep of a moment, as long for each worker."""
 
@@ -61,7 +65,7 @@ class Moment:
 
 @pytest.fixture
 def toy(tmp_path) -> Toy:
-    return Toy(tmp_path / "corpus")
+    return noisy(tmp_path / "corpus")
 
 
 @pytest.fixture
@@ -77,7 +81,7 @@ def database(tmp_path):
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory):
     """A search of three trials that has been run: itself, its study and its events."""
-    search, events = small_search(Toy(tmp_path_factory.mktemp("searched"))), []
+    search, events = small_search(noisy(tmp_path_factory.mktemp("searched"))), []
     study = search.open(optuna.storages.InMemoryStorage(), "searched")
     assert summary(study)["best"] is None
     with pytest.raises(JobError, match="none to score"):
