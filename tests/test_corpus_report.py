@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -220,9 +221,13 @@ def test_the_page_needs_no_network_and_shows_names_as_they_are(folder):
 
 
 def test_names_that_are_no_utf_8_can_be_reported(tmp_path):
-    folder = tmp_path / os.fsdecode(b"corpus\xff")  # a corpus in a table goes by its folder's name
-    folder.mkdir()
-    table(voices(folder, "1", os.fsdecode(b"\xff")), "1.wav,A,anger")
+    plain = tmp_path / "corpus"
+    plain.mkdir()
+    table(voices(plain, "1"), "1.wav,A,anger")
+    shutil.copy(plain / "1.wav", plain / os.fsdecode(b"\xff.wav"))
+    folder = plain.rename(
+        tmp_path / os.fsdecode(b"corpus\xff")
+    )  # a corpus in a table goes by its folder's name
     report = inspected(folder)[1]
     for text in (report_text(report), report.to_json(), report_page(report)):
         text.encode("utf-8")

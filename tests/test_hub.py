@@ -27,10 +27,14 @@ FAULTS = ("error", "truncate")
 def server(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """A hub with a tiny encoder, and a fresh place to keep it, for processes that are started here."""
     with running_hub(NAME, tiny_encoder) as server:
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        home = str(tmp_path / "hf")
+        for name, value in (
+            ("ENDPOINT", server.url),
+            ("HOME", home),
+            ("HUB_OFFLINE", "0"),
+            ("HUB_DISABLE_XET", "1"),
+        ):
+            monkeypatch.setenv(f"HF_{name}", value)
         yield server
 
 
@@ -41,22 +45,13 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
-def test_an_encoder_is_fetched_by_a_process_of_its_own_and_loads(server, tiny_encoder):
+def test_an_encoder_is_fetched_by_a_process_of_its_own_loads_and_is_kept(server, tiny_encoder, monkeypatch):
     folder = Fetching(NAME, 120).result()
     assert Encoder.load(folder).fingerprint == Encoder.load(tiny_encoder).fingerprint
     assert any("/resolve/" in call for call in server.calls)
-
-
-def test_what_is_here_already_is_used_while_the_hub_fails(server):
-    folder = Fetching(NAME, 120).result()
     server.fault = "error"
-    assert Fetching(NAME, 120).result() == folder
-
-
-def test_an_encoder_is_remembered_by_its_hub_id(server, monkeypatch):
-    monkeypatch.setattr(
-        "huggingface_hub.constants.HF_HUB_CACHE", str(Fetching(NAME, 120).result().parents[2])
-    )
+    assert Fetching(NAME, 120).result() == folder  # what is here already is used
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder.parents[2]))
     encoder = Encoder.load(NAME)
     assert (encoder.source, encoder.name) == (NAME, NAME)
 
@@ -83,14 +78,10 @@ def test_a_hub_that_fails_is_named_with_the_command_that_fetches(server, fault):
         Fetching(NAME, 120).result()
 
 
-def test_a_hub_that_hangs_is_given_up(server):
+def test_a_hub_that_hangs_is_given_up_and_a_download_can_be_stopped(server):
     server.fault = "hang"
     with pytest.raises(EncoderError, match=r"did not come from the hub within 2 s.*hf download"):
         Fetching(NAME, 2).result()
-
-
-def test_a_download_can_be_stopped(server):
-    server.fault = "hang"
     fetching = Fetching(NAME, 600)
     threading.Timer(0.2, fetching.stop).start()
     with pytest.raises(EncoderError, match="was stopped"):

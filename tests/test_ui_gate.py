@@ -9,6 +9,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -116,36 +117,28 @@ def test_the_file_route_gives_uploads_and_nothing_else(url, context, target, tmp
         assert httpx.get(f"{url}/gradio_api/file={address}").status_code in (403, 404)
 
 
-def test_what_another_sites_page_sends_is_refused_except_on_a_space(url, context):
-    foreign = {"origin": "http://evil.example"}
+def test_only_a_space_may_be_framed_and_take_what_another_sites_page_sends(url, context):
+    foreign, on_space = {"origin": "http://evil.example"}, gate_before(context, on_space=True)
     for path in (UPLOAD, "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/call/recognise"):
         assert httpx.post(url + path, json={}, headers=foreign).status_code == 403
         assert httpx.post(url + path, json={}, headers={"origin": url}).status_code != 403
-    assert (
-        gate_before(context, on_space=True).post("/gradio_api/queue/join", headers=foreign).status_code == 200
-    )
-
-
-def test_only_a_space_may_be_framed(url, context):
+    assert on_space.post("/gradio_api/queue/join", headers=foreign).status_code == 200
     headers = httpx.get(url).headers
     assert headers["content-security-policy"] == "frame-ancestors 'self'"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
-    assert "content-security-policy" not in gate_before(context, on_space=True).get("/").headers
+    assert "content-security-policy" not in on_space.get("/").headers
 
 
 def test_a_client_that_sends_requests_without_end_is_told_to_wait(context):
     client = gate_before(context, requests_per_minute=1, trusted_proxies=1)
-    one, other = {"x-forwarded-for": "spoofed, 192.0.2.1"}, {"x-forwarded-for": "spoofed, 192.0.2.2"}
-    statuses = [
-        client.post("/gradio_api/reset", headers=one).status_code for _ in range(POSTS_PER_RECORDING + 1)
-    ]
+
+    def status(forwarded: str) -> int:
+        return client.post("/gradio_api/reset", headers={"x-forwarded-for": forwarded}).status_code
+
+    statuses = [status("spoofed, 192.0.2.1") for _ in range(POSTS_PER_RECORDING + 1)]
     assert statuses == [200] * POSTS_PER_RECORDING + [429]
-    assert (
-        client.post("/gradio_api/reset", headers=one | {"x-forwarded-for": "new, 192.0.2.1"}).status_code
-        == 429
-    )
-    assert client.post("/gradio_api/reset", headers=other).status_code == 200
+    assert (status("new, 192.0.2.1"), status("spoofed, 192.0.2.2")) == (429, 200)
 
 
 def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url):
@@ -155,44 +148,34 @@ def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url):
     assert httpx.post(url + UPLOAD, files=many[1:]).status_code == 200
     large = [("files", (f"{number}.wav", os.urandom(1 << 20))) for number in range(9)]
     assert httpx.post(url + UPLOAD, files=large).status_code == 413
-    unmeasured = httpx.post(
-        url + UPLOAD, content=iter([b"x"]), headers={"content-type": "multipart/form-data"}
-    )
-    assert unmeasured.status_code == 411
+    form = {"content-type": "multipart/form-data"}
+    assert (
+        httpx.post(url + UPLOAD, content=iter([b"x"]), headers=form).status_code == 411
+    )  # of no stated length
 
 
-def test_a_full_store_is_told_as_such_until_recordings_are_deleted(context):
+def test_a_full_store_and_a_full_disk_are_told_as_such_before_anything_is_written(context, monkeypatch):
     client, large = gate_before(context), context.uploads / "visitor" / "large.wav"
+
+    def answer() -> tuple[int, str]:
+        sent = client.post(UPLOAD, content=b"x")
+        return sent.status_code, sent.text
+
     large.parent.mkdir()
     with large.open("wb") as file:
         file.truncate(STORED_UPLOADS << 20)
-    refused = client.post(UPLOAD, content=b"x")
-    assert (refused.status_code, refused.text) == (
-        503,
-        "The server holds too many recordings now. Try again in some minutes.",
-    )
+    assert answer() == (503, "The server holds too many recordings now. Try again in some minutes.")
     large.unlink()
-    assert client.post(UPLOAD, content=b"x").status_code == 200
-
-
-def test_a_full_disk_is_told_before_anything_is_written(context, monkeypatch):
+    assert answer()[0] == 200
     usage = shutil.disk_usage(context.uploads)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=gate.SPARE_BYTES))
-    refused = gate_before(context).post(UPLOAD, content=b"x")
-    assert (refused.status_code, refused.text) == (507, "The server's disk is full. Try again later.")
+    assert answer() == (507, "The server's disk is full. Try again later.")
 
 
 def test_a_request_that_stalls_is_given_up(context, monkeypatch):
     monkeypatch.setattr(gate, "STALL_S", 0.05)
-    sent: list[Any] = []
-
-    async def nothing_comes() -> Any:
-        await asyncio.sleep(60)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
+    send = AsyncMock()
     headers = [(b"host", b"localhost"), (b"content-length", b"9")]
     scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "client": ("127.0.0.1", 1)}
-    asyncio.run(gate_before(context).app(scope, nothing_comes, send))
-    assert sent[0]["status"] == 408
+    asyncio.run(gate_before(context).app(scope, lambda: asyncio.sleep(60), send))
+    assert send.call_args_list[0].args[0]["status"] == 408
