@@ -19,6 +19,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ser.audio.load import SAMPLE_RATE_HZ, load_audio, prepare, stream_audio
+from ser.classifier.checkpoint import load_checkpoint
+from ser.cli import folds as command
+from ser.corpora.corpus import read_corpus
+from ser.corpora.inspect import inspect_corpus
+from ser.corpora.tables import read_labels
+from ser.errors import AudioError, SerError
+from ser.features.cache import FeatureCache
+from ser.inference.output_files import JsonLines, ResultFile, Table
+from ser.inference.torch_engine import Predictor
+from ser.reporting.corpus_report import report_text
+from ser.scoring.predictions import confusion_of, read_predictions
+from ser.training.settings import CrossvalSettings, settings_from
+from ser.ui.settings import AppSettings
+
 MEMORY_BYTES = 512 << 20
 CLIP = "clip.bin"
 FRAMES = {"first": 3, "second": 5}  # utterances in the cached features, with their numbers of frames
@@ -28,11 +45,6 @@ LABELS = ("anger", "neutral", "sadness")
 
 def audio(folder: Path) -> Any:
     """The loader, the stream and the corpus check agree that it is a recording, or say why not."""
-    import numpy as np
-
-    from ser.audio.load import SAMPLE_RATE_HZ, load_audio, stream_audio
-    from ser.errors import AudioError
-
     with suppress(AudioError):
         for piece in islice(stream_audio(folder / CLIP, block_s=5.0), 20):
             assert np.isfinite(piece).all()
@@ -45,10 +57,6 @@ def audio(folder: Path) -> Any:
 
 def samples(folder: Path) -> Any:
     """`(rate, samples)` as a program hands them over."""
-    import numpy as np
-
-    from ser.audio.load import prepare
-
     told = json.loads((folder / "samples.json").read_text())
     with np.errstate(all="ignore"):
         values = np.array(told["values"], dtype=np.float64)
@@ -60,11 +68,6 @@ def samples(folder: Path) -> Any:
 
 def checkpoint(folder: Path) -> Any:
     """Load a checkpoint, and let it answer."""
-    import numpy as np
-
-    from ser.classifier.checkpoint import load_checkpoint
-    from ser.inference.torch_engine import Predictor
-
     described, classifier = load_checkpoint(folder)
     predictor = object.__new__(Predictor)  # without an encoder
     predictor.checkpoint, predictor.classifier = described, classifier
@@ -78,10 +81,6 @@ def checkpoint(folder: Path) -> Any:
 
 def corpus(folder: Path, name: str = "", decode: bool = True) -> Any:
     """Read a folder, or a table, as a corpus and report on it."""
-    from ser.corpora.corpus import read_corpus
-    from ser.corpora.inspect import inspect_corpus
-    from ser.reporting.corpus_report import report_text
-
     found = read_corpus(folder / name)
     report = inspect_corpus(found, decode)
     report_text(report).encode()
@@ -95,22 +94,16 @@ def table(folder: Path) -> Any:
 
 def labels(folder: Path) -> Any:
     """A label file of ShEMO."""
-    from ser.corpora.tables import read_labels
-
     return len(read_labels(folder / "shemo.json", corrected=False))
 
 
 def environment(folder: Path) -> Any:
     """The page's settings from environment variables."""
-    from ser.ui.settings import AppSettings
-
     return repr(AppSettings.from_environment(json.loads((folder / "environment.json").read_text())))
 
 
 def hyperparameters(folder: Path) -> Any:
     """Settings of a training, for instance out of a study."""
-    from ser.training.settings import CrossvalSettings, settings_from
-
     content = json.loads((folder / "settings.json").read_text())
     made = CrossvalSettings(*settings_from(content["training"]), **content["crossval"])
     assert "nan" not in repr(made)
@@ -120,10 +113,6 @@ def hyperparameters(folder: Path) -> Any:
 
 def features(folder: Path) -> Any:
     """Cached features: what is damaged is computed again, never used."""
-    import numpy as np
-
-    from ser.features.cache import FeatureCache
-
     cache = FeatureCache(folder)
     found = cache.store(FakeEncoder(), {}).find(set(FRAMES))
     for key, cached in found.items():
@@ -139,15 +128,11 @@ def features(folder: Path) -> Any:
 
 def predictions(folder: Path) -> Any:
     """The confusion matrix from `predictions.csv` alone."""
-    from ser.scoring.predictions import confusion_of, read_predictions
-
     return confusion_of(read_predictions(folder / "predictions.csv"), LABELS)
 
 
 def results(folder: Path) -> Any:
     """A file of answers that an earlier run left."""
-    from ser.inference.output_files import JsonLines, ResultFile, Table
-
     path = folder / "results"
     form = JsonLines if path.read_bytes()[:1] == b"{" else Table
     with ResultFile(path, form(LABELS, "m1")) as file:
@@ -156,8 +141,6 @@ def results(folder: Path) -> Any:
 
 def folds(folder: Path) -> Any:
     """`ser folds --csv CSV`, whose errors come through."""
-    from ser.cli import folds as command
-
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
     words = ["--csv", str(folder / "folds.csv"), "--folds", "3", "--validation-share", "0.2"]
@@ -182,15 +165,11 @@ class FakeEncoder:
 
 def kept_frames(key: str) -> Any:
     """`(frames, DIM)` float16 of a utterance of `FRAMES`."""
-    import numpy as np
-
     return np.arange(FRAMES[key] * DIM, dtype=np.float16).reshape(-1, DIM) + len(key)
 
 
 def outcome(target: str, folder: Path) -> dict[str, Any]:
     """What comes of an input: a result, an error with a message for people, or a defect with its traceback."""
-    from ser.errors import SerError
-
     try:
         return {"result": repr(TARGETS[target](folder))[:200]}
     except SerError as error:

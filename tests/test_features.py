@@ -228,14 +228,12 @@ def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, text,
     assert features.usable.tolist() == [True, False, True, False, False]
     assert features.lengths[1] == 0
     assert {path for path, message in features.failed if message} == {text, missing, tmp_path}
+    for some, name in (([1], "text"), ([0, 3], "missing")):
+        with pytest.raises(CacheError, match=rf"{name}\.wav"):
+            features.gather(some)
     with pytest.raises(CacheError, match=r"text\.wav"):
         features[1]
-    with pytest.raises(CacheError, match=r"missing\.wav"):
-        features.gather([0, 3])
     assert_right(features.select([2, 0]), [clips[1], clips[0]])
-
-
-def test_a_corpus_is_reduced_to_the_clips_that_can_be_used(clips, cache, text):
     usable, features, left_out = usable_features(corpus_of([text, *clips]), FakeEncoder(), cache.folder)
     assert [utterance.path for utterance in usable.utterances] == clips
     assert [path for path, _ in left_out] == [text]
@@ -271,13 +269,24 @@ def test_an_interruption_keeps_what_was_computed(clips, cache):
     assert_computes(len(clips) - 4, clips, cache)
 
 
-@pytest.mark.parametrize("place", [0, 9, 20, 60, "middle", -1])
-def test_a_flipped_bit_anywhere_is_noticed_and_the_clips_are_computed_again(clips, cache, place):
+def flipped(place: float, content: bytes) -> bytes:
+    at = int(place * len(content)) if isinstance(place, float) else place
+    return content[:at] + bytes([content[at] ^ 4]) + content[at:][1:]
+
+
+def shortened(keep: float, content: bytes) -> bytes:
+    return content[: int(keep * len(content)) if isinstance(keep, float) else keep]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "where"),
+    [*((flipped, place) for place in (0, 9, 20, 60, 0.5, -1)),
+     *((shortened, keep) for keep in (0, 30, 200, 0.5, 0.999))],
+)  # fmt: skip
+def test_a_damaged_file_is_noticed_and_the_clips_are_computed_again(clips, cache, damaged, where):
     extract(clips, FakeEncoder(), cache)
     (path,) = files_of(cache)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if place == "middle" else place] ^= 4
-    damage(path, content)
+    damage(path, damaged(where, path.read_bytes()))
     assert_computes(len(clips), clips, cache)
     assert path not in files_of(cache)
 
@@ -292,15 +301,6 @@ def test_frames_that_a_header_gives_to_another_utterance_are_noticed(clips, cach
     swapped = content.replace(first, b"?" * 64).replace(second, first).replace(b"?" * 64, second)
     damage(path, swapped)
     assert_computes(2, pair, cache)
-
-
-@pytest.mark.parametrize("keep", [0, 30, 200, 0.5, 0.999])
-def test_a_shortened_file_is_noticed_and_the_clips_are_computed_again(clips, cache, keep):
-    extract(clips, FakeEncoder(), cache)
-    (path,) = files_of(cache)
-    content = path.read_bytes()
-    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    assert_computes(len(clips), clips, cache)
 
 
 def test_only_the_clips_of_a_lost_file_are_computed_again(clips, cache, small_files):
@@ -336,14 +336,6 @@ def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_ea
     for expected in (True, False):
         assert extract(clips, FakeEncoder(), cache).n_computed == 0
         assert verified[-1] is expected
-
-
-def test_features_whose_cache_was_cleared_are_a_message(clips, cache):
-    features = extract(clips, FakeEncoder(), cache)
-    assert cache.clear() > 0
-    assert cache.contents() == []
-    with pytest.raises(CacheError, match="cleared"):
-        features.gather([0])
 
 
 def test_what_cannot_be_written_is_a_message_that_leaves_no_half_written_file(clips, cache, tmp_path, text):
@@ -406,15 +398,17 @@ def test_the_folder_comes_from_the_argument_else_the_environment_else_the_home(t
 
 
 def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, capsys):
-    extract(clips, FakeEncoder(), cache)
+    features = extract(clips, FakeEncoder(), cache)
     foreign = [files_of(cache)[0].parent / "notes.txt", cache.folder / "top.txt"]
     for path in foreign:
         path.write_text("mine")
     assert main(["cache", "--cache", str(cache.folder)]) == 0
     assert re.search("fake.*12 clips", capsys.readouterr().out)
     assert main(["cache", "--cache", str(cache.folder), "--clear"]) == 0
-    assert not files_of(cache)
+    assert (files_of(cache), cache.contents()) == ([], [])
     assert all(path.exists() for path in foreign)
+    with pytest.raises(CacheError, match="cleared"):
+        features.gather([0])
     assert main(["cache", "--cache", str(cache.folder / "nowhere")]) == 0
 
 

@@ -121,19 +121,20 @@ def test_folds_are_the_same_in_another_process():
     assert first == second
 
 
-@pytest.mark.parametrize(("n_speakers", "n_folds"), [(5, 5), (7, 5), (10, 5), (3, 3), (4, 2), (12, 10)])
-def test_few_speakers_are_split_where_a_split_exists(n_speakers, n_folds):
-    speakers, emotions = balanced(n_speakers)
-    folds = make_folds(speakers, emotions, n_folds)
+HARD = corpus_of(
+    {f"P{i}{j}": {a: 3, b: 3} for i, (a, b) in enumerate(["ab", "cd"]) for j in range(6)}
+    | {f"Q{i}": {"abcd"[i % 4]: 2 + i} for i in range(3)}
+)  # greedy choices miss its only split
+
+
+@pytest.mark.parametrize(
+    ("corpus", "n_folds"),
+    [*((balanced(n), folds) for n, folds in ((5, 5), (7, 5), (10, 5), (3, 3), (4, 2), (12, 10))), (HARD, 5)],
+)
+def test_few_speakers_are_split_where_a_split_exists(corpus, n_folds):
+    folds = make_folds(*corpus, n_folds)
     assert len(folds) == n_folds
-    assert_sound(folds, speakers, emotions)
-
-
-def test_the_only_split_is_found_where_greedy_choices_miss_it():
-    pairs = {f"P{i}{j}": {a: 3, b: 3} for i, (a, b) in enumerate(["ab", "cd"]) for j in range(6)}
-    speakers, emotions = corpus_of(pairs | {f"Q{i}": {"abcd"[i % 4]: 2 + i} for i in range(3)})
-    folds = make_folds(speakers, emotions, 5)
-    assert_sound(folds, speakers, emotions)
+    assert_sound(folds, *corpus)
 
 
 def of_table(counts) -> tuple[list[str], list[str]]:
@@ -201,39 +202,56 @@ def split_exists(speakers: list[str], emotions: list[str], n_folds: int) -> bool
 def test_a_class_with_too_few_speakers_is_named_with_what_to_do():
     speakers, emotions = balanced(10)
     speakers, emotions = [*speakers, "S00", "S01", "S02", "S03"], [*emotions, *["fear"] * 4]
-    with pytest.raises(FoldError) as error:
-        make_folds(speakers, emotions)
-    for words in ("fear has 4; 5 folds need at least 5", "fewer folds (at most 4)", "leave-one-speaker-out",
-                  "merge", "drop"):  # fmt: skip
-        assert words in str(error.value)
     assert_sound(make_folds(speakers, emotions, 4), speakers, emotions)
+    # Each emotion has the three speakers that three folds need, but they are the same few people.
+    few = {"S0": "ab", "S1": "bc", "S2": "ab", "S3": "c", "S4": "ac"}
+    few = corpus_of({name: dict.fromkeys(said, 1) for name, said in few.items()})
+    for corpus, n_folds, expected in (
+        ((speakers, emotions), 5, ("fear has 4; 5 folds need at least 5", "fewer folds (at most 4)",
+                                   "leave-one-speaker-out", "merge", "drop")),
+        (few, 3, ("5 speakers cannot be split into 3 folds", "there is no such split", "Use fewer folds",
+                  "a has the fewest speakers (3)", "leave-one-speaker-out")),
+    ):  # fmt: skip
+        with pytest.raises(FoldError) as error:
+            make_folds(*corpus, n_folds)
+        assert [words for words in expected if words not in str(error.value)] == []
 
 
-def test_a_proven_impossibility_names_the_scarcest_emotion_and_what_would_help():
-    """Each emotion has the three speakers that three folds need, but they are the same few people."""
-    counts = {"S0": "ab", "S1": "bc", "S2": "ab", "S3": "c", "S4": "ac"}
-    speakers, emotions = corpus_of({name: dict.fromkeys(said, 1) for name, said in counts.items()})
-    with pytest.raises(FoldError) as error:
-        make_folds(speakers, emotions, 3)
-    for words in ("5 speakers cannot be split into 3 folds", "there is no such split", "a has the fewest speakers (3)",
-                  "Use fewer folds", "leave-one-speaker-out"):  # fmt: skip
-        assert words in str(error.value)
+ONE_EMOTION = (balanced(8)[0], ["anger"] * 96)
+SINGLE = "All utterances are anger; at least two emotions are needed"
+FEAR = ([*balanced(4)[0], "S00"], [*balanced(4)[1], "fear"])
+
+
+BOTH = (make_folds, random_folds)
 
 
 @pytest.mark.parametrize(
-    ("corpus", "more", "words"),
+    ("split", "corpus", "n_folds", "words"),
     [
-        (balanced(4), (), r"There are 4 speakers; .* Use fewer folds \(at most 4\)"),
-        (balanced(2), (), "There are 2 speakers; .*Add speakers"),
-        (([], []), (), "no utterances"),
-        (balanced(6), (1,), "At least 2 folds"),
-        (balanced(6), (5, 0.8), r"between 0 and 0\.80, got 0\.8"),
-        ((balanced(6)[0][:18], balanced(6)[1]), (), "18 speakers were given for 72 emotions"),
+        (make_folds, balanced(4), 5, r"There are 4 speakers; .* Use fewer folds \(at most 4\)"),
+        (make_folds, balanced(2), 5, "There are 2 speakers; .*Add speakers"),
+        (make_folds, ([], []), 5, "no utterances"),
+        (make_folds, (balanced(6)[0][:18], balanced(6)[1]), 5, "18 speakers were given for 72 emotions"),
+        *((split, balanced(12), 10**30, "Use fewer folds") for split in BOTH),
+        *((split, ONE_EMOTION, 5, SINGLE) for split in (*BOTH, leave_one_speaker_out)),
+        (leave_one_speaker_out, FEAR, 0, "fear has 1; leave-one-speaker-out needs at least 2"),
+        (leave_one_speaker_out, corpus_of({"A": {"a": 1, "b": 1}, "B": {"a": 1}, "C": {"b": 1}}), 0,
+         "can be spared for validation"),
     ],
-)
-def test_too_few_speakers_and_settings_that_leave_nothing_are_refused(corpus, more, words):
-    with pytest.raises(SettingsError if more else FoldError, match=words):
-        make_folds(*corpus, *more)
+)  # fmt: skip
+def test_what_cannot_be_split_is_refused(split, corpus, n_folds, words):
+    with pytest.raises(FoldError, match=words):
+        split(*corpus, *([] if split is leave_one_speaker_out else [n_folds]))
+
+
+@pytest.mark.parametrize(
+    ("split", "given", "words"),
+    [(make_folds, (1,), "At least 2 folds"), (make_folds, (5, 0.8), r"between 0 and 0\.80, got 0\.8"),
+     *((split, (3, 0.2, seed), "negative") for split in BOTH for seed in (-1, -(2**63)))],
+)  # fmt: skip
+def test_settings_that_leave_nothing_are_refused(split, given, words):
+    with pytest.raises(SettingsError, match=words):
+        split(*balanced(12), *given)
 
 
 def test_leave_one_speaker_out_tests_each_speaker_alone_and_spreads_validation():
@@ -245,14 +263,6 @@ def test_leave_one_speaker_out_tests_each_speaker_alone_and_spreads_validation()
         assert_sound(folds, speakers, emotions, every=("train", "validation"))
         if len(folds) == 20:  # with two validation speakers each
             assert max(uses(folds, speakers).values()) <= 4
-
-
-def test_leave_one_speaker_out_refuses_an_emotion_of_one_speaker():
-    speakers, emotions = balanced(4)
-    with pytest.raises(FoldError, match=r"fear has 1; leave-one-speaker-out needs at least 2"):
-        leave_one_speaker_out([*speakers, "S00"], [*emotions, "fear"])
-    with pytest.raises(FoldError, match="can be spared for validation"):
-        leave_one_speaker_out(*corpus_of({"A": {"a": 1, "b": 1}, "B": {"a": 1}, "C": {"b": 1}}))
 
 
 def test_leave_one_corpus_out_tests_each_corpus_alone_on_emotions_of_the_others():
@@ -268,12 +278,6 @@ def test_leave_one_corpus_out_tests_each_corpus_alone_on_emotions_of_the_others(
         leave_one_corpus_out(corpora, speakers, emotions)
     for words in ("sadness occurs in two alone", "c occurs in one alone", "--emotions a,b"):
         assert words in str(error.value)
-
-
-@pytest.mark.parametrize("split", [make_folds, leave_one_speaker_out, random_folds])
-def test_utterances_of_one_emotion_are_refused(split):
-    with pytest.raises(FoldError, match="All utterances are anger; at least two emotions are needed"):
-        split(balanced(8)[0], ["anger"] * 96)
 
 
 @pytest.mark.parametrize("n_speakers", [5, 7, 10, 30])

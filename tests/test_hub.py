@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -86,22 +84,6 @@ def test_a_hub_that_hangs_is_given_up_and_a_download_can_be_stopped(server):
     threading.Timer(0.2, fetching.stop).start()
     with pytest.raises(EncoderError, match="was stopped"):
         fetching.result()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
-def test_a_full_disk_is_named_as_such(server, tmp_path, monkeypatch):
-    small = tmp_path / "small"
-    small.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", small], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("this machine mounts nothing")
-    try:
-        monkeypatch.setenv("HF_HOME", str(small))
-        with pytest.raises(EncoderError, match=r"no room for the encoder.*No space left.*HF_HOME"):
-            Fetching(NAME, 120).result()
-    finally:
-        subprocess.run(["umount", small], check=True)
 
 
 def test_no_space_is_found_behind_what_the_client_makes_of_it(monkeypatch):

@@ -20,38 +20,32 @@ from ser.ui import jobs
 from ser.ui.training_texts import Problem
 
 TOY = """
-import signal, subprocess, sys, time
-print("toy begins", flush=True)
-task = sys.argv[1]
-if task == "sleep":
-    time.sleep(600)
-if task == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("deaf", flush=True)
-    time.sleep(600)
-if task == "tidy":
-    def end(*_):
-        print("put in order", flush=True)
-        sys.exit(1)
-    signal.signal(signal.SIGTERM, end)
-    print("ready", flush=True)
-    time.sleep(600)
-if task == "child":
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(child.pid, flush=True)
-    time.sleep(600)
-if task == "fail":
+import atexit, signal, subprocess, sys, time
+def tidy(*_):
+    print("put in order", flush=True)
+    sys.exit(1)
+def fail():
     sys.exit(print("ser: The corpus has 3 speakers, 5 folds need 5.\\n", file=sys.stderr) or 1)
-if task == "progress":
+def progress():
     from ser.cli.common import Stage
     stage = Stage("features")
     for done in range(2, 10):
         stage(done, 9)
-if task == "linger":
-    import atexit
-    atexit.register(time.sleep, 1.5)
-if task == "crash":
-    1 / 0
+def child():
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(sleeper.pid, flush=True)
+print("toy begins", flush=True)
+task = sys.argv[1]
+before = {
+    "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN), "tidy": lambda: signal.signal(signal.SIGTERM, tidy),
+    "child": child, "fail": fail, "progress": progress, "linger": lambda: atexit.register(time.sleep, 1.5),
+    "crash": lambda: 1 / 0,
+}
+before.get(task, int)()
+if task in ("deaf", "tidy"):
+    print("ready", flush=True)
+if task in ("sleep", "deaf", "tidy", "child"):
+    time.sleep(600)
 print("done", *sys.argv[2:])
 """
 
@@ -83,8 +77,11 @@ def ended(folder: Path) -> jobs.JobStatus:
     return jobs.look(folder)
 
 
-def says(folder: Path, word: str) -> Callable[[], bool]:
-    return lambda: word in (folder / "log.txt").read_text()
+def begun(folder: Path, task: str, word: str = "ready") -> int:
+    """The process id of a job, once it has said the word."""
+    pid = jobs.start([task], folder)
+    wait_for(lambda: word in (folder / "log.txt").read_text())
+    return pid
 
 
 def is_alive(pid: int) -> bool:
@@ -97,16 +94,8 @@ def is_alive(pid: int) -> bool:
 
 def killed(folder: Path) -> jobs.JobStatus:
     """What is said of a job that was killed from outside."""
-    pid = jobs.start(["sleep"], folder)
-    wait_for(says(folder, "toy begins"))
-    os.kill(pid, signal.SIGKILL)
+    os.kill(begun(folder, "sleep", "toy begins"), signal.SIGKILL)
     return ended(folder)
-
-
-def test_a_folder_without_a_job_says_so(toy):
-    assert jobs.look(toy / "none").state == "never"
-    assert not jobs.ask_to_stop(toy / "none")
-    assert jobs.stop(toy / "none").state == "never"
 
 
 def test_a_job_runs_to_its_end_keeps_its_words_and_leaves_no_zombie(toy):
@@ -128,17 +117,12 @@ def test_a_failed_job_gives_the_reason_in_its_own_words_or_the_name_of_the_error
     assert status.reason == reason if task == "fail" else reason in status.reason
 
 
-def test_a_job_that_is_stopped_may_put_its_things_in_order(toy):
-    jobs.start(["tidy"], toy / "a")
-    wait_for(says(toy / "a", "ready"))
+def test_a_job_that_is_stopped_may_put_its_things_in_order_or_is_killed(toy):
+    begun(toy / "a", "tidy")
     status = jobs.stop(toy / "a")
     assert (status.state, status.exit_code, status.reason) == ("stopped", 1, "put in order")
-
-
-def test_a_job_that_does_not_listen_is_killed(toy):
-    pid = jobs.start(["deaf"], toy / "a")
-    wait_for(says(toy / "a", "deaf"))
-    status = jobs.stop(toy / "a", grace_s=0.1)
+    pid = begun(toy / "b", "deaf")
+    status = jobs.stop(toy / "b", grace_s=0.1)
     assert (status.state, status.exit_code) == ("stopped", None)
     wait_for(lambda: not is_alive(pid))
 
@@ -156,6 +140,7 @@ def test_the_children_of_a_job_are_stopped_with_it(toy):
     jobs.start(["child"], toy / "a")
     wait_for(lambda: jobs.last_line(toy / "a" / "log.txt").isdigit())
     child = int(jobs.last_line(toy / "a" / "log.txt"))
+    assert is_alive(child)
     jobs.stop(toy / "a")
     wait_for(lambda: not is_alive(child))
 
@@ -200,13 +185,12 @@ def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy):
     )
     server = subprocess.run([sys.executable, "-c", script], check=False)
     assert server.returncode == -signal.SIGKILL
-    wait_for(says(toy / "a", "toy begins"))
+    wait_for(lambda: "toy begins" in (toy / "a" / "log.txt").read_text())
     status = jobs.look(toy / "a")
     assert status.state == "running"
     with pytest.raises(Problem, match="only one can run at a time"):
         jobs.start(["sleep"], toy / "b", one_at_a_time=toy)
     assert jobs.stop(toy / "a").state == "stopped"
-    assert status.pid is not None
     wait_for(lambda: not is_alive(status.pid or 0))
 
 
@@ -236,7 +220,10 @@ def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy):
         bystander.wait()
 
 
-def test_a_damaged_job_file_is_not_a_crash(toy):
+def test_a_folder_without_a_job_or_with_a_damaged_one_says_so(toy):
+    assert jobs.look(toy / "a").state == "never"
+    assert not jobs.ask_to_stop(toy / "a")
+    assert jobs.stop(toy / "a").state == "never"
     (toy / "a").mkdir(parents=True)
     (toy / "a" / "job.json").write_text('{"pid": ')
     assert jobs.look(toy / "a").state == "never"

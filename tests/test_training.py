@@ -239,10 +239,14 @@ def test_the_defaults_are_the_papers_best_configuration():
     )  # fmt: skip
 
 
+NAN, INFINITE = float("nan"), float("inf")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("learning_rate", 0), ("optimizer", "lion"), ("patience", -1), ("momentum", 1.0), ("balance", "all")],
-)
+    [("learning_rate", 0), ("optimizer", "lion"), ("patience", -1), ("momentum", 1.0), ("balance", "all"), ("l2", NAN),
+     ("l2", INFINITE), ("patience", -(10**400)), ("seed", -1), ("seed", 2**32)],
+)  # fmt: skip
 def test_settings_come_from_flat_parameters_and_those_that_make_no_sense_are_refused(name, value):
     classifier, settings = settings_from({"base_units": 128, "l2": 0.01})
     assert (classifier.base_units, settings.l2) == (128, 0.01)
@@ -250,6 +254,7 @@ def test_settings_come_from_flat_parameters_and_those_that_make_no_sense_are_ref
         settings_from({"weight_decay": 0.1})
     with pytest.raises(SettingsError, match=name):
         TrainingSettings(**{name: value})
+    assert TrainingSettings(max_epochs=10**400).max_epochs == 10**400  # beyond all floats
 
 
 def test_a_device_that_is_not_there_is_refused(source, monkeypatch):

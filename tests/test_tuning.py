@@ -329,7 +329,11 @@ def test_workers_that_ask_for_the_last_trial_at_once_do_not_overshoot(toy, tmp_p
     assert summary(study)["counts"] == counts
 
 
-def test_no_trial_takes_the_place_of_one_that_is_being_queued_again(toy, database):
+def test_a_trial_being_queued_again_keeps_its_place_and_is_queued_anew_when_it_comes_too_early(
+    toy, database, monkeypatch
+):
+    """One more trial was asked for while a dead worker's was being noticed; it is about to be dropped."""
+    monkeypatch.setattr("ser.tuning.storage.QUEUE_S", 1)
     search, study = opened(small_search(toy, trials=1), database)
     killed, other = study.ask(), study.ask()
     suggest(killed, SMALL_SPACE)
@@ -337,16 +341,6 @@ def test_no_trial_takes_the_place_of_one_that_is_being_queued_again(toy, databas
     assert search.is_surplus(other)
     database.get_heartbeat_stale_trial_callback()(study, study.trials[0])
     assert search.is_surplus(other)
-
-
-def test_a_repeated_trial_that_comes_too_early_is_queued_again(toy, database, monkeypatch):
-    """One more trial was asked for while a dead worker's was being noticed; it is about to be dropped."""
-    monkeypatch.setattr("ser.tuning.storage.QUEUE_S", 1)
-    search, study = opened(small_search(toy, trials=1), database)
-    killed, other = study.ask(), study.ask()
-    suggest(killed, SMALL_SPACE)
-    fail(database, killed)
-    database.get_heartbeat_stale_trial_callback()(study, study.trials[0])
     ser.tuning.search._Objective(search, lambda event: None, lambda: False).optimize(study)
     assert states(study) == ["FAIL", "RUNNING", "FAIL", "WAITING"]
     study.tell(other, state=TrialState.FAIL)
