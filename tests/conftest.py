@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import TINY
+from support import save_classifier, save_encoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 _cache = tempfile.TemporaryDirectory(prefix="ser-cache-")
@@ -23,43 +23,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a HuBERT of a few thousand random weights and a group norm, as DistilHuBERT has."""
-    import torch
-
-    from ser.runtime import import_torchaudio
-
-    import_torchaudio()
-    from transformers import HubertConfig, HubertModel
-
-    folder = tmp_path_factory.mktemp("encoder")
-    torch.manual_seed(40)
-    HubertModel(HubertConfig(**TINY)).save_pretrained(folder)
-    return folder
+    return save_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a classifier of random weights on `tiny_encoder`."""
-    import torch
-
-    from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
-    from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpoint
-    from ser.encoders.encoder import Encoder
-    from ser.labels import EMOTIONS
     from ser.scoring.calibration import Calibration
 
-    encoder = Encoder.load(tiny_encoder)
-    settings = ClassifierSettings(base_units=8, final_units=4)
-    torch.manual_seed(40)
-    checkpoint = Checkpoint(
-        labels=EMOTIONS,
-        encoder=EncoderReference(str(tiny_encoder), encoder.layer, encoder.fingerprint, encoder.dim),
-        classifier=settings,
-        max_frames=100,
-        calibration=Calibration(temperature=0.5, threshold=0.0, precision=0.8, coverage=1.0),
-        scores={"wa": {"value": 0.5, "low": 0.4, "high": 0.6}, "conditions": "random weights, for tests"},
+    calibration = Calibration(temperature=0.5, threshold=0.0, precision=0.8, coverage=1.0)
+    wa = {"value": 0.5, "low": 0.4, "high": 0.6}
+    return save_classifier(
+        tmp_path_factory.mktemp("classifier"), tiny_encoder, calibration, wa, max_frames=100
     )
-    model = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
-    return save_checkpoint(tmp_path_factory.mktemp("classifier"), checkpoint, model)
 
 
 @pytest.fixture(scope="session")

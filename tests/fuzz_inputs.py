@@ -12,16 +12,18 @@ import json
 import math
 import struct
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import soundfile
-from fuzz_support import CLIP, FRAMES, LABELS, FakeEncoder
+from fuzz_support import CLIP, FRAMES, LABELS, FakeEncoder, kept_frames
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from support import encode, voice
 
 from ser.corpora.tables import COLUMNS
+from ser.features.cache import FeatureCache
 
 Input = dict[str, bytes | Path | None]
 Seeds = dict[str, dict[str, bytes]]  # target -> name of a valid file -> its content
@@ -75,14 +77,13 @@ TREE_CHANGES = st.lists(TREE_CHANGE, min_size=1, max_size=2)
 
 def inputs(seeds: Seeds) -> dict[str, SearchStrategy[Input]]:
     """Whole inputs for each target."""
+    beside: Input = {"clip0.wav": b"", "below/clip1.wav": b""}
     return {
         "audio": st.one_of(changed_sounds(seeds["audio"]), changed_sounds(seeds["audio"]), WAVS),
         "samples": SAMPLES,
         "checkpoint": checkpoints(seeds["checkpoint"]),
         "corpus": CORPORA,
-        "table": TABLES.map(
-            lambda content: {"metadata.csv": content, "clip0.wav": b"", "below/clip1.wav": b""}
-        ),
+        "table": TABLES.map(lambda content: {"metadata.csv": content, **beside}),
         "labels": st.builds(_labels, st.sampled_from([0, 1]), TREE_CHANGES, RARELY),
         "environment": ENVIRONMENTS,
         "hyperparameters": HYPERPARAMETERS,
@@ -91,9 +92,6 @@ def inputs(seeds: Seeds) -> dict[str, SearchStrategy[Input]]:
         "results": st.one_of(*(csv_inputs("results", one) for one in seeds["results"].values())),
         "folds": st.builds(_folds, TABLES, FOLD_WORDS),
     }
-
-
-# ---- changes ----------------------------------------------------------------------------------------------
 
 
 def change_bytes(content: bytes, changes: Sequence[tuple[str, float, bytes]]) -> bytes:
@@ -142,33 +140,27 @@ def _places(node: Any) -> Any:
             yield from _places(node[key])
 
 
-# ---- sound ------------------------------------------------------------------------------------------------
-
-
+@cache
 def sounds() -> dict[str, bytes]:
     """A short recording in every format that libsndfile writes here."""
-    forms: dict[str, dict[str, Any]] = {
-        "wav": {"subtype": "PCM_16"}, "float": {"format": "WAV", "subtype": "FLOAT"},
-        "double": {"format": "WAV", "subtype": "DOUBLE"}, "adpcm": {"format": "WAV", "subtype": "MS_ADPCM"},
-        "gsm": {"format": "WAV", "subtype": "GSM610"}, "rf64": {"format": "RF64"}, "w64": {"format": "W64"},
-        "flac": {"format": "FLAC"}, "ogg": {"format": "OGG"}, "opus": {"format": "OGG", "subtype": "OPUS"},
-        "mp3": {"format": "MP3"}, "aiff": {"format": "AIFF"}, "caf": {"format": "CAF"}, "au": {"format": "AU"},
-        "nist": {"format": "NIST"}, "voc": {"format": "VOC"}, "sds": {"format": "SDS"}, "mat": {"format": "MAT5"},
+    forms = {
+        "wav": ("WAV", "PCM_16"), "float": ("WAV", "FLOAT"), "double": ("WAV", "DOUBLE"), "adpcm": ("WAV", "MS_ADPCM"),
+        "gsm": ("WAV", "GSM610"), "opus": ("OGG", "OPUS"), "mat": ("MAT5", None),
+        **{form.lower(): (form, None) for form in ("RF64", "W64", "FLAC", "OGG", "MP3", "AIFF")},
+        **{form.lower(): (form, None) for form in ("CAF", "AU", "NIST", "VOC", "SDS")},
     }  # fmt: skip
     made = {}
-    for name, options in forms.items():
+    for name, (form, subtype) in forms.items():
         file = io.BytesIO()
-        soundfile.write(file, voice(0.6), 16_000, **({"format": "WAV"} | options))
+        soundfile.write(file, voice(0.6), 16_000, subtype, format=form)
         made[name] = file.getvalue()
     return made
 
 
 def changed_sounds(seeds: dict[str, bytes]) -> SearchStrategy[Input]:
     # What FFmpeg reads takes a process each: a few of them.
-    names = [name for name in seeds if not name.startswith("av ")] * 6 + list(seeds)
-    return st.builds(
-        lambda name, changes: {CLIP: change_bytes(seeds[name], changes)}, st.sampled_from(names), CHANGES
-    )
+    names = st.sampled_from([name for name in seeds if not name.startswith("av ")] * 6 + list(seeds))
+    return st.builds(lambda name, changes: {CLIP: change_bytes(seeds[name], changes)}, names, CHANGES)
 
 
 def _wav(
@@ -186,65 +178,50 @@ WAVS = st.builds(
     _wav,
     form=st.sampled_from([1, 1, 3, 3, 2, 6, 7, 0x11, 0x31, 0x55, 0xFFFE, 0]),
     channels=st.sampled_from([1, 2, 6, 64, 65, 1_000, 65_535, 0]),
-    rate_hz=st.sampled_from(
-        [16_000, 44_100, 48_000, 192_000, 191_839, 4_001, 3_999, 0, 1, 768_000, 2**31, 2**32 - 1]
-    ),
+    rate_hz=st.sampled_from([16_000, 44_100, 48_000, 192_000, 191_839, 4_001, 3_999, 0, 1, 768_000, 2**31, 2**32 - 1]),
     bits=st.sampled_from([8, 16, 24, 32, 64, 0, 1, 7, 65_535]),
     block=st.sampled_from([1, 2, 4, 8, 128, 256, 0, 65_535]),
     sizes=st.tuples(SIZES, SIZES, st.sampled_from([0, 0, 1, 2**32 - 1])),
     data=st.builds(
         lambda words, times: b"".join(words) * times,
-        st.lists(
-            st.one_of(st.sampled_from(WORDS), st.binary(min_size=4, max_size=4)), min_size=1, max_size=6
-        ),
+        st.lists(st.one_of(st.sampled_from(WORDS), st.binary(min_size=4, max_size=4)), min_size=1, max_size=6),
         st.sampled_from([1, 100, 3_000]),
     ),
-)
+)  # fmt: skip
 
+TYPES = [
+    "float32", "float64", "float16", "int8", "int16", "int32", "int64", "uint8", "uint64", "bool", "complex64",
+]  # fmt: skip
+SHAPES = [[0], [1], [1_599], [16_000], [8_000, 2], [4_000, 64], [2, 8_000], [100, 65], [0, 2], [8, 8, 8], []]
+LEVELS = st.one_of(FLOATS, st.sampled_from([0.0, -1.0, 0.5, 32_767.0, 1e-5, 1e38, -1e308]))
 SAMPLES = st.builds(
     lambda **told: {"samples.json": json.dumps(told).encode()},
-    dtype=st.sampled_from(
-        [
-            "float32",
-            "float64",
-            "float16",
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "uint8",
-            "uint64",
-            "bool",
-            "complex64",
-        ]
-    ),
-    shape=st.sampled_from(
-        [[0], [1], [1_599], [16_000], [8_000, 2], [4_000, 64], [2, 8_000], [100, 65], [0, 2], [8, 8, 8], []]
-    ),
-    values=st.lists(
-        st.one_of(FLOATS, st.sampled_from([0.0, -1.0, 0.5, 32_767.0, 1e-5, 1e38, -1e308])),
-        min_size=1,
-        max_size=5,
-    ),
+    dtype=st.sampled_from(TYPES),
+    shape=st.sampled_from(SHAPES),
+    values=st.lists(LEVELS, min_size=1, max_size=5),
     rate_hz=mostly(st.sampled_from([16_000, 8_000, 44_100, 191_839, 4_000.5]), st.one_of(INTEGERS, FLOATS)),
 )
 
 
-# ---- checkpoints and features -----------------------------------------------------------------------------
+def _parted(content: bytes) -> tuple[Any, bytes]:
+    """The header of a safetensors file, and what follows it."""
+    end = 8 + struct.unpack("<Q", content[:8])[0]
+    return json.loads(content[8:end]), content[end:]
+
+
+def _joined(header: str, rest: bytes) -> bytes:
+    text = header.encode(errors="surrogatepass")
+    return struct.pack("<Q", len(text)) + text + rest
 
 
 def checkpoints(seed: dict[str, bytes]) -> SearchStrategy[Input]:
     """A checkpoint whose description, weights' header, or bytes were changed; mostly with a fitting checksum."""
-    length = struct.unpack("<Q", seed["model.safetensors"][:8])[0]
-    header, tensors = (
-        json.loads(seed["model.safetensors"][8 : 8 + length]),
-        seed["model.safetensors"][8 + length :],
-    )
+    header, tensors = _parted(seed["model.safetensors"])
     described = json.loads(seed["model.json"])
 
     def rebuilt(tree: Any, in_header: Any, in_bytes: Any, in_text: Any, honest: bool) -> Input:
-        text = change_tree(header, in_header).encode() if in_header else json.dumps(header).encode()
-        weights = change_bytes(struct.pack("<Q", len(text)) + text + tensors, in_bytes)
+        text = change_tree(header, in_header) if in_header else json.dumps(header)
+        weights = change_bytes(_joined(text, tensors), in_bytes)
         content = described | ({"weights_sha256": hashlib.sha256(weights).hexdigest()} if honest else {})
         about = change_bytes(change_tree(content, tree).encode(errors="surrogatepass"), in_text)
         return {"model.json": about, "model.safetensors": weights}
@@ -253,9 +230,8 @@ def checkpoints(seed: dict[str, bytes]) -> SearchStrategy[Input]:
     return st.one_of(
         st.builds(rebuilt, TREE_CHANGES, none, none, none, st.just(True)),
         st.builds(rebuilt, none, TREE_CHANGES, none, none, st.just(True)),
-        st.builds(rebuilt, none, none, CHANGES, none, st.just(True)),
+        st.builds(rebuilt, none, none, CHANGES, none, st.booleans()),
         st.builds(rebuilt, none, none, none, CHANGES, st.just(True)),
-        st.builds(rebuilt, none, none, CHANGES, none, st.just(False)),
     )
 
 
@@ -263,23 +239,18 @@ def features(seed: dict[str, bytes]) -> SearchStrategy[Input]:
     """A cache with one file of frames, changed anywhere, with or without a checksum that fits the change."""
     name = next(name for name in seed if name.endswith(".safetensors"))
     description = next(name for name in seed if name.endswith("encoder.json"))
-    length = struct.unpack("<Q", seed[name][:8])[0]
-    header, frames = json.loads(seed[name][8 : 8 + length]), seed[name][8 + length :]
+    header, frames = _parted(seed[name])
 
     def unrepaired(changes: Any, about: Any) -> Input:
         changed = change_tree(json.loads(seed[description]), about) if about else "{}"
-        return {
-            name: change_bytes(seed[name], changes),
-            description: changed.encode(errors="surrogatepass"),
-            "unrepaired": b"",
-        }
+        told = {description: changed.encode(errors="surrogatepass"), "unrepaired": b""}
+        return {name: change_bytes(seed[name], changes), **told}
 
     def repaired(tree: Any, in_frames: Any) -> Input:
         content = change_bytes(frames, in_frames)
         shapes = [(key, header[key]["shape"]) for key in sorted(header.keys() - {"__metadata__"})]
         digest = hashlib.sha256(json.dumps(shapes).encode() + content).hexdigest()
-        text = change_tree(header | {"__metadata__": {"sha256": digest}}, tree).encode(errors="surrogatepass")
-        return {name: struct.pack("<Q", len(text)) + text + content}
+        return {name: _joined(change_tree(header | {"__metadata__": {"sha256": digest}}, tree), content)}
 
     return st.one_of(
         st.builds(unrepaired, CHANGES, st.one_of(st.just([]), TREE_CHANGES)),
@@ -305,20 +276,12 @@ def _named(name: str, changes: Sequence[tuple[str, float, bytes]]) -> str:
     return "/".join(parts)[:200] or "x.wav"
 
 
+KINDS_OF_CONTENT = st.sampled_from(["sound"] * 5 + list(range(len(CONTENTS))))
 CORPORA = st.dictionaries(
-    st.builds(_named, st.sampled_from(NAMES), mostly(st.just([]), CHANGES, 2)),
-    st.sampled_from(["sound"] * 5 + list(range(len(CONTENTS)))),
-    max_size=6,
+    st.builds(_named, st.sampled_from(NAMES), mostly(st.just([]), CHANGES, 2)), KINDS_OF_CONTENT, max_size=6
 ).map(
-    lambda made: {name: sounds_cached() if kind == "sound" else CONTENTS[kind] for name, kind in made.items()}
-)  # type: ignore[call-overload,index]
-
-
-def sounds_cached(made: dict[str, bytes] = {}) -> bytes:  # noqa: B006
-    """One short WAV file."""
-    if not made:
-        made |= sounds()
-    return made["wav"]
+    lambda made: {name: sounds()["wav"] if kind == "sound" else CONTENTS[kind] for name, kind in made.items()}
+)
 
 
 def _csv(
@@ -336,12 +299,10 @@ LINES = [
 ]
 # Enough lines that folds can be made of them.
 MANY = [[f"{n}.wav", f"s{n % 12}", LABELS[n // 12 % 3], "fm"[n % 2]] for n in range(72)]
+COLUMNS_OF_TABLES = st.lists(st.one_of(st.sampled_from(COLUMN_NAMES), TEXT), max_size=5)
 TABLES = st.builds(
     _csv,
-    mostly(
-        st.just(["path", "speaker", "emotion", "gender"]),
-        st.lists(st.one_of(st.sampled_from(COLUMN_NAMES), TEXT), max_size=5),
-    ),
+    mostly(st.just(["path", "speaker", "emotion", "gender"]), COLUMNS_OF_TABLES),
     st.one_of(
         st.lists(mostly(st.sampled_from(LINES), st.lists(TEXT, max_size=5)), max_size=4, unique_by=str),
         st.lists(st.lists(TEXT, min_size=4, max_size=5), max_size=1).map(lambda more: MANY + LINES + more),
@@ -387,15 +348,16 @@ def _labels(form: int, tree: Any, changes: Any) -> Input:
 
 
 VARIABLES = [
-    "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SER_CHECKPOINT", "SER_ENCODER", "SER_DATA", "SER_CORPORA",
-    "SER_STORAGE", "SER_DASHBOARD_WRITABLE", "SER_PASSWORD", "SPACE_ID", "SER_MAX_UPLOAD_MB", "SER_MAX_AUDIO_S",
-    "SER_QUEUE_LENGTH", "SER_REQUESTS_PER_MINUTE",
+    "GRADIO_SERVER_NAME", "GRADIO_SERVER_PORT", "SPACE_ID",
+    *(f"SER_{name}" for name in (
+        "CHECKPOINT", "ENCODER", "DATA", "CORPORA", "STORAGE", "DASHBOARD_WRITABLE", "PASSWORD", "MAX_UPLOAD_MB",
+        "MAX_AUDIO_S", "QUEUE_LENGTH", "REQUESTS_PER_MINUTE",
+    )),
 ]  # fmt: skip
-ENVIRONMENTS = st.dictionaries(
-    st.sampled_from(VARIABLES),
-    st.one_of(TEXT, INTEGERS.map(str), FLOATS.map(str), st.just("/tmp:/")),
-    max_size=4,
-).map(lambda given: {"environment.json": json.dumps(given).encode()})
+SETTINGS = st.one_of(TEXT, INTEGERS.map(str), FLOATS.map(str), st.just("/tmp:/"))
+ENVIRONMENTS = st.dictionaries(st.sampled_from(VARIABLES), SETTINGS, max_size=4).map(
+    lambda given: {"environment.json": json.dumps(given).encode()}
+)
 
 KINDS: dict[str, SearchStrategy[Any]] = {
     **dict.fromkeys(["base_units", "final_units", "gru_layers", "batch_size", "max_epochs", "patience", "max_frames",
@@ -403,32 +365,20 @@ KINDS: dict[str, SearchStrategy[Any]] = {
     **dict.fromkeys(["dropout", "learning_rate", "l2", "momentum", "label_smoothing"], FLOATS),
     **dict.fromkeys(["pooling", "optimizer", "monitor"], st.one_of(TEXT, st.sampled_from(["last", "sgd", "loss"]))),
 }  # fmt: skip
+OF_FOLDS = [
+    st.tuples(st.sampled_from(["n_folds", "seed"]), INTEGERS), st.tuples(st.just("validation_share"), FLOATS),
+    st.tuples(st.just("split"), st.one_of(TEXT, st.just("loso"))),
+]  # fmt: skip
 HYPERPARAMETERS = st.builds(
-    lambda training, crossval: {
-        "settings.json": json.dumps({"training": dict(training), "crossval": dict(crossval)}).encode()
-    },
+    lambda *of: {"settings.json": json.dumps(dict(zip(("training", "crossval"), map(dict, of), strict=True))).encode()},
     st.lists(st.one_of(*(st.tuples(st.just(name), kind) for name, kind in KINDS.items())), max_size=4),
-    st.lists(
-        st.one_of(
-            st.tuples(st.sampled_from(["n_folds", "seed"]), INTEGERS),
-            st.tuples(st.just("validation_share"), FLOATS),
-            st.tuples(st.just("split"), st.one_of(TEXT, st.just("loso"))),
-        ),
-        max_size=2,
-    ),
-)
-
-
-# ---- valid files ------------------------------------------------------------------------------------------
+    st.lists(st.one_of(*OF_FOLDS), max_size=2),
+)  # fmt: skip
 
 
 def seeds(checkpoint: Path, folder: Path) -> Seeds:
     """Valid files of every target."""
-    from fuzz_support import kept_frames
-
-    from ser.features.cache import FeatureCache
-
-    audio = sounds()
+    audio = dict(sounds())
     for suffix, codec, options in (
         ("m4a", "aac", {}),
         ("webm", "libopus", {}),
@@ -441,6 +391,7 @@ def seeds(checkpoint: Path, folder: Path) -> Seeds:
         store.add(key, kept_frames(key))
     store.flush()
     kept = [path for path in (folder / "cache").rglob("*") if path.is_file() and path.name != "verified.json"]
+    labels = ",".join(LABELS)
     rows = [f"{path},{speaker},{n % 3 + 1},{emotion},{LABELS[n % 3]},0.2,0.3,0.5"
             for n, (path, speaker, emotion, _) in enumerate(MANY[:30])]  # fmt: skip
     answers = [f"{n}.wav,anger,true,1.5,0.2,0.3,0.5" for n in range(4)]
@@ -453,14 +404,10 @@ def seeds(checkpoint: Path, folder: Path) -> Seeds:
         },
         "features": {str(path.relative_to(folder / "cache")): path.read_bytes() for path in kept},
         "predictions": {
-            "predictions.csv": "\n".join(
-                ["file,speaker,fold,emotion,predicted," + ",".join(LABELS), *rows]
-            ).encode()
+            "predictions.csv": "\n".join([f"file,speaker,fold,emotion,predicted,{labels}", *rows]).encode()
         },
         "results": {
-            "csv": "\n".join(
-                ["file,emotion,confident,duration_s," + ",".join(LABELS), *answers, ""]
-            ).encode(),
+            "csv": "\n".join([f"file,emotion,confident,duration_s,{labels}", *answers, ""]).encode(),
             "jsonl": "\n".join([*lines, ""]).encode(),
         },
     }

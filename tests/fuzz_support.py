@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
+import resource
 import sys
 import traceback
 from collections.abc import Callable
@@ -17,6 +19,24 @@ from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+import numpy as np
+
+from ser.audio.load import SAMPLE_RATE_HZ, load_audio, prepare, stream_audio
+from ser.classifier.checkpoint import read_state
+from ser.cli import folds as command
+from ser.corpora.corpus import read_corpus
+from ser.corpora.inspect import inspect_corpus
+from ser.corpora.tables import read_labels
+from ser.errors import AudioError, SerError
+from ser.features.cache import FeatureCache
+from ser.inference.graph_nodes import classifier_session
+from ser.inference.output_files import JsonLines, ResultFile, Table
+from ser.inference.recogniser import Recogniser
+from ser.reporting.corpus_report import report_text
+from ser.scoring.predictions import confusion_of, read_predictions
+from ser.training.settings import CrossvalSettings, settings_from
+from ser.ui.settings import AppSettings
 
 MEMORY_BYTES = 512 << 20
 CLIP = "clip.bin"
@@ -27,11 +47,6 @@ LABELS = ("anger", "neutral", "sadness")
 
 def audio(folder: Path) -> Any:
     """The loader, the stream and the corpus check agree that it is a recording, or say why not."""
-    import numpy as np
-
-    from ser.audio.load import SAMPLE_RATE_HZ, load_audio, stream_audio
-    from ser.errors import AudioError
-
     with suppress(AudioError):
         for piece in islice(stream_audio(folder / CLIP, block_s=5.0), 20):
             assert np.isfinite(piece).all()
@@ -44,10 +59,6 @@ def audio(folder: Path) -> Any:
 
 def samples(folder: Path) -> Any:
     """`(rate, samples)` as a program hands them over."""
-    import numpy as np
-
-    from ser.audio.load import prepare
-
     told = json.loads((folder / "samples.json").read_text())
     with np.errstate(all="ignore"):
         values = np.array(told["values"], dtype=np.float64)
@@ -59,12 +70,6 @@ def samples(folder: Path) -> Any:
 
 def checkpoint(folder: Path) -> Any:
     """Load a checkpoint, and let it answer."""
-    import numpy as np
-
-    from ser.classifier.checkpoint import read_state
-    from ser.inference.graph_nodes import classifier_session
-    from ser.inference.recogniser import Recogniser
-
     described, state = read_state(folder)
     no_encoder = SimpleNamespace(speech_only=False)
     predictor = Recogniser(described, no_encoder, classifier_session(described, state), None)
@@ -74,34 +79,31 @@ def checkpoint(folder: Path) -> Any:
     return answer.tolist()
 
 
-def corpus(folder: Path) -> Any:
-    """Read a folder as a corpus and report on it."""
-    return _inspected(folder, decode=True)
+def corpus(folder: Path, name: str = "", decode: bool = True) -> Any:
+    """Read a folder, or a table, as a corpus and report on it."""
+    found = read_corpus(folder / name)
+    report = inspect_corpus(found, decode)
+    report_text(report).encode()
+    json.loads(report.to_json())
+    return found.fingerprint
 
 
 def table(folder: Path) -> Any:
-    """Read a CSV as a corpus and report on it."""
-    return _inspected(folder / "metadata.csv", decode=False)
+    return corpus(folder, "metadata.csv", decode=False)
 
 
 def labels(folder: Path) -> Any:
     """A label file of ShEMO."""
-    from ser.corpora.tables import read_labels
-
     return len(read_labels(folder / "shemo.json", corrected=False))
 
 
 def environment(folder: Path) -> Any:
     """The page's settings from environment variables."""
-    from ser.ui.settings import AppSettings
-
     return repr(AppSettings.from_environment(json.loads((folder / "environment.json").read_text())))
 
 
 def hyperparameters(folder: Path) -> Any:
     """Settings of a training, for instance out of a study."""
-    from ser.training.settings import CrossvalSettings, settings_from
-
     content = json.loads((folder / "settings.json").read_text())
     made = CrossvalSettings(*settings_from(content["training"]), **content["crossval"])
     assert "nan" not in repr(made)
@@ -111,10 +113,6 @@ def hyperparameters(folder: Path) -> Any:
 
 def features(folder: Path) -> Any:
     """Cached features: what is damaged is computed again, never used."""
-    import numpy as np
-
-    from ser.features.cache import FeatureCache
-
     cache = FeatureCache(folder)
     found = cache.store(FakeEncoder(), {}).find(set(FRAMES))
     for key, cached in found.items():
@@ -130,36 +128,29 @@ def features(folder: Path) -> Any:
 
 def predictions(folder: Path) -> Any:
     """The confusion matrix from `predictions.csv` alone."""
-    from ser.scoring.predictions import confusion_of, read_predictions
-
     return confusion_of(read_predictions(folder / "predictions.csv"), LABELS)
 
 
 def results(folder: Path) -> Any:
     """A file of answers that an earlier run left."""
-    from ser.inference.output_files import JsonLines, ResultFile, Table
-
     path = folder / "results"
-    with ResultFile(
-        path, JsonLines(LABELS, "m1") if path.read_bytes()[:1] == b"{" else Table(LABELS, "m1")
-    ) as file:
+    form = JsonLines if path.read_bytes()[:1] == b"{" else Table
+    with ResultFile(path, form(LABELS, "m1")) as file:
         return len(file.done)
 
 
 def folds(folder: Path) -> Any:
-    """`ser folds --csv CSV`."""
-    words = json.loads((folder / "words.json").read_text())
-    return _command(
-        ["folds", "--csv", str(folder / "folds.csv"), "--folds", "3", "--validation-share", "0.2", *words]
-    )
+    """`ser folds --csv CSV`, whose errors come through."""
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    words = ["--csv", str(folder / "folds.csv"), "--folds", "3", "--validation-share", "0.2"]
+    return command.run(parser.parse_args([*words, *json.loads((folder / "words.json").read_text())]))
 
 
 TARGETS: dict[str, Callable[[Path], Any]] = {
     one.__name__: one
-    for one in (
-        audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, features, predictions,
-        results, folds,
-    )
+    for one in (audio, samples, checkpoint, corpus, table, labels, environment, hyperparameters, features,
+                predictions, results, folds)
 }  # fmt: skip
 
 
@@ -174,37 +165,11 @@ class FakeEncoder:
 
 def kept_frames(key: str) -> Any:
     """`(frames, DIM)` float16 of a utterance of `FRAMES`."""
-    import numpy as np
-
     return np.arange(FRAMES[key] * DIM, dtype=np.float16).reshape(-1, DIM) + len(key)
-
-
-def _inspected(source: Path, decode: bool) -> Any:
-    from ser.corpora.corpus import read_corpus
-    from ser.corpora.inspect import inspect_corpus
-    from ser.reporting.corpus_report import report_text
-
-    found = read_corpus(source)
-    report = inspect_corpus(found, decode)
-    report_text(report).encode()
-    json.loads(report.to_json())
-    return found.fingerprint
-
-
-def _command(words: list[str]) -> int:
-    """A command of `python -m ser`, whose errors come through."""
-    import importlib
-
-    module = importlib.import_module(f"ser.cli.{words[0]}")
-    parser = argparse.ArgumentParser()
-    module.add_arguments(parser)
-    return int(module.run(parser.parse_args(words[1:])))
 
 
 def outcome(target: str, folder: Path) -> dict[str, Any]:
     """What comes of an input: a result, an error with a message for people, or a defect with its traceback."""
-    from ser.errors import SerError
-
     try:
         return {"result": repr(TARGETS[target](folder))[:200]}
     except SerError as error:
@@ -216,24 +181,16 @@ def outcome(target: str, folder: Path) -> dict[str, Any]:
 def main() -> None:
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    import logging
-
     logging.disable(logging.CRITICAL)
     for line in sys.stdin:
         asked = json.loads(line)
         if asked["target"] == "limit":  # everything that is needed has been imported
-            _limit_memory()
+            used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
             answer: dict[str, Any] = {"result": "limited"}
         else:
             answer = outcome(asked["target"], Path(asked["folder"]))
         answers.write(json.dumps(answer) + "\n")
-
-
-def _limit_memory() -> None:
-    import resource
-
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES,) * 2)
 
 
 if __name__ == "__main__":

@@ -20,25 +20,19 @@ TRUNCATED_BYTES = 1000
 
 
 class Hub(ThreadingHTTPServer):
-    """Serves one model.
+    """Serves one model; `calls` holds method and path of every request.
 
-    Attributes:
-        fault: "" works; "hang" takes requests and never answers; "error" answers 500; "truncate" cuts files.
-        calls: method and path of every request.
+    `fault`: "" works; "hang" takes requests and never answers; "error" answers 500; "truncate" cuts files.
     """
 
     daemon_threads = True
 
     def __init__(self, repository: str = "", folder: Path | None = None) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.repository, self.folder = repository, folder
-        self.fault = ""
+        self.repository, self.folder, self.fault = repository, folder, ""
         self.ended = threading.Event()
         self.calls: list[str] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}"
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that hangs up is no news."""
@@ -65,28 +59,25 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
     def do_GET(self) -> None:
-        self._answer()
-
-    def do_HEAD(self) -> None:
-        self._answer()
-
-    def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.server.calls.append(f"{self.command} {path}")
         if self.server.fault == "hang":
             self.server.ended.wait()
             self.close_connection = True
         elif self.server.fault == "error":
-            self._send(500, b"{}")
+            self._send(500, b"{}", {})
         else:
             self._read(path)
 
+    do_HEAD = do_GET
+
     def _read(self, path: str) -> None:
         model, folder = self.server.repository, self.server.folder
+        files = sorted(folder.iterdir()) if folder else []
         if folder and path.startswith(f"/api/models/{model}/tree/"):
-            self._json([_entry(file.name, file.read_bytes()) for file in sorted(folder.iterdir())])
+            self._json([_entry(file.name, file.read_bytes()) for file in files])
         elif folder and path.startswith(f"/api/models/{model}"):
-            siblings = [{"rfilename": file.name} for file in sorted(folder.iterdir())]
+            siblings = [{"rfilename": file.name} for file in files]
             self._json({"id": model, "modelId": model, "sha": COMMIT, "siblings": siblings, "private": False})
         elif folder and path.startswith(f"/{model}/resolve/") and (folder / Path(path).name).is_file():
             self._file((folder / Path(path).name).read_bytes())
@@ -98,25 +89,20 @@ class Handler(BaseHTTPRequestHandler):
         headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": COMMIT}
         if start:
             headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
-        part = content[start:]
         cut = self.server.fault == "truncate" and self.command == "GET" and len(content) > TRUNCATED_BYTES
-        self._send(
-            206 if start else 200, part, headers, TRUNCATED_BYTES if cut and not start else 0 if cut else None
-        )
+        sent = (0 if start else TRUNCATED_BYTES) if cut else None
+        self._send(206 if start else 200, content[start:], headers, sent)
 
     def _json(self, content: Any) -> None:
         self._send(200, json.dumps(content).encode(), {"Content-Type": "application/json"})
 
-    def _send(
-        self, status: int, body: bytes, headers: dict[str, str] | None = None, cut_at: int | None = None
-    ) -> None:
+    def _send(self, status: int, body: bytes, headers: dict[str, str], cut_at: int | None = None) -> None:
         self.send_response(status)
-        for name, value in (headers or {}).items():
+        for name, value in (headers | {"Content-Length": str(len(body))}).items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(body[:cut_at] if cut_at is not None else body)
+            self.wfile.write(body[:cut_at])
         if cut_at is not None:
             self.close_connection = True
 

@@ -75,6 +75,48 @@ def encode(
     return path
 
 
+def save_encoder(folder: Path) -> Path:
+    """A HuBERT of random weights."""
+    import torch
+
+    from ser.runtime import import_torchaudio
+
+    import_torchaudio()
+    from transformers import HubertConfig, HubertModel
+
+    torch.manual_seed(40)
+    HubertModel(HubertConfig(**TINY)).save_pretrained(folder)
+    return folder
+
+
+def save_classifier(
+    folder: Path,
+    encoder_folder: Path,
+    calibration: Any,
+    wa: dict[str, float],
+    voices: float = 0.0,
+    **more: Any,
+) -> Path:
+    """A checkpoint with a classifier of random weights on an encoder."""
+    import torch
+
+    from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+    from ser.classifier.checkpoint import Checkpoint, EncoderReference, save_checkpoint
+    from ser.encoders.encoder import Encoder
+
+    encoder = Encoder.load(encoder_folder)
+    settings = ClassifierSettings(base_units=8, final_units=4, voices=voices)
+    torch.manual_seed(40)
+    model = BiGRUClassifier(encoder.dim, len(EMOTIONS), settings)
+    if voices:
+        model.voice_mean.fill_(0.3)
+        model.voice_deviation.fill_(0.5)
+    reference = EncoderReference(str(encoder_folder), encoder.layer, encoder.fingerprint, encoder.dim)
+    scores = {"wa": wa, "conditions": "random weights, for tests only"}
+    checkpoint = Checkpoint(EMOTIONS, reference, settings, calibration=calibration, scores=scores, **more)
+    return save_checkpoint(folder, checkpoint, model)
+
+
 def write_corpus(folder: Path, n_speakers: int, per_emotion: int = 1) -> Path:
     """A corpus of tones with a `metadata.csv`: every speaker in every one of the six emotions."""
     folder.mkdir(parents=True)

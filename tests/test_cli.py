@@ -59,19 +59,14 @@ def json_lines(text: str) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-# ---- answers ----------------------------------------------------------------------------------------------
-
-
 def test_json_is_one_object_a_line_with_the_promised_entries(predict, tmp_path):
     paths = [write_voice(tmp_path / f"{seed}.wav", 0.5 + seed, seed=seed) for seed in range(2)]
     status, out, err = predict("--json", *paths)
     assert (status, err) == (0, "")
-    results = json_lines(out)
-    assert [result["file"] for result in results] == list(map(str, paths))
-    for seed, result in enumerate(results):
+    for seed, (path, result) in enumerate(zip(paths, json_lines(out), strict=True)):
+        assert (result["file"], result["duration_s"]) == (str(path), 0.5 + seed)
         assert result["emotion"] in EMOTIONS
         assert list(result["probabilities"]) == list(EMOTIONS)
-        assert result["duration_s"] == 0.5 + seed
         assert isinstance(result["confident"], bool)
         assert "timeline" not in result
 
@@ -91,73 +86,52 @@ def test_people_get_a_line_a_file(predict, clips):
     assert status == 1  # two are broken
     assert [line.split(":")[0] for line in out.splitlines()] == [str(clips / name) for name in GOOD]
     assert all("%" in line and "0.5 s" in line for line in out.splitlines())
-    assert [line.split(":")[1].strip() for line in err.splitlines()] == [
-        str(clips / "broken.wav"), str(clips / "d.mp3")
-    ]  # fmt: skip
+    broken = [str(clips / name) for name in ("broken.wav", "d.mp3")]
+    assert [line.split(":")[1].strip() for line in err.splitlines()] == broken
+    assert "Traceback" not in err
+    status, out, err = predict("--debug", clips)
+    assert (status, len(out.splitlines())) == (1, len(GOOD))
+    assert "Traceback" in err
+    with pytest.raises(SerError):
+        predict("--debug", "--csv", clips / "notes.txt", clips)
 
 
 def test_several_processes_answer_as_one_does_in_the_same_order(predict, clips, monkeypatch):
     monkeypatch.chdir(clips.parent)
     alone, together = (predict("--json", "--processes", n, clips.name) for n in ("1", "2"))
     assert together[0] == alone[0] == 1
-    assert [line.split(": ")[1] for line in together[2].splitlines()] == [
-        line.split(": ")[1] for line in alone[2].splitlines()
-    ]
+    bad = [[line.split(": ")[1] for line in one[2].splitlines()] for one in (alone, together)]
+    assert bad[0] == bad[1]
     for ours, theirs in zip(json_lines(together[1]), json_lines(alone[1]), strict=True):
         assert ours["file"] == theirs["file"]
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-5)
 
 
-def test_a_file_named_twice_is_answered_once(predict, clips):
-    _, out, _ = predict("--json", clips / "a.flac", clips / "a.flac")
-    assert len(out.splitlines()) == 1
-
-
-# ---- exit status and messages -----------------------------------------------------------------------------
-
-
-def test_a_missing_path_is_said_and_the_rest_is_done(predict, clips):
-    status, out, err = predict("--json", clips / "nowhere.wav", clips / "a.flac")
-    assert status == 1
-    assert len(json_lines(out)) == 1
+def test_a_file_named_twice_is_answered_once_and_a_missing_path_is_said(predict, clips):
+    status, out, err = predict("--json", clips / "a.flac", clips / "nowhere.wav", clips / "a.flac")
+    assert (status, len(json_lines(out))) == (1, 1)
     assert err == f"ser: There is no file {clips / 'nowhere.wav'}. Check the path.\n"
 
 
-def test_nothing_to_do_is_bad_input(predict, tmp_path):
+def test_nothing_to_do_and_what_cannot_be_done_is_one_line(predict, capsys, clips, tmp_path):
+    empty = tmp_path / "empty"
+    empty.mkdir()
     assert predict(tmp_path / "nothing")[0] == 1
-    status, _, err = predict(tmp_path)
-    assert (status, err) == (1, f"ser: There are no recordings in {tmp_path}. Check the path.\n")
-
-
-@pytest.mark.parametrize("words", [["--processes", "0"], ["--max-duration", "long"], ["--what"]])
-def test_a_bad_option_is_bad_usage(predict, clips, words):
-    with pytest.raises(SystemExit) as caught:
-        predict(*words, clips)
-    assert caught.value.code == 2
-
-
-def test_options_that_contradict_each_other_are_bad_usage(predict, clips, tmp_path):
-    assert predict("--csv", tmp_path / "out.csv", "--timeline", clips)[0] == 2
-    assert predict("--max-duration", "-1", clips)[0] == 2
-
-
-def test_a_model_that_is_not_there_is_one_line(capsys, clips, tmp_path):
+    assert predict(empty) == (1, "", f"ser: There are no recordings in {empty}. Check the path.\n")
+    status, _, err = predict("--max-duration", "1", write_voice(tmp_path / "clip.wav", 2.0))
+    assert (status, "limit is 1 s" in err) == (1, True)
+    status, _, err = predict("--csv", tmp_path / "nowhere" / "out.csv", clips)
+    assert (status, "cannot be written" in err) == (1, True)
     assert main(["predict", "--checkpoint", str(tmp_path), str(clips)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_too_long_a_recording_is_refused_by_the_limit_that_was_set(predict, tmp_path):
-    status, _, err = predict("--max-duration", "1", write_voice(tmp_path / "clip.wav", 2.0))
-    assert (status, "limit is 1 s" in err) == (1, True)
-
-
-def test_debug_shows_the_traceback_and_nothing_else_does(predict, clips):
-    assert "Traceback" not in predict(clips)[2]
-    status, out, err = predict("--debug", clips)
-    assert (status, len(out.splitlines())) == (1, len(GOOD))
-    assert "Traceback" in err
-    with pytest.raises(SerError):
-        predict("--debug", "--csv", clips / "notes.txt", clips)
+def test_bad_options_are_bad_usage(predict, clips, tmp_path):
+    for words in (["--processes", "0"], ["--max-duration", "long"], ["--what"]):
+        with pytest.raises(SystemExit, match=r"^2$"):
+            predict(*words, clips)
+    for words in (["--csv", tmp_path / "out.csv", "--timeline"], ["--max-duration", "-1"]):
+        assert predict(*words, clips)[0] == 2
 
 
 def test_remarks_of_the_mp3_decoder_stay_off_standard_error(tiny_checkpoint, tmp_path, capfd):
@@ -185,9 +159,6 @@ def test_an_unforeseen_failure_of_one_file_does_not_stop_the_others(predict, cli
     assert f"ser: {clips / 'c.wav'}: RuntimeError: out of luck\n" in err
 
 
-# ---- results in files -------------------------------------------------------------------------------------
-
-
 def test_a_table_has_a_row_for_each_recording_and_the_same_numbers(predict, clips, tmp_path):
     out = tmp_path / "out.csv"
     status, printed, _ = predict("--csv", out, clips)
@@ -206,20 +177,18 @@ def test_a_second_run_repairs_a_half_written_end_and_adds_what_is_missing(
     predict, clips, tmp_path, option, n_cut
 ):
     out = tmp_path / "out"
+
+    def answers() -> list:  # the times that the steps took differ
+        lines = out.read_text(encoding="utf-8").splitlines()
+        return lines if option == "--csv" else [json.loads(line)["probabilities"] for line in lines]
+
     predict(option, out, clips)
-    rows = out.read_text(encoding="utf-8").splitlines()
-    before = out.read_bytes()
-    out.write_bytes(before[: len(before) - n_cut])
+    before, content = answers(), out.read_bytes()
+    out.write_bytes(content[: len(content) - n_cut])
     status, _, err = predict(option, out, clips)
     assert status == 1  # the two bad files are tried again
     assert "5 recordings" in err
-    again = out.read_text(encoding="utf-8").splitlines()
-    if option == "--csv":
-        assert again == rows
-    else:  # the times that the steps took differ
-        assert [json.loads(a)["probabilities"] for a in again] == [
-            json.loads(b)["probabilities"] for b in rows
-        ]
+    assert answers() == before
 
 
 def test_both_kinds_of_file_can_be_written_at_once_and_each_gets_what_it_lacks(predict, clips, tmp_path):
@@ -252,33 +221,22 @@ def test_a_killed_run_loses_nothing_and_is_taken_up(predict, tiny_checkpoint, tm
     assert [line["file"] for line in json_lines(out.read_text())] == names
 
 
-def test_a_file_that_holds_something_else_is_left_alone(predict, clips, tmp_path):
-    foreign = (
-        "my own notes\n",
-        "file,emotion,confident,duration_s,joy\n",
-        '{"file": "x", "probabilities": {"joy": 1}}\n',
-    )
-    for content in foreign:
-        for option in ("--csv", "--out"):
-            path = tmp_path / "notes"
-            path.write_text(content)
-            status, _, err = predict(option, path, clips)
-            assert (status, err.count("\n")) == (2, 1)
-            assert path.read_text() == content
-
-
-def test_a_file_that_cannot_be_written_is_bad_input(predict, clips, tmp_path):
-    status, _, err = predict("--csv", tmp_path / "nowhere" / "out.csv", clips)
-    assert (status, "cannot be written" in err) == (1, True)
+@pytest.mark.parametrize("option", ["--csv", "--out"])
+def test_a_file_that_holds_something_else_is_left_alone(predict, clips, option):
+    path, joy = clips / "notes.txt", '{"file": "x", "probabilities": {"joy": 1}}\n'
+    for content in ("my own notes\n", "file,emotion,confident,duration_s,joy\n", joy):
+        path.write_text(content)
+        status, _, err = predict(option, path, clips)
+        assert (status, err.count("\n")) == (2, 1)
+        assert path.read_text() == content
 
 
 def test_two_runs_do_not_write_one_file_at_once(tmp_path):
-    with (
-        ResultFile(tmp_path / "out", JsonLines(EMOTIONS, "m1")),
-        pytest.raises(SerError, match="another run"),
-    ):
-        ResultFile(tmp_path / "out", JsonLines(EMOTIONS, "m1"))
-    ResultFile(tmp_path / "out", JsonLines(EMOTIONS, "m1")).__exit__(None, None, None)
+    form = JsonLines(EMOTIONS, "m1")
+    with ResultFile(tmp_path / "out", form), pytest.raises(SerError, match="another run"):
+        ResultFile(tmp_path / "out", form)
+    with ResultFile(tmp_path / "out", form):
+        """Free again."""
 
 
 def test_a_row_cut_inside_a_name_with_a_line_break_is_cut_off(tmp_path):
@@ -304,27 +262,14 @@ def test_answers_of_two_models_never_mix_in_one_file(tmp_path, form):
     assert (tmp_path / "out").read_bytes() == before
 
 
-def test_info_says_what_a_model_was_trained_on(capsys):
+def test_info_tells_versions_model_encoder_scores_and_data(tiny_checkpoint, capsys):
     assert main(["info"]) == 0
     data = read_description().data
     expected = f"on {data['name']} ({data['n_utterances']} utterances, {data['n_speakers']} speakers)"
     assert expected in capsys.readouterr().out
-
-
-# ---- info -------------------------------------------------------------------------------------------------
-
-
-def test_info_tells_versions_model_encoder_and_scores(tiny_checkpoint, capsys):
     assert main(["info", "--checkpoint", str(tiny_checkpoint)]) == 0
     text = capsys.readouterr().out
-    for word in (
-        "torch",
-        "cpu_cores",
-        "cache",
-        "fingerprint",
-        "wa 0.500 [0.400, 0.600]",
-        "random weights",
-    ):
+    for word in ("torch", "cpu_cores", "cache", "fingerprint", "wa 0.500 [0.400, 0.600]", "random weights"):
         assert word in text
     assert main(["info", "--json", "--checkpoint", str(tiny_checkpoint)]) == 0
     content = json.loads(capsys.readouterr().out)
@@ -358,9 +303,7 @@ def test_an_unforeseen_failure_is_one_line_and_a_traceback_only_with_debug(monke
 THREADS = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "OPENBLAS_NUM_THREADS")
 
 
-@pytest.mark.parametrize("already", [None, "ACTIVE"])
-def test_threads_sleep_while_they_wait_unless_told_otherwise(already):
-    watched = """
+WATCHED = """
 import os, runpy, sys
 names = sys.argv[1:]
 class Watch:
@@ -373,14 +316,13 @@ assert not {"torch", "gradio"} & set(sys.modules)
 sys.argv = ["ser", "info", "--debug"]
 runpy.run_module("ser", run_name="__main__")
 """
-    environment = {name: value for name, value in os.environ.items() if name not in THREADS}
-    environment |= {"OMP_WAIT_POLICY": already} if already else {}
-    root = Path(__file__).parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", watched, *THREADS],
-        cwd=root,
-        env=environment,
-        text=True,
-        stderr=subprocess.PIPE,
-    )
-    assert done.stderr.splitlines()[-1] == (f"{already} - 1" if already else "PASSIVE 10000 1")
+
+
+@pytest.mark.parametrize(
+    ("already", "expected"), [({}, "PASSIVE 10000 1"), ({THREADS[0]: "ACTIVE"}, "ACTIVE - 1")]
+)
+def test_threads_sleep_while_they_wait_unless_told_otherwise(already, expected):
+    environment = {name: value for name, value in os.environ.items() if name not in THREADS} | already
+    command = [sys.executable, "-c", WATCHED, *THREADS]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, text=True, stderr=subprocess.PIPE)
+    assert done.stderr.splitlines()[-1] == expected

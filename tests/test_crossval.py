@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,26 +11,24 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from support import write_corpus
+from tuning_support import DIM, EMOTIONS, ENCODER, Toy
 
 from ser.classifier.bigru import ClassifierSettings
-from ser.classifier.checkpoint import EncoderReference, load_checkpoint
+from ser.classifier.checkpoint import load_checkpoint
 from ser.cli import main
-from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import SettingsError
 from ser.experiments.voice_curve import voice_curve
 from ser.inference import adaptation
 from ser.inference.load import load
 from ser.labels import EMOTIONS as EVERY_EMOTION
 from ser.scoring.calibration import calibrate, softmax
+from ser.scoring.predictions import read_predictions
 from ser.training.crossval import Crossval, Stopped
 from ser.training.lockstep import Lockstep
 from ser.training.run_folder import identity
 from ser.training.settings import CrossvalSettings, TrainingSettings
 from ser.training.trainer import Diverged
 
-EMOTIONS = ("anger", "neutral", "sadness")
-DIM = 4
-ENCODER = EncoderReference("shipped", 2, "0123456789abcdef", DIM)
 SETTINGS = CrossvalSettings(
     ClassifierSettings(base_units=4, final_units=4, gru_layers=1, dropout=0.1),
     TrainingSettings(
@@ -39,27 +37,6 @@ SETTINGS = CrossvalSettings(
     n_folds=3,
     validation_share=0.2,
 )
-
-
-class Toy:
-    """A corpus of 12 speakers and frames whose mean tells the emotion; gathering is recorded."""
-
-    def __init__(self, root: Path) -> None:
-        rng = np.random.default_rng(0)
-        utterances, self.frames = [], []
-        for number in range(120):
-            speaker, emotion = f"S{number % 12:02d}", EMOTIONS[(number // 12) % 3]
-            gender = "female" if number % 2 else "male"
-            utterances.append(Utterance(root / f"{speaker}_{number}.wav", speaker, emotion, gender, "toy"))
-            centre = 1.5 * np.eye(3, DIM)[EMOTIONS.index(emotion)]
-            self.frames.append((rng.standard_normal((rng.integers(4, 12), DIM)) + centre).astype(np.float32))
-        self.corpus = Corpus("toy", root, tuple(utterances))
-        self.gathered: list[int] = []
-
-    def gather(self, indices, max_frames):
-        self.gathered += list(indices)
-        cut = [self.frames[i][:max_frames] for i in indices]
-        return np.concatenate(cut), np.array([len(frames) for frames in cut])
 
 
 @pytest.fixture
@@ -71,37 +48,44 @@ def crossval(toy: Toy, folder: Path, settings: CrossvalSettings = SETTINGS) -> C
     return Crossval(toy.corpus, toy, ENCODER, settings, folder)
 
 
-def comparable(result: dict) -> dict:
-    return {key: value for key, value in result.items() if key != "created"}
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run that has ended: the toy, the run, its result and its folder."""
+    toy, folder = Toy(tmp_path_factory.mktemp("corpus")), tmp_path_factory.mktemp("finished")
+    run = crossval(toy, folder)
+    return toy, run, run.run(), folder
 
 
-def test_the_result_follows_from_the_written_predictions(toy, tmp_path):
-    result = crossval(toy, tmp_path / "run").run()
-    rows = list(csv.DictReader((tmp_path / "run" / "predictions.csv").open()))
-    true, predicted = [row["emotion"] for row in rows], [row["predicted"] for row in rows]
+def test_the_result_follows_from_the_written_predictions(finished):
+    _, _, result, folder = finished
+    rows = read_predictions(folder / "predictions.csv")
+    columns = [[row[name] for row in rows] for name in ("emotion", "predicted")]
     assert len(rows) == 120
-    assert result["pooled"]["wa"]["value"] == pytest.approx(accuracy_score(true, predicted))
-    assert result["pooled"]["uar"]["value"] == pytest.approx(recall_score(true, predicted, average="macro"))
-    assert result["pooled"]["macro_f1"]["value"] == pytest.approx(f1_score(true, predicted, average="macro"))
+    pooled = {
+        name: one["value"] for name, one in result["pooled"].items() if name in ("wa", "uar", "macro_f1")
+    }
+    assert pooled == {
+        "wa": pytest.approx(accuracy_score(*columns)),
+        "uar": pytest.approx(recall_score(*columns, average="macro")),
+        "macro_f1": pytest.approx(f1_score(*columns, average="macro")),
+    }
     for row in rows:
         probabilities = {emotion: float(row[emotion]) for emotion in EMOTIONS}
         assert max(probabilities, key=probabilities.get) == row["predicted"]
         assert sum(probabilities.values()) == pytest.approx(1, abs=1e-5)
 
 
-def test_parts_of_a_fold_share_no_speaker_and_every_utterance_is_tested_once(toy, tmp_path):
-    result = crossval(toy, tmp_path / "run").run(final=False)
+def test_parts_of_a_fold_share_no_speaker_and_every_utterance_is_tested_once(finished):
+    toy, _, result, _ = finished
     tested = [file for fold in result["folds"] for file in fold["test"]]
     assert sorted(tested) == sorted(utterance.path.name for utterance in toy.corpus.utterances)
     for fold in result["folds"]:
         speakers = [{file[:3] for file in fold[part]} for part in ("train", "validation", "test")]
-        assert not speakers[0] & speakers[1]
-        assert not speakers[0] & speakers[2]
-        assert not speakers[1] & speakers[2]
+        assert sum(map(len, speakers)) == len(set.union(*speakers))
 
 
 def test_a_test_speaker_is_not_looked_at_while_training(toy, tmp_path):
-    one = crossval(toy, tmp_path / "run")
+    one = crossval(toy, tmp_path)
     lockstep = Lockstep(one.data, one.folds[:1], SETTINGS.classifier, SETTINGS.training)
     toy.gathered.clear()
     while not lockstep.done:
@@ -110,38 +94,32 @@ def test_a_test_speaker_is_not_looked_at_while_training(toy, tmp_path):
 
 
 @pytest.mark.parametrize("stop_after", [1, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 5, 7))])
-def test_a_run_stopped_anywhere_ends_like_one_that_was_not(toy, tmp_path, stop_after):
-    whole = crossval(toy, tmp_path / "whole").run()
-    calls = []
-
-    def should_stop() -> bool:
-        calls.append(1)
-        return len(calls) >= stop_after
-
+def test_a_run_stopped_anywhere_ends_like_one_that_was_not(finished, tmp_path, stop_after):
+    toy, _, whole, folder = finished
+    calls = itertools.count(1)
     with pytest.raises(Stopped, match="same command"):
-        crossval(toy, tmp_path / "cut").run(should_stop=should_stop)
-    assert json.loads((tmp_path / "cut" / "progress.json").read_text())["state"] == "stopped"
-    taken_up = crossval(toy, tmp_path / "cut")
+        crossval(toy, tmp_path).run(should_stop=lambda: next(calls) >= stop_after)
+    assert json.loads((tmp_path / "progress.json").read_text())["state"] == "stopped"
+    taken_up = crossval(toy, tmp_path)
     assert taken_up.resumed
-    assert comparable(taken_up.run()) == comparable(whole)
+    assert taken_up.run() | {"created": ""} == whole | {"created": ""}
     for name in ("predictions.csv", "checkpoint/model.safetensors"):
-        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 
 
-def test_a_folder_of_another_run_is_refused_and_left_alone(toy, tmp_path):
-    crossval(toy, tmp_path / "run").run(final=False)
-    before = (tmp_path / "run" / "result.json").read_bytes()
+def test_a_folder_of_another_run_is_refused_and_left_alone(finished):
+    toy, _, _, folder = finished
+    before = (folder / "result.json").read_bytes()
     other = replace(SETTINGS, training=replace(SETTINGS.training, learning_rate=0.1))
     with pytest.raises(SettingsError, match="other settings"):
-        crossval(toy, tmp_path / "run", other)
-    assert (tmp_path / "run" / "result.json").read_bytes() == before
+        crossval(toy, folder, other)
+    assert (folder / "result.json").read_bytes() == before
 
 
-def test_the_checkpoint_answers_and_states_its_conditions(toy, tmp_path):
-    crossval(toy, tmp_path / "run").run()
-    checkpoint, model = load_checkpoint(tmp_path / "run" / "checkpoint")
-    assert checkpoint.labels == EMOTIONS
-    assert model.n_labels == 3
+def test_the_checkpoint_states_its_conditions(finished):
+    toy, _, _, folder = finished
+    checkpoint, model = load_checkpoint(folder / "checkpoint")
+    assert (checkpoint.labels, model.n_labels) == (EMOTIONS, 3)
     assert "speaker-disjoint" in checkpoint.scores["conditions"]
     assert checkpoint.calibration.precision is not None
     assert checkpoint.data["fingerprint"] == toy.corpus.fingerprint
@@ -174,20 +152,21 @@ def test_precision_and_coverage_are_measured_without_the_test_speakers(toy, tmp_
     assert stated.precision == pytest.approx(right / sure)
 
 
-def test_what_a_fold_s_test_part_says_does_not_calibrate_itself(toy, tmp_path):
-    one = crossval(toy, tmp_path / "run")
-    one.run(final=False)
+def test_what_a_fold_s_test_part_says_does_not_calibrate_itself(finished):
+    _, one, _, _ = finished
     tested, test = one._test(), list(one.folds[0].test)
     others = np.setdiff1d(np.arange(120), test)
     logits = np.random.default_rng(0).standard_normal(tested.logits.shape).astype(np.float32)
-    before = one._calibrated(tested)[1]
     logits[others] = tested.logits[others]
-    after = one._calibrated(replace(tested, logits=logits))[1]
-    scale = np.log(before[test][:, 0] / before[test][:, 1]) / (
-        tested.logits[test][:, 0] - tested.logits[test][:, 1]
-    )
-    changed = np.log(after[test][:, 0] / after[test][:, 1]) / (logits[test][:, 0] - logits[test][:, 1])
-    np.testing.assert_allclose(changed, scale[0], rtol=1e-3)  # the same temperature
+
+    def scale(probabilities, logits):
+        return np.log(probabilities[test][:, 0] / probabilities[test][:, 1]) / (
+            logits[test][:, 0] - logits[test][:, 1]
+        )
+
+    before, after = one._calibrated(tested)[1], one._calibrated(replace(tested, logits=logits))[1]
+    same = scale(before, tested.logits)[0]
+    np.testing.assert_allclose(scale(after, logits), same, rtol=1e-3)  # the same temperature
     assert not np.allclose(after[others], before[others])
 
 
@@ -214,47 +193,37 @@ def test_a_fold_that_diverges_later_keeps_its_best_epoch_and_every_file_is_json(
 
 def test_the_engine_of_the_features_and_the_threads_are_recorded_and_no_part_of_the_identity(toy, tmp_path):
     other = replace(ENCODER, engine="onnxruntime")
-    result = Crossval(toy.corpus, toy, other, SETTINGS, tmp_path / "run").run()
+    result = Crossval(toy.corpus, toy, other, SETTINGS, tmp_path).run()
     assert result["versions"]["engine"] == "onnxruntime"
     assert int(result["versions"]["threads"]) >= 1
-    assert load_checkpoint(tmp_path / "run" / "checkpoint")[0].encoder == other
+    assert load_checkpoint(tmp_path / "checkpoint")[0].encoder == other
     assert identity(toy.corpus, other, SETTINGS) == identity(toy.corpus, ENCODER, SETTINGS)
 
 
 @pytest.mark.parametrize("split", ["speakers", "loso"])
 def test_the_validation_share_holds_for_every_split(toy, split):
-    sizes = [
-        len(replace(SETTINGS, split=split, validation_share=share).folds(toy.corpus)[0].validation)
-        for share in (0.1, 0.3)
-    ]
-    assert sizes[0] < sizes[1]
+    few, many = (
+        replace(SETTINGS, split=split, validation_share=share).folds(toy.corpus)[0] for share in (0.1, 0.3)
+    )
+    assert len(few.validation) < len(many.validation)
 
 
 def test_train_makes_its_folder_and_leaves_model_run_and_report(tiny_encoder, tmp_path, capsys):
-    corpus = write_corpus(tmp_path / "corpus", n_speakers=4)
-    words = ["--corpus", str(corpus), "--cache", str(tmp_path / "cache"), "--encoder", str(tiny_encoder)]
+    corpus, run, to = (str(tmp_path / name) for name in ("corpus", "run", "new/model"))
+    write_corpus(Path(corpus), n_speakers=4)
+    words = ["--corpus", corpus, "--cache", str(tmp_path / "cache"), "--encoder", str(tiny_encoder)]
     words += ["--folds", "2", "--validation-share", "0.2", "--max-epochs", "1", "--base-units", "4"]
-    run, to = tmp_path / "run", tmp_path / "new" / "model"
-    assert main(["train", *words, "--out", str(run), "--to", str(to), "--also-random-split"]) == 0
+    assert main(["train", *words, "--out", run, "--to", to, "--also-random-split"]) == 0
     assert load(to).labels == EVERY_EMOTION
-    assert (run / "report.html").exists()
-    result = json.loads((run / "result.json").read_text())
+    assert (tmp_path / "run" / "report.html").exists()
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
     premium = result["random_split"]["premium"]["wa"]
     gain = result["random_split"]["pooled"]["wa"]["value"] - result["pooled"]["wa"]["value"]
     assert premium["value"] == pytest.approx(gain)
     assert premium["low"] <= premium["value"] <= premium["high"]
     assert f"Leak premium: {100 * gain:.2f} % [" in capsys.readouterr().out
     assert list(load(to).trained_on) == [f"corpus:s{number}" for number in range(4)]
-    words = [
-        "evaluate",
-        "--checkpoint",
-        str(to),
-        "--corpus",
-        str(corpus),
-        "--out",
-        str(tmp_path / "evaluation"),
-    ]
-    assert main(words) == 2
+    assert main(["evaluate", "--checkpoint", to, "--corpus", corpus, "--out", str(tmp_path / "new")]) == 2
     assert "trained on 4 of these 4 speakers" in capsys.readouterr().err
 
 
@@ -281,17 +250,15 @@ def test_progress_tells_each_fold_after_each_of_its_epochs(toy, tmp_path):
 
 
 def test_the_random_split_says_loudly_what_it_is(toy, tmp_path):
-    result = crossval(toy, tmp_path / "run", replace(SETTINGS, split="random")).run(final=False)
+    result = crossval(toy, tmp_path, replace(SETTINGS, split="random")).run(final=False)
     assert "ignores speakers" in result["protocol"]
 
 
-def test_lockstep_reports_the_mean_over_folds_and_a_stopped_fold_its_best(toy, tmp_path):
-    one = crossval(toy, tmp_path / "run")
-    while not one.lockstep.done:
-        one.lockstep.run_epoch()
-    best = [training.epochs[training.best_epoch - 1].validation_wa for training in one.lockstep.trainings]
-    assert one.lockstep.validation_accuracy() == pytest.approx(np.mean(best))
-    assert one.lockstep.best_validation_accuracy() == pytest.approx(np.mean(best))
+def test_lockstep_reports_the_mean_over_folds_and_a_stopped_fold_its_best(finished):
+    lockstep = finished[1].lockstep
+    best = [training.epochs[training.best_epoch - 1].validation_wa for training in lockstep.trainings]
+    assert lockstep.validation_accuracy() == pytest.approx(np.mean(best))
+    assert lockstep.best_validation_accuracy() == pytest.approx(np.mean(best))
 
 
 @pytest.mark.parametrize("wrong", [{"split": "both"}, {"n_folds": 1}, {"validation_share": 0.5}])
@@ -308,14 +275,10 @@ def test_a_voice_is_known_by_recordings_that_are_not_scored_and_helps_strangers(
         toy.frames[number] = (toy.frames[number] + shifts[utterance.speaker]).astype(np.float32)
     learning = replace(SETTINGS.training, max_epochs=12, patience=0)
     settings = replace(SETTINGS, classifier=replace(SETTINGS.classifier, voices=0.5), training=learning)
-    done = crossval(toy, tmp_path / "run", settings)
+    done = crossval(toy, tmp_path, settings)
     done.run(final=False)
     rows = {(row["kind"], row["recordings"]): row for row in voice_curve(done)}
-    assert {key for key in rows if key[0] == "mixed"} == {
-        ("mixed", 1),
-        ("mixed", 3),
-        ("mixed", 5),
-    }  # no speaker has ten to spare
+    assert {count for kind, count in rows if kind == "mixed"} == {1, 3, 5}  # no speaker has ten to spare
     for (_, count), row in rows.items():
         assert (row["utterances"], row["speakers"]) == (120 - 12 * count, 12)
         gain = row["with"]["wa"]["value"] - row["without"]["wa"]["value"]

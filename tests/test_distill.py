@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -57,24 +58,12 @@ def numpy_equation_1(prediction: np.ndarray, target: np.ndarray, weight: float) 
 
 
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.5])
-def test_the_loss_equals_a_numpy_transcription_of_equation_1(weight):
-    rng = np.random.default_rng(0)
-    prediction, target = rng.standard_normal((2, 3, 4, 7))
-    ours = distillation_loss(torch.from_numpy(prediction), torch.from_numpy(target), weight)
-    assert float(ours) == pytest.approx(numpy_equation_1(prediction, target, weight), rel=1e-9)
-
-
-def test_the_gradient_of_the_loss_agrees_with_finite_differences():
-    torch.manual_seed(0)
-    prediction = torch.randn(2, 3, 5, dtype=torch.double, requires_grad=True)
-    target = torch.randn(2, 3, 5, dtype=torch.double)
-    assert torch.autograd.gradcheck(lambda x: distillation_loss(x, target, 0.7), (prediction,))
-
-
-def test_a_perfect_student_pays_only_for_the_cosine():
-    target = torch.randn(2, 3, 5)
-    expected = -torch.nn.functional.logsigmoid(torch.tensor(1.0))
-    torch.testing.assert_close(distillation_loss(target, target), expected)
+def test_the_loss_and_its_gradient_are_those_of_equation_1(weight):
+    prediction, target = np.random.default_rng(0).standard_normal((2, 3, 4, 7))
+    ours = partial(distillation_loss, target=torch.from_numpy(target), cosine_weight=weight)
+    given = torch.from_numpy(prediction).requires_grad_()
+    assert float(ours(given)) == pytest.approx(numpy_equation_1(prediction, target, weight), rel=1e-9)
+    assert torch.autograd.gradcheck(ours, (given,))
 
 
 def test_targets_are_interpolated_to_the_students_frame_centres():
@@ -87,12 +76,11 @@ def test_targets_are_interpolated_to_the_students_frame_centres():
 def test_degrading_keeps_length_and_type_and_follows_its_generator():
     samples = np.random.default_rng(0).standard_normal(8000).astype(np.float32)
     for seed in range(8):
-        changed = degrade(samples, np.random.default_rng(seed))
-        assert changed.shape == samples.shape
-        assert changed.dtype == np.float32
+        changed, again = (degrade(samples, np.random.default_rng(seed)) for _ in range(2))
+        assert (changed.shape, changed.dtype) == (samples.shape, np.float32)
         assert np.isfinite(changed).all()
         assert not np.array_equal(changed, samples)
-        assert np.array_equal(changed, degrade(samples, np.random.default_rng(seed)))
+        assert np.array_equal(changed, again)
 
 
 def test_the_learning_rate_rises_and_falls_to_zero():
@@ -119,13 +107,10 @@ def recordings(tmp_path_factory) -> Path:
 def teachers(tmp_path_factory) -> dict[str, Path]:
     """A folder of random weights for each kind of teacher, three layers deep, its norms far from the identity."""
     deep = TINY | {"num_hidden_layers": 3}
+    behind = deep | {"feat_extract_norm": "layer", "conv_bias": True, "do_stable_layer_norm": True}
     models = {
         "hubert": transformers.HubertModel(transformers.HubertConfig(**deep)),
-        "hubert, norm behind the last layer": transformers.HubertModel(
-            transformers.HubertConfig(
-                **deep, feat_extract_norm="layer", conv_bias=True, do_stable_layer_norm=True
-            )
-        ),
+        "hubert, norm behind the last layer": transformers.HubertModel(transformers.HubertConfig(**behind)),
         "wav2vec 2.0": transformers.Wav2Vec2Model(transformers.Wav2Vec2Config(**deep)),
         "wavlm": transformers.WavLMModel(transformers.WavLMConfig(**deep)),
         "whisper": WhisperEncoder(transformers.WhisperConfig(**WHISPER | {"encoder_layers": 3})),
@@ -146,17 +131,24 @@ def teacher(teachers) -> Encoder:
     return Encoder.load(teachers["hubert"], engine="torch")
 
 
-def distillation(
-    files: Path, teacher: Encoder, out: Path, settings: DistillSettings = SETTINGS
-) -> Distillation:
-    return Distillation(find_audio([files]), teacher, Student.first_layers(teacher, 1), out, settings)
+def distillation(files: Path, teacher: Encoder, out: Path, **settings: object) -> Distillation:
+    student = Student.first_layers(teacher, 1)
+    return Distillation(find_audio([files]), teacher, student, out, replace(SETTINGS, **settings))
+
+
+def command(teacher: Path, words: str, *paths: object) -> list[str]:
+    """`ser distill`; a path for each `{}` among the words."""
+    given = map(str, paths)
+    return [
+        "distill",
+        "--teacher",
+        str(teacher),
+        *(next(given) if one == "{}" else one for one in words.split()),
+    ]
 
 
 def quietly(line: object) -> None:
     """Nobody listens."""
-
-
-# ---- the student ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 3])
@@ -175,13 +167,14 @@ def test_distilhubert_s_own_shape_is_made_from_a_hubert(teacher, tmp_path):
     student = Student.first_layers(teacher, 2)
     assert student.model.config.feat_extract_norm == "group"
     assert not student.model.config.conv_bias
-    theirs, ours = teacher.model.state_dict(), student.model.state_dict()
-    missing = {key for key in theirs if key not in ours}
-    assert all(
-        any(part in key for part in ("layers.2.", "pos_conv_embed", "masked_spec_embed")) for key in missing
-    )  # the latter is under a weight norm
+    missing = teacher.model.state_dict().keys() - student.model.state_dict().keys()
+    known = ("layers.2.", "pos_conv_embed", "masked_spec_embed")  # the second is under a weight norm
+    assert all(any(part in key for part in known) for key in missing)
     heads = Distiller(student.model, 3, teacher.dim)
     assert heads(torch.zeros(2, 8000)).shape == (3, 2, 24, 32)
+    for n in (0, 4):
+        with pytest.raises(SettingsError, match="layers 1 to 3"):
+            Student.first_layers(teacher, n)
 
 
 def test_a_student_has_no_dropout_and_no_masking(teacher):
@@ -193,17 +186,15 @@ def test_a_student_has_no_dropout_and_no_masking(teacher):
     assert torch.equal(once, again)
 
 
-def test_more_layers_than_the_teacher_has_are_refused(teacher):
-    for n in (0, 4):
-        with pytest.raises(SettingsError, match="layers 1 to 3"):
-            Student.first_layers(teacher, n)
-
-
 def test_the_command_writes_a_teacher_s_first_layers_without_recordings(teachers, tmp_path):
-    words = ["distill", "--teacher", str(teachers["whisper"]), "--from-teacher", "2", "--steps", "0"]
-    assert main([*words, "--out", str(tmp_path / "whole")]) == 0
-    assert main([*words, "--out", str(tmp_path / "half"), "--half", "--licence", "MIT"]) == 0
-    whole, half = tmp_path / "whole" / "encoder", tmp_path / "half" / "encoder"
+    words = command(teachers["whisper"], "--from-teacher 2 --steps 0 --out")
+    for name, more in (
+        ("whole", []),
+        ("half", ["--half", "--licence", "MIT"]),
+        ("speech", ["--speech-only"]),
+    ):
+        assert main([*words, str(tmp_path / name), *more]) == 0
+    whole, half, speech = (tmp_path / name / "encoder" for name in ("whole", "half", "speech"))
     assert sorted(path.name for path in half.iterdir()) == [
         "config.json", "distillation.json", "model.safetensors", "preprocessor_config.json"
     ]  # fmt: skip
@@ -211,34 +202,27 @@ def test_the_command_writes_a_teacher_s_first_layers_without_recordings(teachers
     teacher = Encoder.load(teachers["whisper"], 2, engine="torch")
     np.testing.assert_allclose(Encoder.load(half)([voice()])[0], teacher([voice()])[0], atol=0.02)
     about = json.loads((half / "distillation.json").read_text())
-    assert about["licence"] == "MIT"
-    assert about["teacher"]["name"] == teacher.name
+    assert (about["licence"], about["teacher"]["name"]) == ("MIT", teacher.name)
     assert about["student"]["layers"] == 2
-
-
-def test_an_encoder_that_asks_for_speech_alone_says_so_and_is_another_one(teachers, tmp_path):
-    words = ["distill", "--teacher", str(teachers["whisper"]), "--from-teacher", "2", "--steps", "0"]
-    for name, more in (("all", []), ("speech", ["--speech-only"])):
-        assert main([*words, *more, "--out", str(tmp_path / name)]) == 0
-    told, alone = (Encoder.load(tmp_path / name / "encoder") for name in ("all", "speech"))
+    told, alone = Encoder.load(whole), Encoder.load(speech)  # of all sound, of speech alone
     assert (told.speech_only, alone.speech_only) == (False, True)
     assert told.fingerprint != alone.fingerprint
-    again = Student.first_layers(alone)
-    assert again.speech_only
+    assert Student.first_layers(alone).speech_only
 
 
 def test_training_without_recordings_and_a_device_that_is_not_there_are_refused(
     teachers, tmp_path, capsys, monkeypatch
 ):
-    words = ["distill", "--teacher", str(teachers["hubert"]), "--from-teacher", "1", "--out", str(tmp_path)]
+    words = command(teachers["hubert"], "--from-teacher 1 --out {}", tmp_path)
     assert main(words) == 2
     assert "--audio" in capsys.readouterr().err
     monkeypatch.setenv("SER_DEVICE", "nonsense")
     assert main([*words, "--steps", "0"]) == 2
     assert "SER_DEVICE is 'nonsense'" in capsys.readouterr().err
-
-
-# ---- the stream -------------------------------------------------------------------------------------------
+    with pytest.raises(SettingsError, match="No recordings"):
+        find_audio([tmp_path])
+    with pytest.raises(SettingsError, match="no folder"):
+        find_audio([tmp_path / "nowhere"])
 
 
 def stream_of(files: list[Path], teacher: Encoder, settings: CropSettings = CROPS) -> CropStream:
@@ -271,9 +255,7 @@ def test_a_speed_of_one_and_no_degradation_leave_all_but_the_level(recordings, t
 
 def test_the_statistics_are_those_of_all_frames(recordings, teacher):
     files = [recordings / "2.wav", recordings / "3.wav"]
-    blocks = list(
-        itertools.islice(stream_of(files, teacher).blocks(), 3)
-    )  # the third begins the second epoch
+    blocks = itertools.islice(stream_of(files, teacher).blocks(), 3)  # the third begins the second epoch
     stream = stream_of(files, teacher)
     frames = torch.cat([stream.states(block).float() for block in blocks], dim=1)
     mean, scale = teacher_statistics(stream)
@@ -281,56 +263,33 @@ def test_the_statistics_are_those_of_all_frames(recordings, teacher):
     torch.testing.assert_close(scale[:, 0, 0], frames.std(dim=1), atol=1e-3, rtol=0.02)
 
 
-def test_a_folder_without_recordings_is_refused(tmp_path):
-    with pytest.raises(SettingsError, match="No recordings"):
-        find_audio([tmp_path])
-    with pytest.raises(SettingsError, match="no folder"):
-        find_audio([tmp_path / "nowhere"])
-
-
-# ---- a run ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("kind", ["hubert", "whisper"])
 def test_the_result_loads_strictly_and_gives_the_student_s_frames(recordings, teachers, kind, tmp_path):
-    teacher = Encoder.load(teachers[kind], engine="torch")
     lines: list[dict] = []
-    run = distillation(recordings, teacher, tmp_path)
+    run = distillation(recordings, Encoder.load(teachers[kind], engine="torch"), tmp_path)
     run.run(lines.append, quietly)
     assert lines[-1]["step"] == 4
-    encoder = Encoder.load(run.export(), engine="torch")
+    (found,) = Encoder.load(run.export(), engine="torch")([voice()])
     with torch.inference_mode():
         (expected,) = hidden_states(run.student.model.eval(), torch.from_numpy(voice())[None], [1])
-    np.testing.assert_allclose(encoder([voice()])[0], expected[0].numpy(), atol=1e-4)
-    assert (
-        np.abs(encoder([voice()])[0] - Encoder.load(teachers[kind], 1)([voice()])[0]).max() > 1e-3
-    )  # it learnt
+    np.testing.assert_allclose(found, expected[0].numpy(), atol=1e-4)
+    assert np.abs(found - Encoder.load(teachers[kind], 1)([voice()])[0]).max() > 1e-3  # it learnt
 
 
-def test_a_run_resumes_from_its_saved_state_and_refuses_another_teacher_s_layers(
-    recordings, teacher, tmp_path
-):
+def test_a_run_resumes_from_its_saved_state_and_says_what_it_waits_for(recordings, teacher, tmp_path):
+    said: list[str] = []
     first = distillation(recordings, teacher, tmp_path)
-    first.run(quietly, quietly)
+    first.run(quietly, said.append)
     second = distillation(recordings, teacher, tmp_path)
     assert second.step == 4
     for key, value in first.distiller.state_dict().items():
         assert torch.equal(value, second.distiller.state_dict()[key])
-    longer = distillation(recordings, teacher, tmp_path, replace(SETTINGS, steps=6))
-    longer.run(quietly, quietly)
+    longer = distillation(recordings, teacher, tmp_path, steps=6)
+    longer.run(quietly, said.append)
     assert longer.step == 6
+    assert [words[-14:] for words in said[1:]] == ["before step 1.", "before step 5."]
     with pytest.raises(SettingsError, match="other settings"):
-        distillation(recordings, teacher, tmp_path, replace(SETTINGS, teacher_layers=(2,)))
-
-
-def test_each_wait_without_steps_is_announced_before_step_1_and_after_a_resume(recordings, teacher, tmp_path):
-    said: list[str] = []
-    distillation(recordings, teacher, tmp_path).run(quietly, said.append)
-    assert len(said) == 2
-    assert said[1].endswith("before step 1.")
-    distillation(recordings, teacher, tmp_path, replace(SETTINGS, steps=6)).run(quietly, said.append)
-    assert len(said) == 3
-    assert said[2].endswith("before step 5.")
+        distillation(recordings, teacher, tmp_path, teacher_layers=(2,))
 
 
 def test_a_run_that_ends_before_its_first_step_keeps_the_scale_of_the_teacher_s_layers(
@@ -346,8 +305,7 @@ def test_a_run_that_ends_before_its_first_step_keeps_the_scale_of_the_teacher_s_
 
 
 def test_without_standardising_equation_1_meets_the_teacher_s_own_values(recordings, teacher, tmp_path):
-    plain = replace(SETTINGS, standardise=False, cosine_weight=0.0)
-    run = distillation(recordings, teacher, tmp_path, plain)
+    run = distillation(recordings, teacher, tmp_path, standardise=False, cosine_weight=0.0)
     for head in run.distiller.heads:
         head.weight.data.zero_()
         head.bias.data.zero_()
@@ -361,68 +319,43 @@ def test_without_standardising_equation_1_meets_the_teacher_s_own_values(recordi
 def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
     recordings, teachers, tmp_path, monkeypatch
 ):
+    own, out = tmp_path / "own", tmp_path / "run"
     shape = TINY | {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
-    transformers.HubertModel(transformers.HubertConfig(**shape)).save_pretrained(tmp_path / "own")
+    transformers.HubertModel(transformers.HubertConfig(**shape)).save_pretrained(own)
     logged, run = [], Distillation.run
 
     def watched(self: Distillation, *arguments: object) -> None:
-        logged.append((tmp_path / "run" / "log.jsonl").read_text())
+        logged.append((out / "log.jsonl").read_text())
         run(self, *arguments)
 
     monkeypatch.setattr(Distillation, "run", watched)
-    words = ["distill", "--teacher", str(teachers["hubert"]), "--init", str(tmp_path / "own")]
-    words += [
-        "--audio",
-        str(recordings),
-        "--out",
-        str(tmp_path / "run"),
-        "--teacher-layers",
-        "2,3",
-        "--speeds",
-        "1",
-    ]
-    words += ["--steps", "2", "--batch-size", "2", "--crop-s", "0.5", "--buffer", "4", "--no-standardise"]
-    assert main(words) == 0
+    words = (
+        "--init {} --audio {} --out {} --teacher-layers 2,3 --speeds 1 --steps 2 --batch-size 2 --crop-s 0.5"
+    )
+    words += " --buffer 4 --no-standardise"
+    assert main(command(teachers["hubert"], words, own, recordings, out)) == 0
     assert "started" in json.loads(logged[0])
-    assert Encoder.load(tmp_path / "run" / "encoder").dim == 48
-    about = json.loads((tmp_path / "run" / "encoder" / "distillation.json").read_text())
-    assert about["student"]["name"] == "own"
-    assert about["settings"]["crops"]["speeds"] == [1.0]
+    assert Encoder.load(out / "encoder").dim == 48
+    about = json.loads((out / "encoder" / "distillation.json").read_text())
+    assert (about["student"]["name"], about["settings"]["crops"]["speeds"]) == ("own", [1.0])
 
 
 @pytest.mark.slow
 def test_a_run_killed_twice_ends_with_an_encoder(recordings, teachers, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "ser",
-        "distill",
-        "--teacher",
-        str(teachers["hubert"]),
-        "--from-teacher",
-        "1",
-    ]
-    command += [
-        "--audio",
-        str(recordings),
-        "--teacher-layers",
-        "2,3",
-        "--out",
-        str(tmp_path),
-        "--steps",
-        "160",
-    ]
-    command += ["--batch-size", "4", "--crop-s", "0.5", "--save-every-s", "0.2"]
+    words = (
+        "--from-teacher 1 --audio {} --teacher-layers 2,3 --out {} --steps 160 --batch-size 4 --crop-s 0.5"
+    )
+    words += " --save-every-s 0.2"
+    run = [sys.executable, "-m", "ser", *command(teachers["hubert"], words, recordings, tmp_path)]
     log = tmp_path / "log.jsonl"
     for _ in range(2):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        process = subprocess.Popen(run, stdout=subprocess.DEVNULL)
         lines = len(log.read_text().splitlines()) if log.exists() else 0
         while process.poll() is None and (not log.exists() or len(log.read_text().splitlines()) < lines + 3):
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    done = subprocess.run(run, capture_output=True, text=True, check=True)
     assert "from step 0" not in done.stdout
-    steps = [json.loads(line).get("step") for line in log.read_text().splitlines()]
-    assert steps[-1] == 160
+    assert json.loads(log.read_text().splitlines()[-1])["step"] == 160
     Encoder.load(tmp_path / "encoder")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from support import write_corpus
 
 import ser
 from ser.cli import main
-from ser.corpora.corpus import read_corpus
+from ser.corpora.corpus import keep_emotions, read_corpus
 from ser.errors import CorpusError
 from ser.experiments.evaluate import evaluate, known_speakers
 from ser.labels import EMOTIONS
@@ -26,16 +27,8 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def command(tiny_checkpoint: Path, corpus_folder: Path, tmp_path: Path) -> list[str]:
-    words = [
-        "evaluate",
-        "--checkpoint",
-        tiny_checkpoint,
-        "--corpus",
-        corpus_folder,
-        "--out",
-        tmp_path / "out",
-    ]
-    return list(map(str, words))
+    words = ["--checkpoint", tiny_checkpoint, "--corpus", corpus_folder, "--out", tmp_path / "out"]
+    return ["evaluate", *map(str, words)]
 
 
 def test_the_scores_are_those_of_an_independent_count(
@@ -57,17 +50,13 @@ def test_the_scores_are_those_of_an_independent_count(
 
 
 def test_speakers_of_the_training_are_refused_unless_allowed(command, tiny_checkpoint, tmp_path, capsys):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    for name in ("model.json", "model.safetensors"):
-        (folder / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "model")
     content = json.loads((folder / "model.json").read_text())
     content["data"] = {"speakers": ["corpus:s1", "elsewhere:s2"]}
     (folder / "model.json").write_text(json.dumps(content))
     command[2] = str(folder)
     assert main(command) == 2
-    said = capsys.readouterr().err
-    assert "trained on 1 of these 3 speakers, for instance corpus:s1" in said
+    assert "trained on 1 of these 3 speakers, for instance corpus:s1" in capsys.readouterr().err
     assert not (tmp_path / "out" / "evaluation.json").exists()
     assert main([*command, "--allow-trained-speakers"]) == 0
     assert "flatter it" in json.loads((tmp_path / "out" / "evaluation.json").read_text())["protocol"]
@@ -76,34 +65,21 @@ def test_speakers_of_the_training_are_refused_unless_allowed(command, tiny_check
 def test_emotions_that_the_model_does_not_know_and_broken_files_are_counted_not_scored(
     command, corpus_folder, tmp_path
 ):
-    table = corpus_folder / "metadata.csv"
-    before = table.read_text()
-    broken = corpus_folder / "broken.wav"
-    broken.write_text("not a recording")
-    try:
-        table.write_text(before + "broken.wav,s0,anger\n0_0.wav,s0,boredom\n".replace("0_0.wav", "extra.wav"))
-        (corpus_folder / "extra.wav").write_bytes((corpus_folder / "0_0.wav").read_bytes())
-        assert main(command) == 1
-    finally:
-        table.write_text(before)
-        broken.unlink()
-        (corpus_folder / "extra.wav").unlink(missing_ok=True)
+    folder = shutil.copytree(corpus_folder, tmp_path / "corpus")
+    (folder / "broken.wav").write_text("not a recording")
+    shutil.copy(folder / "0_0.wav", folder / "extra.wav")
+    with (folder / "metadata.csv").open("a") as table:
+        table.write("broken.wav,s0,anger\nextra.wav,s0,boredom\n")
+    command[4] = str(folder)
+    assert main(command) == 1
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert content["left_out"]["unknown_emotions"] == {"boredom": 1}
     assert [file for file, _ in content["left_out"]["unreadable"]] == ["broken.wav"]
     assert content["scores"]["n_utterances"] == 18
 
 
-def test_a_single_emotion_is_no_evaluation(tiny_checkpoint, tmp_path):
-    folder = write_corpus(tmp_path / "corpus", 2)
-    lines = (folder / "metadata.csv").read_text().splitlines()
-    (folder / "metadata.csv").write_text(
-        "\n".join([lines[0], *(line for line in lines if "anger" in line)]) + "\n"
-    )
+def test_a_single_emotion_is_no_evaluation(tiny_checkpoint, corpus_folder):
+    corpus, _ = keep_emotions(read_corpus(corpus_folder), ["anger"])
     with pytest.raises(CorpusError, match="at least two"):
-        evaluate(ser.load(tiny_checkpoint), read_corpus(folder))
-
-
-def test_speakers_are_compared_with_the_name_of_their_corpus(corpus_folder):
-    corpus = read_corpus(corpus_folder)
+        evaluate(ser.load(tiny_checkpoint), corpus)
     assert known_speakers(corpus, ["corpus:s1", "other:s0", "s2"]) == ["corpus:s1"]

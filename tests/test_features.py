@@ -5,13 +5,14 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ from support import voice, write_voice
 
 from ser.audio.load import load_audio
 from ser.cli import main
+from ser.corpora.corpus import Corpus, Utterance
 from ser.encoders.encoder import Encoder
 from ser.errors import CacheError, CorpusError, SettingsError
 from ser.features import cache as cache_module
@@ -32,18 +34,16 @@ from ser.features.extract import FeatureSet, extract, usable_features
 from ser.features.reduce import averaged, averaged_each, principal_components
 
 HERE = Path(__file__)
+LIMIT_BYTES = 2_000  # of a file, where the system sets one
 
 
 class FakeEncoder:
     """Frames that depend on the samples alone, and a count of the clips that it was asked for."""
 
-    name, layer = "fake", 2
+    name, layer, fingerprint = "fake", 2, "fake-2"
 
-    def __init__(
-        self, dim: int = 8, fingerprint: str = "fake-2", delay_s: float = 0.0, n_frames: int = 0
-    ) -> None:
-        self.dim, self.fingerprint, self.delay_s, self.n_frames = dim, fingerprint, delay_s, n_frames
-        self.n_encoded = 0
+    def __init__(self, dim: int = 8, delay_s: float = 0.0, n_frames: int = 0) -> None:
+        self.dim, self.delay_s, self.n_frames, self.n_encoded = dim, delay_s, n_frames, 0
 
     def __call__(self, utterances):
         self.n_encoded += len(utterances)
@@ -56,14 +56,10 @@ class FakeEncoder:
         return (means * np.arange(1, self.dim + 1)).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class FakeUtterance:
-    path: Path
-
-
-@dataclass(frozen=True)
-class FakeCorpus:
-    utterances: tuple[FakeUtterance, ...]
+def corpus_of(paths: list[Path]) -> Corpus:
+    return Corpus(
+        "fake", paths[0].parent, tuple(Utterance(path, "S", "anger", None, "fake") for path in paths)
+    )
 
 
 def write_clips(folder: Path, n: int, seconds: float = 0.2) -> list[Path]:
@@ -92,53 +88,64 @@ def small_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ser.features.cache.FILE_BYTES", 500)
 
 
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    path = tmp_path / "text.wav"
+    path.write_text("not a recording")
+    return path
+
+
 def files_of(cache: FeatureCache) -> list[Path]:
     return sorted(cache.folder.rglob("*.safetensors"))
 
 
-def assert_right(features: FeatureSet, paths: list[Path], encoder: FakeEncoder | None = None) -> None:
-    encoder = encoder or FakeEncoder()
+def assert_computes(n: int, clips: list[Path], cache: FeatureCache) -> None:
+    """The right features come, and so many of them are new."""
+    encoder = FakeEncoder()
+    assert_right(extract(clips, encoder, cache), clips)
+    assert encoder.n_encoded == n
+
+
+def damage(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))  # a clock ticks too slowly for a test
+
+
+def assert_right(features: FeatureSet, paths: list[Path]) -> None:
     assert len(features) == len(paths)
     for index, path in enumerate(paths):
-        (expected,) = encoder([load_audio(path)])
+        (expected,) = FakeEncoder()([load_audio(path)])
         assert features.lengths[index] == len(expected)
         np.testing.assert_array_equal(features[index], expected.astype(np.float16))
 
 
 def test_features_are_computed_once_and_come_back_in_the_order_of_the_clips(clips, cache, small_files):
-    encoder = FakeEncoder()
-    first = extract(clips, encoder, cache)
-    assert (encoder.n_encoded, first.n_computed) == (12, 12)
+    first = extract(corpus_of(clips), FakeEncoder(), cache)  # a corpus and its paths are the same to it
+    assert first.n_computed == 12
     assert_right(first, clips)
-    again = extract(clips[::-1], encoder, cache)
-    assert (encoder.n_encoded, again.n_computed) == (12, 0)
-    assert_right(again, clips[::-1])
+    twin = clips[0].with_name("twin.wav")
+    twin.write_bytes(clips[0].read_bytes())
+    assert_computes(0, [twin, *clips[::-1]], cache)
+    assert extract([str(path) for path in clips], FakeEncoder(), cache).n_computed == 0
     assert len(files_of(cache)) > 3
 
 
-def test_a_corpus_and_its_paths_are_the_same_to_the_cache(clips, cache):
-    encoder = FakeEncoder()
-    extract(FakeCorpus(tuple(FakeUtterance(path) for path in clips)), encoder, cache)
-    extract([str(path) for path in clips], encoder, cache)
-    assert encoder.n_encoded == len(clips)
-
-
 def test_a_renamed_clip_keeps_its_features_and_a_changed_one_gets_new_ones(clips, cache):
-    encoder = FakeEncoder()
-    extract(clips, encoder, cache)
+    twins = [clips[0], clips[0].with_name("twin.wav")]
+    twins[1].write_bytes(clips[0].read_bytes())
+    assert_computes(1, twins, cache)
+    assert_computes(len(clips) - 1, clips, cache)
     renamed = clips[0].rename(clips[0].with_name("other.wav"))
     soundfile.write(clips[1], np.linspace(-0.5, 0.5, 4_000), 16_000)
-    assert_right(extract([renamed, *clips[1:]], encoder, cache), [renamed, *clips[1:]])
-    assert encoder.n_encoded == len(clips) + 1
+    assert_computes(1, [renamed, *clips[1:]], cache)
 
 
 def test_another_encoder_layer_or_setting_has_features_of_its_own(clips, cache):
     extract(clips, FakeEncoder(), cache)
-    other, deeper = FakeEncoder(dim=4, fingerprint="other"), FakeEncoder()
-    deeper.layer = 3
+    other, deeper, shorter = FakeEncoder(dim=4), FakeEncoder(), FakeEncoder()
+    other.fingerprint, deeper.layer = "other", 3
     assert extract(clips, other, cache).dim == 4
     extract(clips, deeper, cache)
-    shorter = FakeEncoder()
     extract(clips, shorter, cache, max_duration_s=9.0)
     assert other.n_encoded == deeper.n_encoded == shorter.n_encoded == len(clips)
 
@@ -155,14 +162,6 @@ def test_an_encoder_of_speech_alone_is_not_told_of_the_silence_around_it(tmp_pat
     alone = extract(files, encoder, cache)
     assert alone.lengths[1] == pytest.approx(alone.lengths[0], abs=11)  # a margin at both ends
     assert alone.lengths[0] == pytest.approx(plain.lengths[0], abs=10)
-
-
-def test_clips_of_equal_content_share_their_features(clips, cache):
-    twin = clips[0].with_name("twin.wav")
-    twin.write_bytes(clips[0].read_bytes())
-    encoder = FakeEncoder()
-    assert_right(extract([clips[0], twin], encoder, cache), [clips[0], twin])
-    assert encoder.n_encoded == 1
 
 
 def test_gather_packs_clips_one_after_the_other_and_cuts_long_ones(clips, cache):
@@ -214,45 +213,31 @@ def test_principal_components_come_from_the_given_utterances_alone():
         principal_components(gather, range(6), 7)
 
 
-# ---- what goes wrong --------------------------------------------------------------------------------------
-
-
-def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, tmp_path):
-    text, missing = tmp_path / "text.wav", tmp_path / "missing.wav"
-    text.write_text("not a recording")
-    paths = [clips[0], text, clips[1], missing, tmp_path]
-    features = extract(paths, FakeEncoder(), cache)
+def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, text, tmp_path):
+    missing = tmp_path / "missing.wav"
+    features = extract([clips[0], text, clips[1], missing, tmp_path], FakeEncoder(), cache)
     assert features.usable.tolist() == [True, False, True, False, False]
     assert features.lengths[1] == 0
-    assert {path for path, _ in features.failed} == {text, missing, tmp_path}
-    assert all(message for _, message in features.failed)
+    assert {path for path, message in features.failed if message} == {text, missing, tmp_path}
+    for some, name in (([1], "text"), ([0, 3], "missing")):
+        with pytest.raises(CacheError, match=rf"{name}\.wav"):
+            features.gather(some)
     with pytest.raises(CacheError, match=r"text\.wav"):
         features[1]
-    with pytest.raises(CacheError, match=r"missing\.wav"):
-        features.gather([0, 3])
     assert_right(features.select([2, 0]), [clips[1], clips[0]])
-
-
-def test_a_corpus_is_reduced_to_the_clips_that_can_be_used(clips, cache, tmp_path):
-    text = tmp_path / "text.wav"
-    text.write_text("not a recording")
-    corpus = FakeCorpus(tuple(FakeUtterance(path) for path in [text, *clips]))
-    usable, features, left_out = usable_features(corpus, FakeEncoder(), cache.folder)
+    usable, features, left_out = usable_features(corpus_of([text, *clips]), FakeEncoder(), cache.folder)
     assert [utterance.path for utterance in usable.utterances] == clips
     assert [path for path, _ in left_out] == [text]
     assert_right(features, clips)
     with pytest.raises(CorpusError, match=r"text\.wav"):
-        usable_features(FakeCorpus((FakeUtterance(text),)), FakeEncoder(), cache)
+        usable_features(corpus_of([text]), FakeEncoder(), cache)
 
 
 @pytest.mark.parametrize("bad", [np.nan, 1e6])
 def test_frames_that_half_precision_cannot_hold_are_reported_and_not_kept(clips, cache, bad):
-    class Overflowing(FakeEncoder):
-        def _frames(self, samples):
-            return np.full((5, 8), bad, dtype=np.float32)
-
-    features = extract(clips[:2], Overflowing(), cache)
-    assert not features.usable.any()
+    encoder = FakeEncoder()
+    encoder._frames = lambda samples: np.full((5, 8), bad, dtype=np.float32)
+    assert not extract(clips[:2], encoder, cache).usable.any()
     assert not files_of(cache)
 
 
@@ -272,55 +257,51 @@ def test_an_interruption_keeps_what_was_computed(clips, cache):
 
     with pytest.raises(KeyboardInterrupt):
         extract(clips, Interrupted(), cache)
-    assert extract(clips, FakeEncoder(), cache).n_computed == len(clips) - 4
+    assert_computes(len(clips) - 4, clips, cache)
 
 
-@pytest.mark.parametrize("place", [0, 9, 20, 60, "middle", -1])
-def test_a_flipped_bit_anywhere_is_noticed_and_the_clips_are_computed_again(clips, cache, place):
+def flipped(place: float, content: bytes) -> bytes:
+    at = int(place * len(content)) if isinstance(place, float) else place
+    return content[:at] + bytes([content[at] ^ 4]) + content[at:][1:]
+
+
+def shortened(keep: float, content: bytes) -> bytes:
+    return content[: int(keep * len(content)) if isinstance(keep, float) else keep]
+
+
+@pytest.mark.parametrize(
+    ("damaged", "where"),
+    [*((flipped, place) for place in (0, 9, 20, 60, 0.5, -1)),
+     *((shortened, keep) for keep in (0, 30, 200, 0.5, 0.999))],
+)  # fmt: skip
+def test_a_damaged_file_is_noticed_and_the_clips_are_computed_again(clips, cache, damaged, where):
     extract(clips, FakeEncoder(), cache)
     (path,) = files_of(cache)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2 if place == "middle" else place] ^= 4
-    path.write_bytes(content)
-    os.utime(path, ns=(1, 1))  # a clock ticks too slowly for a test
-    encoder = FakeEncoder()
-    assert_right(extract(clips, encoder, cache), clips)
-    assert encoder.n_encoded == len(clips)
+    damage(path, damaged(where, path.read_bytes()))
+    assert_computes(len(clips), clips, cache)
     assert path not in files_of(cache)
 
 
 def test_frames_that_a_header_gives_to_another_utterance_are_noticed(clips, cache):
-    extract([clips[0], clips[5]], FakeEncoder(), cache)  # of equal length
+    pair = [clips[0], clips[5]]  # of equal length
+    extract(pair, FakeEncoder(), cache)
     (path,) = files_of(cache)
     content = path.read_bytes()
-    first, second = sorted(
-        json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).keys() - {"__metadata__"}
-    )
-    swapped = content.replace(first.encode(), b"?" * 64).replace(second.encode(), first.encode())
-    path.write_bytes(swapped.replace(b"?" * 64, second.encode()))
-    os.utime(path, ns=(1, 1))
-    assert_right(extract([clips[0], clips[5]], FakeEncoder(), cache), [clips[0], clips[5]])
-
-
-@pytest.mark.parametrize("keep", [0, 30, 200, 0.5, 0.999])
-def test_a_shortened_file_is_noticed_and_the_clips_are_computed_again(clips, cache, keep):
-    extract(clips, FakeEncoder(), cache)
-    (path,) = files_of(cache)
-    content = path.read_bytes()
-    path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
-    encoder = FakeEncoder()
-    assert_right(extract(clips, encoder, cache), clips)
-    assert encoder.n_encoded == len(clips)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    first, second = (name.encode() for name in sorted(header.keys() - {"__metadata__"}))
+    swapped = content.replace(first, b"?" * 64).replace(second, first).replace(b"?" * 64, second)
+    damage(path, swapped)
+    assert_computes(2, pair, cache)
 
 
 def test_only_the_clips_of_a_lost_file_are_computed_again(clips, cache, small_files):
     extract(clips, FakeEncoder(), cache)
-    with safe_open(files_of(cache)[0], "np") as content:
+    lost = files_of(cache)[0]
+    with safe_open(lost, "np") as content:
         n_lost = len(content.keys())
-    files_of(cache)[0].unlink()
-    encoder = FakeEncoder()
-    assert_right(extract(clips, encoder, cache), clips)
-    assert encoder.n_encoded == n_lost < len(clips)
+    lost.unlink()
+    assert n_lost < len(clips)
+    assert_computes(n_lost, clips, cache)
 
 
 def test_files_of_something_else_in_the_cache_do_no_harm(clips, cache, caplog):
@@ -335,11 +316,9 @@ def test_files_of_something_else_in_the_cache_do_no_harm(clips, cache, caplog):
 def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_each_start(
     clips, cache, monkeypatch
 ):
-    verified = []
-    index = cache_module._index
-    monkeypatch.setattr(
-        cache_module, "_index", lambda path, verify: verified.append(verify) or index(path, verify)
-    )
+    verified, index = [], cache_module._index
+    watched = lambda path, verify: verified.append(verify) or index(path, verify)  # noqa: E731
+    monkeypatch.setattr(cache_module, "_index", watched)
     extract(clips, FakeEncoder(), cache)
     extract(clips, FakeEncoder(), cache)
     assert not any(verified)
@@ -350,46 +329,27 @@ def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_ea
         assert verified[-1] is expected
 
 
-def test_features_whose_cache_was_cleared_are_a_message(clips, cache):
-    features = extract(clips, FakeEncoder(), cache)
-    assert cache.clear() > 0
-    assert cache.contents() == []
-    with pytest.raises(CacheError, match="cleared"):
-        features.gather([0])
-
-
-def test_a_full_disk_is_a_message_that_leaves_no_half_written_file(clips, cache, monkeypatch):
-    def full(descriptor):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("ser.features.cache.os.fsync", full)
-        with pytest.raises(CacheError, match="No space left"):
-            extract(clips, FakeEncoder(), cache)
+def test_what_cannot_be_written_is_a_message_that_leaves_no_half_written_file(clips, cache, tmp_path, text):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        patch("ser.features.cache.os.fsync", side_effect=full),
+        pytest.raises(CacheError, match="No space left"),
+    ):
+        extract(clips, FakeEncoder(), cache)
     assert not [path for path in cache.folder.rglob("*") if path.suffix in (".safetensors", ".tmp")]
-    assert extract(clips, FakeEncoder(), cache).n_computed == len(clips)
-
-
-def test_a_file_size_limit_of_the_system_is_a_message(tmp_path, clips):
-    limit = 2_000
-    run = child(tmp_path / "cache", clips, limit=limit)
+    assert_computes(len(clips), clips, cache)
+    with pytest.raises(CacheError, match="--cache"):
+        extract(clips, FakeEncoder(), FeatureCache(text))
+    run = child(tmp_path / "limited", clips, limit=LIMIT_BYTES)
     assert run.wait(60) == 3
     assert "cannot be written" in run.communicate()[0]
 
 
-def test_a_cache_folder_that_is_a_file_is_a_message(clips, tmp_path):
-    (tmp_path / "file").write_text("in the way")
-    with pytest.raises(CacheError, match="--cache"):
-        extract(clips, FakeEncoder(), FeatureCache(tmp_path / "file"))
-
-
 @pytest.mark.slow
-def test_two_processes_at_once_end_with_right_features(tmp_path, clips, cache):
+def test_two_processes_at_once_end_with_right_features(clips, cache):
     runs = [child(cache.folder, clips, delay_s=0.005) for _ in range(2)]
     assert [run.wait(60) for run in runs] == [0, 0]
-    features = extract(clips, FakeEncoder(), cache)
-    assert features.n_computed == 0
-    assert_right(features, clips)
+    assert_computes(0, clips, cache)
 
 
 @pytest.mark.slow
@@ -413,7 +373,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_used(clips, cac
     run.wait(60)
     (unfinished,) = cache.folder.rglob(unfinished_name)
     assert not files_of(cache)
-    assert_right(extract(clips, FakeEncoder(), cache), clips)
+    assert_computes(len(clips), clips, cache)
     os.utime(unfinished, (0, 0))  # an hour later it is taken away
     extract(write_clips(clips[0].parent / "more", 1, 0.4), FakeEncoder(), cache)
     assert not unfinished.exists()
@@ -429,26 +389,22 @@ def test_the_folder_comes_from_the_argument_else_the_environment_else_the_home(t
 
 
 def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, capsys):
-    extract(clips, FakeEncoder(), cache)
-    foreign = files_of(cache)[0].parent / "notes.txt"
-    foreign.write_text("mine")
-    (cache.folder / "top.txt").write_text("mine too")
+    features = extract(clips, FakeEncoder(), cache)
+    foreign = [files_of(cache)[0].parent / "notes.txt", cache.folder / "top.txt"]
+    for path in foreign:
+        path.write_text("mine")
     assert main(["cache", "--cache", str(cache.folder)]) == 0
-    shown = capsys.readouterr().out
-    assert "fake" in shown
-    assert "12 clips" in shown
+    assert re.search("fake.*12 clips", capsys.readouterr().out)
     assert main(["cache", "--cache", str(cache.folder), "--clear"]) == 0
-    assert not files_of(cache)
-    assert foreign.exists()
-    assert (cache.folder / "top.txt").exists()
+    assert (files_of(cache), sum(one.n_clips for one in cache.contents())) == ([], 0)
+    assert all(path.exists() for path in foreign)
+    with pytest.raises(CacheError, match="cleared"):
+        features.gather([0])
     assert main(["cache", "--cache", str(cache.folder / "nowhere")]) == 0
 
 
-def test_the_extract_command_counts_and_names_bad_files(clips, cache, capsys, monkeypatch, tmp_path):
-    text = tmp_path / "text.wav"
-    text.write_text("not a recording")
-    corpus = FakeCorpus(tuple(FakeUtterance(path) for path in [*clips, text]))
-    monkeypatch.setattr("ser.cli.extract.read_corpus_arguments", lambda args: corpus)
+def test_the_extract_command_counts_and_names_bad_files(clips, cache, capsys, monkeypatch, text):
+    monkeypatch.setattr("ser.cli.extract.read_corpus_arguments", lambda args: corpus_of([*clips, text]))
     monkeypatch.setattr("ser.cli.extract.load_encoder", lambda source, layer: (FakeEncoder(), None))
     assert main(["extract", "--corpus", "anywhere", "--cache", str(cache.folder)]) == 1
     shown = capsys.readouterr()
@@ -491,7 +447,7 @@ def extract_as_a_program(
     if hang_in_write:
         os.fsync = lambda descriptor: time.sleep(600)
     try:
-        features = extract(clips, FakeEncoder(dim, delay_s=delay_s, n_frames=n_frames), FeatureCache(folder))
+        features = extract(clips, FakeEncoder(dim, delay_s, n_frames), FeatureCache(folder))
     except CacheError as error:
         print(error)
         return 3
@@ -502,45 +458,43 @@ def extract_as_a_program(
     return 0
 
 
+@pytest.fixture
+def three_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    assert torch.get_num_threads() == 3
+    torch.set_num_threads(before)
+
+
 if __name__ == "__main__":
     import ast
 
     sys.exit(extract_as_a_program(sys.argv[2], sys.argv[3:], **ast.literal_eval(sys.argv[1])))
 
 
-def test_clips_encoded_side_by_side_have_the_frames_that_each_has_alone(tmp_path, tiny_encoder):
+def test_clips_encoded_side_by_side_have_the_frames_that_each_has_alone(
+    tmp_path, tiny_encoder, text, cache, three_threads
+):
     clips = [write_voice(tmp_path / f"{n}.wav", 0.3 + 0.1 * (n % 5), seed=n) for n in range(12)]
-    bad = tmp_path / "bad.wav"
-    bad.write_bytes(b"no sound")
-    encoder, before = Encoder.load(tiny_encoder), torch.get_num_threads()
-    torch.set_num_threads(3)
-    try:
-        seen: list[int] = []
-        features = extract(
-            [*clips, bad], encoder, FeatureCache(tmp_path / "cache"), lambda done, total: seen.append(done)
-        )
-        assert torch.get_num_threads() == 3
-    finally:
-        torch.set_num_threads(before)
+    encoder, seen = Encoder.load(tiny_encoder), []
+    features = extract([*clips, text], encoder, cache, lambda done, total: seen.append(done))
     assert seen == list(range(len(clips) + 2))
-    assert [path for path, _ in features.failed] == [bad]
+    assert [path for path, _ in features.failed] == [text]
     for index, clip in enumerate(clips):
         np.testing.assert_allclose(features[index], encoder([load_audio(clip)])[0], atol=2e-3)
 
 
-def test_an_interruption_among_clips_side_by_side_keeps_what_was_computed(tmp_path, tiny_encoder):
+def test_an_interruption_among_clips_side_by_side_keeps_what_was_computed(
+    tmp_path, tiny_encoder, cache, three_threads
+):
     clips = [write_voice(tmp_path / f"{n}.wav", 0.3, seed=n) for n in range(20)]
-    encoder, before = Encoder.load(tiny_encoder), torch.get_num_threads()
+    encoder = Encoder.load(tiny_encoder)
 
     def interrupt(done: int, total: int) -> None:
         if done == 8:
             raise KeyboardInterrupt
 
-    torch.set_num_threads(2)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            extract(clips, encoder, FeatureCache(tmp_path / "cache"), interrupt)
-        assert extract(clips, encoder, FeatureCache(tmp_path / "cache")).n_computed == 12
-        assert torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
+    with pytest.raises(KeyboardInterrupt):
+        extract(clips, encoder, cache, interrupt)
+    assert extract(clips, encoder, cache).n_computed == 12

@@ -25,15 +25,13 @@ from hypothesis import HealthCheck, given, settings
 
 from ser.classifier.checkpoint import read_description
 from ser.corpora.corpus import read_corpus
-from ser.corpora.folds import make_folds, random_folds
 from ser.corpora.inspect import inspect_corpus
 from ser.corpora.tables import read_labels
-from ser.errors import CheckpointError, CorpusError, FoldError, JobError, SettingsError
+from ser.errors import CheckpointError, CorpusError, JobError, SettingsError
 from ser.features.cache import FeatureCache
 from ser.inference.output_files import JsonLines, ResultFile
 from ser.scoring.calibration import Calibration
 from ser.scoring.predictions import confusion_of, read_predictions
-from ser.training.trainer import TrainingSettings
 from ser.ui.jobs import look
 from ser.ui.settings import AppSettings
 
@@ -54,20 +52,12 @@ class Child:
     def __init__(self, folder: Path, valid: dict[str, Input]) -> None:
         self.folder, self.valid = folder, valid
         self.process: subprocess.Popen[str] | None = None
-        self.counts: dict[str, dict[str, int]] = {}
 
     def ask(self, target: str, files: Input) -> dict[str, Any]:
         """What comes of an input."""
         if self.process is None:
-            self.process = self._started()
-        folder = self.folder / "input"
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir()
-        write(folder, files)
-        answer = self._answer(target, folder)
-        counts = self.counts.setdefault(target, {"result": 0, "refused": 0, "defect": 0})
-        counts[next(iter(answer))] += 1
-        return answer
+            self._start()
+        return self._answer(target, files)
 
     def close(self) -> None:
         if self.process is not None:
@@ -75,27 +65,22 @@ class Child:
             self.process.wait()
             self.process = None
 
-    def _started(self) -> subprocess.Popen[str]:
-        environment = os.environ | {
-            "PYTHONPATH": str(HERE.parent),
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-        }
+    def _start(self) -> None:
+        single = {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
             [sys.executable, str(HERE / "fuzz_support.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=(self.folder / "stderr").open("a"), env=environment,
+            stderr=(self.folder / "stderr").open("a"), env=os.environ | single,
         )  # fmt: skip
         for target, files in self.valid.items():  # valid ones: whatever is imported late is imported now
-            folder = self.folder / f"valid {target}"
-            if not folder.exists():
-                folder.mkdir()
-                write(folder, files)
-            answer = self._answer(target, folder)
+            answer = self._answer(target, files)
             assert "result" in answer, answer
-        self._answer("limit", self.folder)
-        return self.process
+        self._answer("limit", {})
 
-    def _answer(self, target: str, folder: Path) -> dict[str, Any]:
+    def _answer(self, target: str, files: Input) -> dict[str, Any]:
+        folder = self.folder / "input"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        write(folder, files)
         assert self.process is not None
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -134,49 +119,36 @@ def strategies(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) 
 @pytest.fixture(scope="module")
 def child(strategies: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Child]:
     made = strategies["seeds"]
-    table = b"path,speaker,emotion\nclip0.wav,s1,anger\n"
+    foldable = [f"{n}.wav,s{n % 12},{LABELS[n // 12 % 3]}" for n in range(72)]
+    samples = b'{"values": [0, 1], "shape": [9000], "dtype": "float32", "rate_hz": 44100}'
     valid: dict[str, Input] = {
         "audio": {"clip.bin": made["audio"]["adpcm"]},
         "checkpoint": made["checkpoint"],
         "corpus": {"F03S02.wav": made["audio"]["wav"], "M03A02.flac": made["audio"]["flac"]},
-        "table": {"metadata.csv": table, "clip0.wav": b""},
+        "table": {"metadata.csv": b"path,speaker,emotion\nclip0.wav,s1,anger\n", "clip0.wav": b""},
         "predictions": made["predictions"],
         "features": {**made["features"], "unrepaired": b""},
-        "folds": {"folds.csv": FOLDABLE, "words.json": b"[]"},
+        "folds": {"folds.csv": "\n".join(["file,speaker,emotion", *foldable]).encode(), "words.json": b"[]"},
         "hyperparameters": {"settings.json": b'{"training": {}, "crossval": {}}'},
-        "samples": {
-            "samples.json": b'{"values": [0, 1], "shape": [9000], "dtype": "float32", "rate_hz": 44100}'
-        },
+        "samples": {"samples.json": samples},
     }
     child = Child(tmp_path_factory.mktemp("fuzz"), valid)
     yield child
     child.close()
-    print("\nfuzzed:", json.dumps(child.counts))
-
-
-FOLDABLE = "\n".join(
-    ["file,speaker,emotion"]
-    + [f"{n}.wav,s{n % 12},{('anger', 'fear', 'neutral')[n // 12 % 3]}" for n in range(72)]
-).encode()
 
 
 def fuzz(target: str, strategies: dict[str, Any], child: Child, n: int, same: bool) -> None:
-    @settings(
-        max_examples=n,
-        deadline=None,
-        derandomize=same,
-        database=None,
-        suppress_health_check=list(HealthCheck),
-    )
+    quiet: dict[str, Any] = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+
+    @settings(max_examples=n, derandomize=same, **quiet)
     @given(strategies[target])
     def ends_well(files: Input) -> None:
         answer = child.ask(target, files)
         assert "defect" not in answer, answer["defect"]
         message = answer.get("refused", "a result needs none")
         assert " " in message, message
-        assert len(message) < 2_000 + sum(
-            len(content) for content in files.values() if isinstance(content, bytes)
-        )
+        n_given = sum(len(content) for content in files.values() if isinstance(content, bytes))
+        assert len(message) < 2_000 + n_given
 
     ends_well()
 
@@ -205,19 +177,6 @@ DEEP = "[" * 100_000 + "]" * 100_000
 def test_a_setting_that_no_number_or_path_can_hold_is_refused_by_its_name(name, value):
     with pytest.raises(SettingsError, match=name):
         AppSettings.from_environment({name: value})
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"l2": float("nan")}, {"l2": float("inf")}, {"patience": -(10**400)}, {"seed": -1}, {"seed": 2**32}],
-)
-def test_hyperparameters_that_nothing_can_be_trained_with_are_refused(wrong):
-    with pytest.raises(SettingsError):
-        TrainingSettings(**wrong)
-
-
-def test_a_number_of_epochs_beyond_all_floats_is_a_number():
-    assert TrainingSettings(max_epochs=10**400).max_epochs == 10**400
 
 
 @pytest.mark.parametrize("about", ['{"settings": 5}', '{"settings": ["abc"]}', DEEP, "[]"])
@@ -269,19 +228,6 @@ def test_a_table_may_list_a_name_that_no_file_can_have(tmp_path):
     report = inspect_corpus(corpus, decode=False)
     assert len(corpus.utterances) == 3
     assert [problem.kind for problem in report.problems] == ["missing"] * 2
-
-
-@pytest.mark.parametrize("seed", [-1, -(2**63)])
-def test_a_seed_below_zero_is_refused(seed):
-    speakers, emotions = [f"s{n % 12}" for n in range(72)], [LABELS[n // 12 % 3] for n in range(72)]
-    for split in (make_folds, random_folds):
-        with pytest.raises(SettingsError, match="negative"):
-            split(speakers, emotions, 3, 0.2, seed)
-
-
-def test_more_folds_than_utterances_are_refused_before_they_are_made():
-    with pytest.raises(FoldError, match="Use fewer folds"):
-        random_folds(["a", "b", "c", "d"], ["fear", "fear", "anger", "anger"], 10**30, 0.2)
 
 
 @pytest.mark.parametrize("temperature", [10**400, 1e-310, 5e-324, 1e308])

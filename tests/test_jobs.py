@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -19,38 +20,32 @@ from ser.ui import jobs
 from ser.ui.training_texts import Problem
 
 TOY = """
-import signal, subprocess, sys, time
-print("toy begins", flush=True)
-task = sys.argv[1]
-if task == "sleep":
-    time.sleep(600)
-if task == "deaf":
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    print("deaf", flush=True)
-    time.sleep(600)
-if task == "tidy":
-    def end(*_):
-        print("put in order", flush=True)
-        sys.exit(1)
-    signal.signal(signal.SIGTERM, end)
-    print("ready", flush=True)
-    time.sleep(600)
-if task == "child":
-    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    print(child.pid, flush=True)
-    time.sleep(600)
-if task == "fail":
+import atexit, signal, subprocess, sys, time
+def tidy(*_):
+    print("put in order", flush=True)
+    sys.exit(1)
+def fail():
     sys.exit(print("ser: The corpus has 3 speakers, 5 folds need 5.\\n", file=sys.stderr) or 1)
-if task == "progress":
+def progress():
     from ser.cli.common import Stage
     stage = Stage("features")
     for done in range(2, 10):
         stage(done, 9)
-if task == "linger":
-    import atexit
-    atexit.register(time.sleep, 1.5)
-if task == "crash":
-    1 / 0
+def child():
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    print(sleeper.pid, flush=True)
+print("toy begins", flush=True)
+task = sys.argv[1]
+before = {
+    "deaf": lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN), "tidy": lambda: signal.signal(signal.SIGTERM, tidy),
+    "child": child, "fail": fail, "progress": progress, "linger": lambda: atexit.register(time.sleep, 1.5),
+    "crash": lambda: 1 / 0,
+}
+before.get(task, int)()
+if task in ("deaf", "tidy"):
+    print("ready", flush=True)
+if task in ("sleep", "deaf", "tidy", "child"):
+    time.sleep(600)
 print("done", *sys.argv[2:])
 """
 
@@ -82,130 +77,107 @@ def ended(folder: Path) -> jobs.JobStatus:
     return jobs.look(folder)
 
 
-def says(folder: Path, word: str) -> Callable[[], bool]:
-    return lambda: word in (folder / "log.txt").read_text()
+def begun(folder: Path, task: str, word: str = "ready") -> int:
+    """The process id of a job, once it has said the word."""
+    pid = jobs.start([task], folder)
+    wait_for(lambda: word in (folder / "log.txt").read_text())
+    return pid
 
 
 def is_alive(pid: int) -> bool:
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    state = Path(f"/proc/{pid}/stat")
-    return not state.exists() or state.read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    return state.rsplit(")", 1)[1].split()[0] != "Z"
 
 
-def test_a_folder_without_a_job_says_so(toy: Path) -> None:
-    assert jobs.look(toy / "none").state == "never"
-    assert not jobs.ask_to_stop(toy / "none")
-    assert jobs.stop(toy / "none").state == "never"
+def killed(folder: Path) -> jobs.JobStatus:
+    """What is said of a job that was killed from outside."""
+    os.kill(begun(folder, "sleep", "toy begins"), signal.SIGKILL)
+    return ended(folder)
 
 
-def test_a_job_runs_to_its_end_and_keeps_its_words(toy: Path) -> None:
+def test_a_job_runs_to_its_end_keeps_its_words_and_leaves_no_zombie(toy):
     pid = jobs.start(["go", "--out", "a b"], toy / "a")
     status = ended(toy / "a")
     assert status == jobs.JobStatus("finished", 0, "done --out a b", pid, ("go", "--out", "a b"))
-
-
-def test_a_failed_job_gives_the_reason_in_its_own_words(toy: Path) -> None:
-    jobs.start(["fail"], toy / "a")
-    status = ended(toy / "a")
-    assert (status.state, status.exit_code) == ("failed", 1)
-    assert status.reason == "The corpus has 3 speakers, 5 folds need 5."
-
-
-def test_a_crash_is_a_failure_with_the_name_of_the_error(toy: Path) -> None:
-    jobs.start(["crash"], toy / "a")
-    status = ended(toy / "a")
-    assert (status.state, status.exit_code) == ("failed", 1)
-    assert "ZeroDivisionError" in status.reason
-
-
-def test_a_job_that_is_stopped_may_put_its_things_in_order(toy: Path) -> None:
-    jobs.start(["tidy"], toy / "a")
-    wait_for(says(toy / "a", "ready"))
-    status = jobs.stop(toy / "a")
-    assert (status.state, status.exit_code, status.reason) == ("stopped", 1, "put in order")
-
-
-def test_a_job_that_does_not_listen_is_killed(toy: Path) -> None:
-    pid = jobs.start(["deaf"], toy / "a")
-    wait_for(says(toy / "a", "deaf"))
-    status = jobs.stop(toy / "a", grace_s=0.1)
-    assert status.state == "stopped"
-    assert status.exit_code is None
-    wait_for(lambda: not is_alive(pid))
-
-
-def test_stopping_at_the_very_start_works(toy: Path) -> None:
-    jobs.start(["sleep"], toy / "a")
-    assert jobs.stop(toy / "a").state == "stopped"
-
-
-def test_the_children_of_a_job_are_stopped_with_it(toy: Path) -> None:
-    jobs.start(["child"], toy / "a")
-    wait_for(lambda: jobs.last_line(toy / "a" / "log.txt").isdigit())
-    child = int(jobs.last_line(toy / "a" / "log.txt"))
-    jobs.stop(toy / "a")
-    wait_for(lambda: not is_alive(child))
-
-
-def test_a_job_killed_from_outside_is_a_failure_that_says_so(toy: Path) -> None:
-    pid = jobs.start(["sleep"], toy / "a")
-    wait_for(says(toy / "a", "toy begins"))
-    os.kill(pid, signal.SIGKILL)
-    status = ended(toy / "a")
-    assert (status.state, status.exit_code, status.reason) == ("failed", None, "toy begins")
-
-
-def test_a_killed_job_can_be_started_again_and_its_log_goes_on(toy: Path) -> None:
-    pid = jobs.start(["sleep"], toy / "a")
-    wait_for(says(toy / "a", "toy begins"))
-    os.kill(pid, signal.SIGKILL)
-    ended(toy / "a")
-    jobs.start(["go"], toy / "a")
-    assert ended(toy / "a").state == "finished"
-    assert (toy / "a" / "log.txt").read_text().count("toy begins") == 2
-
-
-def test_no_zombie_is_left(toy: Path) -> None:
-    pid = jobs.start(["go"], toy / "a")
-    ended(toy / "a")
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
     assert not any(thread.name == f"job {pid}" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_of_many_starts_at_once_one_succeeds(toy: Path) -> None:
-    started: list[int] = []
-    refused: list[str] = []
-
-    def press() -> None:
-        try:
-            started.append(jobs.start(["sleep"], toy / "a"))
-        except Problem as error:
-            refused.append(str(error))
-
-    threads = [threading.Thread(target=press) for _ in range(8)]
-    watchers = [threading.Thread(target=lambda: [jobs.look(toy / "a") for _ in range(200)]) for _ in range(2)]
-    for thread in [*watchers, *threads]:
-        thread.start()
-    for thread in [*watchers, *threads]:
-        thread.join()
-    assert len(started) == 1
-    assert len(refused) == 7
-    assert all("already running" in message for message in refused)
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [("fail", "The corpus has 3 speakers, 5 folds need 5."), ("crash", "ZeroDivisionError")],
+)
+def test_a_failed_job_gives_the_reason_in_its_own_words_or_the_name_of_the_error(toy, task, reason):
+    jobs.start([task], toy / "a")
+    status = ended(toy / "a")
+    assert (status.state, status.exit_code) == ("failed", 1)
+    assert status.reason == reason if task == "fail" else reason in status.reason
 
 
-def test_a_second_server_cannot_start_it_too(toy: Path) -> None:
+def test_a_job_that_is_stopped_may_put_its_things_in_order_or_is_killed(toy):
+    begun(toy / "a", "tidy")
+    status = jobs.stop(toy / "a")
+    assert (status.state, status.exit_code, status.reason) == ("stopped", 1, "put in order")
+    pid = begun(toy / "b", "deaf")
+    status = jobs.stop(toy / "b", grace_s=0.1)
+    assert (status.state, status.exit_code) == ("stopped", None)
+    wait_for(lambda: not is_alive(pid))
+
+
+def test_a_folder_is_deleted_unless_a_job_runs_there(toy):
     jobs.start(["sleep"], toy / "a")
-    again = (
+    with pytest.raises(Problem, match="still running"):
+        jobs.remove(toy / "a")
+    assert jobs.stop(toy / "a").state == "stopped"  # at the very start
+    jobs.remove(toy / "a")
+    assert not (toy / "a").exists()
+
+
+def test_the_children_of_a_job_are_stopped_with_it(toy):
+    jobs.start(["child"], toy / "a")
+    wait_for(lambda: jobs.last_line(toy / "a" / "log.txt").isdigit())
+    child = int(jobs.last_line(toy / "a" / "log.txt"))
+    assert is_alive(child)
+    jobs.stop(toy / "a")
+    wait_for(lambda: not is_alive(child))
+
+
+def test_a_job_killed_from_outside_is_a_failure_that_says_so_and_can_be_started_again(toy):
+    status = killed(toy / "a")
+    assert (status.state, status.exit_code, status.reason) == ("failed", None, "toy begins")
+    jobs.start(["go"], toy / "a")
+    assert ended(toy / "a").state == "finished"
+    assert (toy / "a" / "log.txt").read_text().count("toy begins") == 2  # its log goes on
+
+
+def test_of_many_starts_at_once_one_succeeds_and_another_server_cannot_start_it_too(toy):
+    def press(_: int) -> str:
+        try:
+            return str(jobs.start(["sleep"], toy / "a"))
+        except Problem as error:
+            return str(error)
+
+    def watch() -> None:
+        for _ in range(200):
+            jobs.look(toy / "a")
+
+    with ThreadPoolExecutor(10) as pool:
+        watchers = [pool.submit(watch) for _ in range(2)]
+        said = list(pool.map(press, range(8)))
+        [watcher.result() for watcher in watchers]
+    assert sum("already running" in words for words in said) == 7
+    assert sum(words.isdigit() for words in said) == 1
+    start = (
         f"from pathlib import Path; from ser.ui import jobs; jobs.start(['sleep'], Path({str(toy / 'a')!r}))"
     )
-    other = subprocess.run([sys.executable, "-c", again], capture_output=True, text=True, check=False)
+    other = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
     assert "already running" in other.stderr
 
 
-def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path) -> None:
+def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy):
     script = (
         "import os, signal; from ser.ui import jobs\n"
         f"from pathlib import Path; jobs.start(['sleep'], Path({str(toy / 'a')!r}), Path({str(toy)!r}))\n"
@@ -213,17 +185,16 @@ def test_a_job_outlives_the_server_and_the_next_one_sees_and_stops_it(toy: Path)
     )
     server = subprocess.run([sys.executable, "-c", script], check=False)
     assert server.returncode == -signal.SIGKILL
-    wait_for(says(toy / "a", "toy begins"))
+    wait_for(lambda: "toy begins" in (toy / "a" / "log.txt").read_text())
     status = jobs.look(toy / "a")
     assert status.state == "running"
     with pytest.raises(Problem, match="only one can run at a time"):
         jobs.start(["sleep"], toy / "b", one_at_a_time=toy)
     assert jobs.stop(toy / "a").state == "stopped"
-    assert status.pid is not None
     wait_for(lambda: not is_alive(status.pid or 0))
 
 
-def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy: Path) -> None:
+def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy):
     jobs.start(["sleep"], toy / "a", one_at_a_time=toy)
     assert jobs.is_running(toy)
     with pytest.raises(Problem, match="only one can run at a time"):
@@ -234,15 +205,11 @@ def test_one_job_at_a_time_runs_and_the_next_may_when_it_has_ended(toy: Path) ->
     assert ended(toy / "b").state == "finished"
 
 
-def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy: Path) -> None:
-    bystander = subprocess.Popen(
-        [sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True
-    )
+def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy):
+    idle = [sys.executable, "-c", "import time; time.sleep(600)"]
+    bystander = subprocess.Popen(idle, start_new_session=True)
     try:
-        pid = jobs.start(["sleep"], toy / "a")
-        wait_for(says(toy / "a", "toy begins"))
-        os.kill(pid, signal.SIGKILL)
-        ended(toy / "a")
+        killed(toy / "a")
         job = toy / "a" / "job.json"
         job.write_text(json.dumps(json.loads(job.read_text()) | {"pid": bystander.pid}))
         assert jobs.look(toy / "a").state == "failed"
@@ -253,7 +220,10 @@ def test_a_process_id_given_to_another_process_is_not_mistaken_for_the_job(toy: 
         bystander.wait()
 
 
-def test_a_damaged_job_file_is_not_a_crash(toy: Path) -> None:
+def test_a_folder_without_a_job_or_with_a_damaged_one_says_so(toy):
+    assert jobs.look(toy / "a").state == "never"
+    assert not jobs.ask_to_stop(toy / "a")
+    assert jobs.stop(toy / "a").state == "never"
     (toy / "a").mkdir(parents=True)
     (toy / "a" / "job.json").write_text('{"pid": ')
     assert jobs.look(toy / "a").state == "never"
@@ -261,7 +231,7 @@ def test_a_damaged_job_file_is_not_a_crash(toy: Path) -> None:
     assert ended(toy / "a").state == "finished"
 
 
-def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(Problem, match="cannot be started") as raised:
         jobs.start(["go"], tmp_path / "file" / "a")
@@ -269,7 +239,7 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_a_sentence(toy: Path, 
     assert raised.value.in_words("fa").startswith("آغاز نشد")
 
 
-def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(toy: Path) -> None:
+def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(toy):
     jobs.start(["linger"], toy / "a", one_at_a_time=toy)
     wait_for(lambda: "exit_code" in (jobs.read_json(toy / "a" / jobs.JOB) or {}))
     assert jobs.look(toy / "a").state == "running"
@@ -278,27 +248,17 @@ def test_a_job_runs_until_its_process_has_gone_and_can_be_started_again_at_once(
     assert ended(toy / "a").state == "finished"
 
 
-def test_a_folder_is_deleted_unless_a_job_runs_there(toy: Path) -> None:
-    jobs.start(["sleep"], toy / "a")
-    with pytest.raises(Problem, match="still running"):
-        jobs.remove(toy / "a")
-    jobs.stop(toy / "a")
-    jobs.remove(toy / "a")
-    assert not (toy / "a").exists()
-
-
-def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy: Path) -> None:
+def test_a_job_says_how_far_it_is_and_forgets_it_when_it_is_started_again(toy):
     jobs.start(["progress"], toy / "a")
     assert ended(toy / "a").state == "finished"
-    stage = jobs.read_json(toy / "a" / jobs.STAGE)
-    assert stage is not None
-    assert (stage["stage"], stage["first"], stage["done"], stage["total"]) == ("features", 2, 9, 9)
+    stage = jobs.read_json(toy / "a" / jobs.STAGE) or {}
+    assert [stage.get(name) for name in ("stage", "first", "done", "total")] == ["features", 2, 9, 9]
     jobs.start(["go"], toy / "a")
     ended(toy / "a")
     assert jobs.read_json(toy / "a" / jobs.STAGE) is None
 
 
-def test_the_last_line_of_a_log_is_readable(tmp_path: Path) -> None:
+def test_the_last_line_of_a_log_is_readable(tmp_path):
     log = tmp_path / "log.txt"
     assert jobs.last_line(log) == ""
     log.write_bytes(b"first\n" + b"x" * 20_000 + b"\r 50 %\r\x1b[1mlast \xff\x00\n\n")

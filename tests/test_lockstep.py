@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -44,15 +45,9 @@ def two_threads():
 
 
 def lockstep(frames: Frames | None = None, settings: TrainingSettings = SETTINGS) -> Lockstep:
-    parts = np.array_split(np.arange(N), N_FOLDS)
-    folds = [
-        Fold(
-            tuple(np.concatenate([parts[(k + 2) % N_FOLDS], parts[(k + 3) % N_FOLDS]]).tolist()),
-            tuple(parts[(k + 1) % N_FOLDS].tolist()),
-            tuple(parts[k].tolist()),
-        )
-        for k in range(N_FOLDS)
-    ]
+    parts = [part.tolist() for part in np.array_split(np.arange(N), N_FOLDS)]
+    around = [parts[k:] + parts[:k] for k in range(N_FOLDS)]  # tested, validated, trained on, idle
+    folds = [Fold((*one[2], *one[3]), tuple(one[1]), tuple(one[0])) for one in around]
     data = LabelledFrames(frames or Frames(), np.arange(N) % 3, 3, DIM)
     return Lockstep(data, folds, LAYERS, settings)
 
@@ -65,9 +60,10 @@ def in_turn(settings: TrainingSettings = SETTINGS) -> Lockstep:
     return one
 
 
-def to_the_end(one: Lockstep, after_fold) -> None:
+def to_the_end(one: Lockstep, after_fold) -> Lockstep:
     while not one.done:
         one.run_epoch(after_fold)
+    return one
 
 
 def assert_same(one: Lockstep, other: Lockstep) -> None:
@@ -78,9 +74,8 @@ def assert_same(one: Lockstep, other: Lockstep) -> None:
 
 
 def test_side_by_side_equals_in_turn_bit_for_bit():
-    one, reported = lockstep(), []
-    while not one.done:
-        one.run_epoch(lambda fold, report: reported.append((report.epoch, fold)))
+    reported = []
+    one = to_the_end(lockstep(), lambda fold, report: reported.append((report.epoch, fold)))
     assert_same(one, in_turn())
     assert reported == [(epoch, fold) for epoch in (1, 2, 3) for fold in range(N_FOLDS)]
 
@@ -90,6 +85,7 @@ def test_after_a_stop_a_restored_lockstep_ends_as_one_that_was_not_stopped(tmp_p
     one, reported = lockstep(), []
 
     def after_fold(fold, report):
+        assert len(one.trainings[fold].epochs) == report.epoch  # none is saved while it trains
         one.save(tmp_path, fold)
         reported.append((fold, report.epoch))
         if len(reported) == stop_at:
@@ -99,6 +95,7 @@ def test_after_a_stop_a_restored_lockstep_ends_as_one_that_was_not_stopped(tmp_p
         to_the_end(one, after_fold)
     one = lockstep()
     assert one.restore(tmp_path)
+    assert one.done == (stop_at == 3 * N_FOLDS)
     to_the_end(one, after_fold)
     assert sorted(reported) == [(fold, epoch) for fold in range(N_FOLDS) for epoch in (1, 2, 3)]
     assert_same(one, in_turn())
@@ -113,36 +110,16 @@ def test_folds_that_stop_at_different_epochs_are_reported_in_turn_on_any_number_
         one.run_epoch(lambda fold, report: reported.append((report.epoch, fold)))
         means.append(one.validation_accuracy())
     torch.set_num_threads(1)  # several round differently, which shows in losses and not in how many are right
-    other = in_turn(settings)
-    lengths = [len(training.epochs) for training in other.trainings]
+    trainings = in_turn(settings).trainings
+    lengths = [len(training.epochs) for training in trainings]
     assert len(set(lengths)) > 1
+    epochs = range(1, max(lengths) + 1)
     assert reported == [
-        (epoch, fold)
-        for epoch in range(1, max(lengths) + 1)
-        for fold, length in enumerate(lengths)
-        if epoch <= length
+        (epoch, fold) for epoch in epochs for fold in range(N_FOLDS) if epoch <= lengths[fold]
     ]
-    for epoch, mean in enumerate(means, 1):
-        now = [
-            training.best if epoch >= length else training.epochs[epoch - 1]
-            for training, length in zip(other.trainings, lengths, strict=True)
-        ]
+    for epoch, mean in zip(epochs, means, strict=True):
+        now = [one.best if epoch >= len(one.epochs) else one.epochs[epoch - 1] for one in trainings]
         assert mean == np.mean([report.validation_wa for report in now])
-
-
-def test_a_fold_gets_no_report_and_is_not_saved_while_it_trains(tmp_path):
-    one = lockstep()
-
-    def after_fold(fold, report):
-        assert len(one.trainings[fold].epochs) == report.epoch
-        one.save(tmp_path, fold)
-
-    while not one.done:
-        one.run_epoch(after_fold)
-    other = lockstep()
-    assert other.restore(tmp_path)
-    assert other.done
-    assert_same(other, in_turn())
 
 
 @pytest.mark.parametrize("fold", [0, 1, 4])
@@ -155,11 +132,7 @@ def test_an_error_in_a_fold_reaches_the_caller(fold):
 
 
 def test_torchs_threads_are_what_they_were_also_in_threads_begun_later():
-    from threading import Thread
-
     lockstep().run_epoch()
-    seen = []
-    thread = Thread(target=lambda: seen.append(torch.get_num_threads()))
-    thread.start()
-    thread.join()
-    assert [torch.get_num_threads(), *seen] == [2, 2]
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(torch.get_num_threads).result()
+    assert (torch.get_num_threads(), later) == (2, 2)

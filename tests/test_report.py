@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import base64
-import csv
 import gzip
 import json
 import re
-import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser_support import CHROMIUM, chromium
+from test_crossval import SETTINGS
+from tuning_support import EMOTIONS as LABELS
+from tuning_support import ENCODER, Toy
 
 from ser.corpora.corpus import Utterance
 from ser.errors import JobError
@@ -20,12 +23,11 @@ from ser.experiments.evaluate import Evaluation
 from ser.labels import EMOTIONS
 from ser.reporting.crossval_report import write_report
 from ser.reporting.evaluation_report import write_evaluation_report
-from ser.reporting.folds_report import class_shares
-from ser.scoring.metrics import confusion, score, scores_by
+from ser.scoring.metrics import score
 from ser.scoring.predictions import arrays, confusion_of, read_predictions
+from ser.training.crossval import Crossval
 
 VOID = {"meta", "br", "img", "link", "hr", "input"}
-SPEAKERS = [f"{gender}{number:02d}" for gender in "FM" for number in range(1, 6)]
 
 
 class Page(HTMLParser):
@@ -52,80 +54,21 @@ class Page(HTMLParser):
             self.words += f" {data}"
 
 
-def a_run(names=("corpus",), n_clips: int = 300, n_folds: int = 5):
-    """A result and its predictions as `crossval` writes them, of random answers."""
-    generator = np.random.default_rng(3)
-    speakers = [SPEAKERS[i % 10] for i in range(n_clips)]
-    true = generator.integers(0, 6, n_clips)
-    logits = generator.normal(size=(n_clips, 6)) + 2 * np.eye(6)[true]
-    probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    predicted = probabilities.argmax(axis=1)
-    fold_of = np.array([SPEAKERS.index(speaker) % n_folds for speaker in speakers])
-    files = [f"{speaker}_{i}.wav" for i, speaker in enumerate(speakers)]
-    folds = []
-    for number in range(n_folds):
-        parts = {"test": fold_of == number, "validation": fold_of == (number + 1) % n_folds}
-        parts["train"] = ~(parts["test"] | parts["validation"])
-        rows, length = np.flatnonzero(parts["test"]), 8 + number
-        of_fold = score(true[rows], probabilities[rows], [speakers[i] for i in rows], EMOTIONS)
-        folds.append(
-            {
-                **{part: [files[i] for i in np.flatnonzero(mask)] for part, mask in parts.items()},
-                "best_epoch": length - 3,
-                "epochs": [
-                    {"epoch": e, "train_loss": 5 / e, "validation_loss": 6 / e, "penalty": 26 / e}
-                    for e in range(1, length + 1)
-                ],
-                "test_confusion": confusion(true[rows], predicted[rows], 6).tolist(),
-                "test_scores": of_fold.to_dict(),
-            }
-        )
-    genders = [speaker[0] for speaker in speakers]
-    by_gender = scores_by(genders, true, probabilities, speakers, EMOTIONS)
-    by_speaker = scores_by(speakers, true, probabilities, speakers, EMOTIONS, n_bootstrap=0)
-    result = {
-        "kind": "crossval",
-        "created": "2026-03-01T12:00:00+0000",
-        "protocol": "speaker-disjoint 5-fold cross-validation",
-        "settings": {"training": {"batch_size": 16, "patience": 3}, "split": "speakers"},
-        "labels": list(EMOTIONS),
-        "corpus": {"name": names[0], "fingerprint": "abc", "n_utterances": n_clips, "n_speakers": 10},
-        "encoder": {"source": "ntu-spml/distilhubert", "dim": 768},
-        "seed": 40,
-        "versions": {"torch": "2.13.0"},
-        "folds": folds,
-        "pooled": score(true, probabilities, speakers, EMOTIONS).to_dict(),
-        "mean_over_folds": {
-            name: float(np.mean([fold["test_scores"][name]["value"] for fold in folds]))
-            for name in ("wa", "uar", "macro_f1")
-        },
-        "by_gender": {name: scores.to_dict() for name, scores in by_gender.items()},
-        "by_speaker": {
-            name: scores.to_dict() | {"gender": {"F": "female", "M": "male"}[name[0]]}
-            for name, scores in by_speaker.items()
-        },
-        "pooled_confusion": confusion(true, predicted, 6).tolist(),
-    }
-    predictions = [
-        {
-            "file": files[i],
-            "speaker": speakers[i],
-            "fold": str(fold_of[i] + 1),
-            "emotion": EMOTIONS[true[i]],
-            "predicted": EMOTIONS[predicted[i]],
-            **{label: f"{value:.6f}" for label, value in zip(EMOTIONS, probabilities[i], strict=True)},
-        }
-        for i in range(n_clips)
-    ]
-    return json.loads(json.dumps(result, allow_nan=False)), predictions
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What a cross-validation in five folds leaves."""
+    toy, folder = Toy(tmp_path_factory.mktemp("corpus")), tmp_path_factory.mktemp("run")
+    Crossval(toy.corpus, toy, ENCODER, replace(SETTINGS, n_folds=5), folder).run(final=False)
+    return folder
 
 
-def write_csv(path, rows):
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+@pytest.fixture
+def run(folder):
+    return json.loads((folder / "result.json").read_text()), read_predictions(folder / "predictions.csv")
+
+
+def page_of(result, predictions, folder) -> str:
+    return write_report(result, predictions, folder / "report.html").read_text(encoding="utf-8")
 
 
 def close(ours, theirs) -> bool:
@@ -138,71 +81,51 @@ def close(ours, theirs) -> bool:
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory):
-    result, predictions = a_run()
-    path = write_report(result, predictions, tmp_path_factory.mktemp("run") / "report.html")
-    return path.read_text(encoding="utf-8")
+def page(folder):
+    result = json.loads((folder / "result.json").read_text())
+    return page_of(result, read_predictions(folder / "predictions.csv"), folder)
 
 
-def test_the_predictions_alone_give_every_score_back(tmp_path):
-    result, predictions = a_run()
-    rows = read_predictions(write_csv(tmp_path / "predictions.csv", predictions))
+def test_the_predictions_alone_give_every_score_back(run):
+    result, rows = run
     true, _, probabilities = arrays(rows, result["labels"])
     again = score(true, probabilities, [row["speaker"] for row in rows], result["labels"])
     assert close(again.to_dict(), result["pooled"])
+    row = next(row for row in rows if row["predicted"] == "sadness")
+    row.update(dict.fromkeys(LABELS, "0.333333"))  # the written answer counts where rounding made a tie
+    assert confusion_of(rows, LABELS) == result["pooled_confusion"]
 
 
-def test_the_written_answer_counts_where_rounding_made_a_tie():
-    result, predictions = a_run()
-    row = next(row for row in predictions if row["predicted"] == "surprise")
-    row.update(dict.fromkeys(EMOTIONS, "0.166667"))
-    assert confusion_of(predictions, EMOTIONS) == result["pooled_confusion"]
-
-
-def test_a_report_of_other_predictions_is_refused(tmp_path):
-    result, predictions = a_run()
-    with pytest.raises(JobError, match="299 rows give another confusion matrix"):
+def test_a_report_of_other_predictions_is_refused(run, tmp_path):
+    result, predictions = run
+    with pytest.raises(JobError, match="119 rows give another confusion matrix"):
         write_report(result, predictions[1:], tmp_path / "report.html")
     assert not list(tmp_path.iterdir())
-
-
-def test_predictions_without_a_label_or_column_are_refused(tmp_path):
-    _, predictions = a_run(n_clips=30)
     with pytest.raises(JobError, match="'boredom'"):
-        confusion_of(predictions, [*EMOTIONS, "boredom"])
-    short = [{"file": "a", "speaker": "b"}]
-    with pytest.raises(JobError, match="lacks the columns fold, emotion, predicted"):
-        read_predictions(write_csv(tmp_path / "predictions.csv", short))
+        confusion_of(predictions, [*LABELS, "boredom"])
+    for lines, words in (
+        (["file,speaker", "a,b"], "lacks the columns fold, emotion, predicted"),
+        (["file,speaker,fold,emotion,predicted"], "lacks any row"),
+    ):
+        (tmp_path / "predictions.csv").write_text("\n".join(lines) + "\n")
+        with pytest.raises(JobError, match=words):
+            read_predictions(tmp_path / "predictions.csv")
 
 
-def test_an_empty_predictions_file_is_refused(tmp_path):
-    (tmp_path / "predictions.csv").write_text("file,speaker,fold,emotion,predicted\n")
-    with pytest.raises(JobError, match="lacks any row"):
-        read_predictions(tmp_path / "predictions.csv")
-
-
-def test_the_page_is_well_formed_and_says_what_was_measured_how(page):
-    read = Page(page)
+def test_the_page_is_well_formed_and_says_what_was_measured_how(page, run):
+    read, (result, _) = Page(page), run
     assert not read.open
     assert page.startswith("<!DOCTYPE html>")
-    assert read.words.count("Cross-validation on corpus") == 2
-    for words in (
-        "speaker-disjoint 5-fold",
-        "ntu-spml/distilhubert",
-        "settings.training.batch_size",
-        "2.13.0",
-    ):
+    assert read.words.count("Cross-validation on toy") == 2
+    n_validate = len({file.split("_")[0] for fold in result["folds"] for file in fold["validation"]})
+    for words in ("label-stratified 5-fold", "shipped", "settings.training.batch_size", result["versions"]["torch"],
+                  f"Validated by {n_validate} speakers, the most used in 1 fold."):  # fmt: skip
         assert words in read.words
     assert [tag for tag, _ in read.tags].count("h1") == 1
-
-
-def test_the_page_prints_the_numbers_of_the_result(page):
-    result, _ = a_run()
-    words = Page(page).words
     for name in ("wa", "uar", "macro_f1", "ece"):
         entry = result["pooled"][name]
-        assert f"{entry['value']:.1%}" in words
-        assert f"{entry['low']:.1%} to {entry['high']:.1%}" in words
+        assert f"{entry['value']:.1%}" in read.words
+        assert f"{entry['low']:.1%} to {entry['high']:.1%}" in read.words
 
 
 def test_the_page_loads_nothing_from_elsewhere(page):
@@ -212,58 +135,39 @@ def test_the_page_loads_nothing_from_elsewhere(page):
     assert policy.startswith("default-src 'none'")
     [packed] = re.findall(r'<script id="plotly" type="application/gzip">([^<]+)</script>', page)
     assert b"plotly.js v" in gzip.decompress(base64.b64decode(packed))[:500]
-
-
-def test_a_report_is_less_than_half_as_large_as_plotly_js_alone(page):
-    assert len(page.encode()) < 2_300_000
+    assert len(page.encode()) < 2_300_000  # half of plotly.js alone
 
 
 @pytest.mark.browser
-def test_every_chart_is_drawn_without_a_network(tmp_path):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if chromium is None:
+def test_every_chart_is_drawn_without_a_network(page, folder):
+    pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
         pytest.skip("chromium is not on the PATH")
-    path = write_report(*a_run(), tmp_path / "report.html")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+    complaints: list[str] = []
+    with chromium("--no-sandbox") as browser:
         page = browser.new_page()
         page.context.set_offline(True)
-        complaints: list[str] = []
         page.on("console", lambda message: complaints.append(message.text))
-        page.goto(path.as_uri())
+        page.goto((folder / "report.html").as_uri())
         page.wait_for_function(
             "document.querySelectorAll('.main-svg').length >= 2 * document.querySelectorAll('figure').length"
         )
         assert page.locator("figure .js-plotly-plot").count() == page.locator("figure").count() == 11
         assert page.locator("#no-charts").is_hidden()
-        assert not complaints
-        browser.close()
+    assert not complaints
 
 
-def captions(result, tmp_path) -> list[str]:
-    page = write_report(*result, tmp_path / "report.html").read_text(encoding="utf-8")
-    return [text for text in re.findall("<figcaption>(.*?)</figcaption>", page) if "Figure 5" in text]
-
-
-def test_figure_5_comes_with_the_penalty_that_early_stopping_watches_and_without(tmp_path):
-    with_penalty, alone = captions(a_run(), tmp_path)
-    assert with_penalty.startswith(
-        "Figure 5: cross entropy plus the L2 penalty, which early stopping watched."
-    )
-    assert alone.startswith("Figure 5: cross entropy alone.")
-
-
-def test_figure_5_says_where_early_stopping_watches_the_cross_entropy_alone(tmp_path):
-    result, predictions = a_run()
-    result["settings"]["training"]["monitor"] = "loss"
-    alone, with_penalty = captions((result, predictions), tmp_path)
-    assert alone.startswith("Figure 5: cross entropy alone, which early stopping watched.")
-    assert with_penalty.startswith("Figure 5: cross entropy plus the L2 penalty.")
-
-
-def test_the_table_of_folds_says_how_many_speakers_validate(page):
-    assert "Validated by 10 speakers, the most used in 1 fold." in Page(page).words
+@pytest.mark.parametrize("watched", ["loss_with_penalty", "loss"])
+def test_figure_5_comes_with_the_penalty_and_without_and_says_what_early_stopping_watched(
+    run, tmp_path, watched
+):
+    result, predictions = run
+    result["settings"]["training"]["monitor"] = watched
+    captions = re.findall("<figcaption>(Figure 5.*?)</figcaption>", page_of(result, predictions, tmp_path))
+    others = {"loss_with_penalty": "cross entropy plus the L2 penalty", "loss": "cross entropy alone"}
+    first = f"Figure 5: {others.pop(watched)}, which early stopping watched."
+    for caption, words in zip(captions, (first, f"Figure 5: {others.popitem()[1]}."), strict=True):
+        assert caption.startswith(words)
 
 
 def test_every_figure_and_table_is_told_to_a_screen_reader(page):
@@ -276,54 +180,43 @@ def test_every_figure_and_table_is_told_to_a_screen_reader(page):
     assert len(re.findall('id="chart-', page)) == len(set(re.findall('id="(chart-[^"]*)"', page))) == 11
 
 
-def test_names_are_escaped_wherever_they_appear(tmp_path):
+def test_names_are_escaped_wherever_they_appear(run, tmp_path):
     evil = "<script>alert(1)</script>"
-    result, predictions = a_run(names=(evil,))
+    result, predictions = run
     result["protocol"] = result["encoder"]["source"] = result["versions"][evil] = evil
-    result["by_speaker"] = {evil: result["by_speaker"]["F01"] | {"gender": evil}}
-    result["by_gender"] = {evil: result["by_gender"]["F"]}
+    result["corpus"]["name"] = evil
+    result["by_speaker"] = {evil: result["by_speaker"]["S00"] | {"gender": evil}}
+    result["by_gender"] = {evil: result["by_gender"]["female"]}
     result["random_split"] = {"protocol": evil, "pooled": result["pooled"]}
-    page = write_report(result, predictions, tmp_path / "report.html").read_text(encoding="utf-8")
+    page = page_of(result, predictions, tmp_path)
     assert evil not in page
     assert not Page(page).open
 
 
-def test_a_random_split_is_shown_beside_the_result_with_the_premium(tmp_path):
-    result, predictions = a_run()
+def test_a_random_split_is_shown_with_the_premium_and_many_folds_as_their_sum_only(run, tmp_path):
+    result, predictions = run
     leaky = json.loads(json.dumps(result["pooled"]))
     leaky["wa"]["value"] += 0.05
     result["random_split"] = {"protocol": "RANDOM split that ignores speakers", "pooled": leaky}
-    words = Page(write_report(result, predictions, tmp_path / "r.html").read_text(encoding="utf-8")).words
+    result["folds"] = result["folds"] * 3
+    page = page_of(result, predictions, tmp_path)
+    words = Page(page).words
     assert "RANDOM split that ignores speakers" in words
     assert "+5.0 points" in words
-
-
-def test_many_folds_are_shown_as_their_sum_only(tmp_path):
-    result, predictions = a_run()
-    result["folds"] = result["folds"] * 3
-    page = write_report(result, predictions, tmp_path / "r.html").read_text(encoding="utf-8")
     assert "chart-pooled" in page
     assert "chart-fold-1" not in page
 
 
-def test_class_shares_are_fractions_of_each_part():
-    folds = [{"train": ["anger", "fear"], "validation": ["fear"], "test": []}]
-    shares = class_shares(folds, ["anger", "fear"])
-    assert shares["train"] == {"anger": [0.5], "fear": [0.5]}
-    assert shares["validation"] == {"anger": [0.0], "fear": [1.0]}
-    assert shares["test"] == {"anger": [0.0], "fear": [0.0]}
-
-
 def test_an_evaluation_is_reported_with_what_was_left_out(tmp_path):
     evil = "<script>alert(1)</script>.wav"
-    rng = np.random.default_rng(5)
     utterances = tuple(
         Utterance(Path(f"{i}.wav"), f"S{i % 4}", EMOTIONS[i % 6], "female", "ShEMO") for i in range(60)
     )
-    probabilities = rng.dirichlet(np.ones(6), 60)
+    probabilities = np.random.default_rng(5).dirichlet(np.ones(6), 60)
     evaluation = Evaluation(utterances, EMOTIONS, probabilities, ((evil, "was cut"),), {"boredom": 2}, 0.4)
+    protocol = "4 speakers, none of them named by the model's training"
     content = {
-        "protocol": "4 speakers, none of them named by the model's training",
+        "protocol": protocol,
         "corpus": {"name": "ShEMO"},
         "labels": list(EMOTIONS),
         **evaluation.to_dict(),

@@ -62,6 +62,18 @@ def run(one: Training) -> Training:
     return one
 
 
+def poisoned(one: Training) -> Training:
+    """Its next epoch diverges."""
+    with torch.no_grad():
+        one.model.dense.weight.fill_(float("nan"))
+    return one
+
+
+def assert_same(one: Training, other: Training) -> None:
+    assert (one.epochs, one.best_epoch) == (other.epochs, other.best_epoch)
+    assert all(torch.equal(one.best_state[key], other.best_state[key]) for key in other.best_state)
+
+
 def test_it_learns_what_can_be_learnt(source):
     one = run(training(source, replace(QUICK, max_epochs=40, patience=0)))
     assert one.epochs[-1].train_loss < one.epochs[0].train_loss / 2
@@ -70,8 +82,7 @@ def test_it_learns_what_can_be_learnt(source):
 
 def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_stream_differs(source):
     first, again, other = (run(training(source, stream=stream)) for stream in (0, 0, 1))
-    assert first.epochs == again.epochs
-    assert all(torch.equal(first.best_state[key], again.best_state[key]) for key in first.best_state)
+    assert_same(first, again)
     assert first.epochs != other.epochs
 
 
@@ -79,21 +90,19 @@ def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_stream_differs(sou
 def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(
     source, tmp_path, optimizer, average
 ):
-    settings = replace(
-        QUICK, optimizer=optimizer, momentum=0.9, patience=0, max_epochs=4, weight_average=average
-    )
-    whole = run(training(source, settings))
+    brief = replace(QUICK, momentum=0.9, patience=0, max_epochs=4)
+    settings = replace(brief, optimizer=optimizer, weight_average=average)
+    whole, path = run(training(source, settings)), tmp_path / "state.safetensors"
     for stop_after in (1, 3):
-        part = training(source, settings)
+        part, taken_up = training(source, settings), training(source, settings)
         for _ in range(stop_after):
             part.run_epoch()
-        part.save(tmp_path / "state.safetensors")
-        taken_up = training(source, settings)
-        taken_up.restore(tmp_path / "state.safetensors")
-        run(taken_up)
-        assert taken_up.epochs == whole.epochs
-        assert taken_up.best_epoch == whole.best_epoch
-        assert all(torch.equal(taken_up.best_state[key], whole.best_state[key]) for key in whole.best_state)
+        part.save(path)
+        taken_up.restore(path)
+        assert_same(run(taken_up), whole)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(SettingsError, match="Delete it"):
+        training(source).restore(path)
 
 
 def test_the_running_average_of_the_weights_validates_and_answers(source):
@@ -112,62 +121,45 @@ def test_the_running_average_of_the_weights_validates_and_answers(source):
     assert not torch.equal(one.best_state["dense.weight"], one.model.state_dict()["dense.weight"])
 
 
-def test_a_damaged_state_is_refused_and_not_used(source, tmp_path):
-    one = training(source)
-    one.run_epoch()
-    path = tmp_path / "state.safetensors"
-    one.save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(SettingsError, match="Delete it"):
-        training(source).restore(path)
-
-
 def test_it_stops_after_as_many_epochs_without_improvement_as_patience_says(source):
-    one = training(source, replace(QUICK, learning_rate=1e-12, l2=0.0, max_epochs=50, patience=3))
-    run(one)  # such a step changes no weight, so the first epoch stays the best
-    assert one.best_epoch == 1
-    assert len(one.epochs) == 4
+    one = run(training(source, replace(QUICK, learning_rate=1e-12, l2=0.0, max_epochs=50, patience=3)))
+    assert (one.best_epoch, len(one.epochs)) == (1, 4)  # such a step changes no weight
 
 
 def test_what_early_stopping_watches_is_a_setting(source):
     settings = replace(QUICK, optimizer="sgd", learning_rate=0.002, l2=0.5, patience=3, max_epochs=60)
-    with_penalty = run(training(source, settings))
-    without = run(training(source, replace(settings, monitor="loss")))
-    losses = [report.validation_loss for report in without.epochs]
-    assert without.best_epoch == int(np.argmin(losses)) + 1
-    monitored = [report.validation_loss + report.penalty for report in with_penalty.epochs]
-    assert with_penalty.best_epoch == int(np.argmin(monitored)) + 1
+    for monitor, share in (("loss_with_penalty", 1), ("loss", 0)):
+        one = run(training(source, replace(settings, monitor=monitor)))
+        watched = [report.validation_loss + share * report.penalty for report in one.epochs]
+        assert one.best_epoch == int(np.argmin(watched)) + 1
 
 
-def test_unwatched_it_runs_to_the_last_epoch_and_still_reports_validation(source):
+def test_unwatched_or_without_validation_it_runs_to_the_last_epoch_and_keeps_that_one(source):
     one = run(training(source, replace(QUICK, monitor="none", max_epochs=5, patience=1)))
-    assert (len(one.epochs), one.best_epoch) == (5, 5)
+    assert len(one.epochs) == one.best_epoch == 5
     assert one.best.validation_wa is not None
-
-
-def test_without_validation_it_runs_to_the_last_epoch_and_keeps_that_one(source):
     one = run(training(source, replace(QUICK, max_epochs=5), validation=[]))
     assert len(one.epochs) == one.best_epoch == 5
     assert one.best.validation_loss is None
 
 
-def test_a_diverged_training_stops_and_keeps_what_was_best(source):
+def test_a_diverged_training_stops_and_keeps_what_was_best_and_reports_plain_json(source):
     one = training(source, replace(QUICK, max_epochs=20))
     one.run_epoch()
-    with torch.no_grad():
-        one.model.dense.weight.fill_(float("nan"))
-    one.run_epoch()
-    assert one.stopped
-    assert one.best_epoch == 1
+    report = poisoned(one).run_epoch()
+    assert (one.stopped, one.best_epoch) == (True, 1)
     assert all(torch.isfinite(value).all() for value in one.best_state.values())
+    json.dumps(report.to_dict(), allow_nan=False)
+    assert {report.train_loss, report.train_wa, report.validation_loss, report.validation_wa} == {None}
+    with pytest.raises(Diverged, match="Lower the learning rate"):  # at once
+        training(source, replace(QUICK, optimizer="sgd", learning_rate=1e30)).run_epoch()
 
 
 def test_utterances_are_cut_to_max_frames(source):
     short = run(training(source, replace(QUICK, max_frames=3)))
     for frames in source.frames:
         frames[3:] = np.nan
-    again = run(training(source, replace(QUICK, max_frames=3)))
-    assert short.epochs == again.epochs
+    assert_same(run(training(source, replace(QUICK, max_frames=3))), short)
 
 
 def test_it_learns_from_the_components_of_its_training_frames(source):
@@ -183,11 +175,8 @@ def test_it_learns_from_the_components_of_its_training_frames(source):
 
 
 def test_class_weights_balance_the_classes(source):
-    one = training(source, replace(QUICK, class_weights=True))
-    counts = np.bincount(source.targets[:36], minlength=LABELS)
-    weighted = one.class_weights.numpy() * counts
-    np.testing.assert_allclose(weighted, weighted[0])
-    assert weighted.sum() == pytest.approx(36)
+    weights = training(source, replace(QUICK, class_weights=True)).class_weights.numpy()
+    np.testing.assert_allclose(weights * np.bincount(source.targets[:36], minlength=LABELS), 12)
 
 
 def test_masking_zeroes_spans_of_each_utterance_and_leaves_the_source_alone(source):
@@ -209,22 +198,6 @@ def test_masking_takes_dimensions_of_every_layer_and_no_whole_layer(n_layers):
     assert 0 < of_dimensions.mean() < of_dimensions.max() == 5  # a tenth at most
     of_steps = lost.all(axis=(2, 3)).sum(axis=1)
     assert of_steps.max() == 1
-
-
-def test_a_training_that_diverges_at_once_says_so_and_reports_no_accuracy(source):
-    one = training(source, replace(QUICK, optimizer="sgd", learning_rate=1e30))
-    with pytest.raises(Diverged, match="Lower the learning rate"):
-        one.run_epoch()
-
-
-def test_the_report_of_a_diverged_epoch_is_plain_json_without_an_accuracy(source):
-    one = training(source)
-    one.run_epoch()
-    with torch.no_grad():
-        one.model.dense.weight.fill_(float("nan"))
-    report = one.run_epoch()
-    json.dumps(report.to_dict(), allow_nan=False)
-    assert {report.train_loss, report.train_wa, report.validation_loss, report.validation_wa} == {None}
 
 
 def test_rmsprop_is_that_of_keras():
@@ -273,31 +246,28 @@ def test_numbers_too_small_for_a_processor_are_rounded_to_zero_while_training_an
 
 
 def test_the_defaults_are_the_papers_best_configuration():
-    settings = TrainingSettings()
-    assert (settings.learning_rate, settings.l2, settings.optimizer) == (0.003, 0.016, "sgd")
-    assert (settings.batch_size, settings.max_epochs, settings.patience, settings.max_frames) == (
-        16,
-        150,
-        3,
-        300,
-    )
-    assert settings.seed == 40
+    assert TrainingSettings() == TrainingSettings(
+        learning_rate=0.003, l2=0.016, optimizer="sgd", batch_size=16, max_epochs=150, patience=3, max_frames=300,
+        seed=40,
+    )  # fmt: skip
 
 
-def test_settings_come_from_flat_parameters_and_unknown_ones_are_refused():
+NAN, INFINITE = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", 0), ("optimizer", "lion"), ("patience", -1), ("momentum", 1.0), ("balance", "all"), ("l2", NAN),
+     ("l2", INFINITE), ("patience", -(10**400)), ("seed", -1), ("seed", 2**32)],
+)  # fmt: skip
+def test_settings_come_from_flat_parameters_and_those_that_make_no_sense_are_refused(name, value):
     classifier, settings = settings_from({"base_units": 128, "l2": 0.01})
     assert (classifier.base_units, settings.l2) == (128, 0.01)
     with pytest.raises(SettingsError, match="weight_decay"):
         settings_from({"weight_decay": 0.1})
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [{"learning_rate": 0}, {"optimizer": "lion"}, {"patience": -1}, {"momentum": 1.0}, {"balance": "all"}],
-)
-def test_settings_that_make_no_sense_are_refused(wrong):
-    with pytest.raises(SettingsError, match=next(iter(wrong))):
-        TrainingSettings(**wrong)
+    with pytest.raises(SettingsError, match=name):
+        TrainingSettings(**{name: value})
+    assert TrainingSettings(max_epochs=10**400).max_epochs == 10**400  # beyond all floats
 
 
 def test_a_device_that_is_not_there_is_refused(source, monkeypatch):
@@ -310,21 +280,17 @@ def test_a_device_that_is_not_there_is_refused(source, monkeypatch):
             training(source)
 
 
-@pytest.mark.parametrize(
-    "device",
-    [
-        "cpu",
-        pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")),
-    ],
-)
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=GPU)])
 @pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 def test_a_training_on_a_device_learns_is_kept_and_goes_on(source, tmp_path, monkeypatch, device, optimizer):
     monkeypatch.setenv("SER_DEVICE", device)
     settings = replace(QUICK, optimizer=optimizer, max_epochs=8, patience=0)
-    one = training(source, settings)
+    one, again = training(source, settings), training(source, settings)
     one.run_epoch()
     one.save(tmp_path / "state")
-    again = training(source, settings)
     again.restore(tmp_path / "state")
     for each in (one, again):
         assert run(each).epochs[-1].train_loss < each.epochs[0].train_loss

@@ -6,14 +6,17 @@ import json
 import multiprocessing
 import time
 from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import partial
+from unittest.mock import Mock
 
 import numpy as np
 import optuna
 import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
-from sklearn.metrics import f1_score
-from tuning_support import BASE, EMOTIONS, ENCODER, SMALL_SPACE, Toy, small_search
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+from tuning_support import BASE, ENCODER, SMALL_SPACE, Toy, small_search
 
 import ser.training.lockstep
 import ser.tuning.search
@@ -36,24 +39,33 @@ from ser.tuning.storage import (
 )
 
 FORK = multiprocessing.get_context("fork")  # a new interpreter would take seconds to import torch
-PAPER_BEST = {
-    "base_units": 192, "final_units": 32, "gru_layers": 2, "learning_rate": 0.003, "dropout": 0.2, "l2": 0.016,
-    "optimizer": "sgd",
-}  # fmt: skip
+PAPER_BEST = {"base_units": 192, "final_units": 32, "gru_layers": 2, "learning_rate": 0.003, "dropout": 0.2,
+              "l2": 0.016, "optimizer": "sgd"}  # fmt: skip
 PAPER_VALUES = {
-    "base_units": [128, 160, 192, 224, 256],
-    "final_units": [32, 64, 96, 128],
-    "gru_layers": [1, 2],
+    "base_units": [128, 160, 192, 224, 256], "final_units": [32, 64, 96, 128], "gru_layers": [1, 2],
     "learning_rate": [0.001, 0.002, 0.003, 0.004, 0.005, 0.006, 0.007, 0.008, 0.009, 0.01],
     "dropout": [0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5],
-    "l2": [0.01, 0.013, 0.016, 0.019, 0.022, 0.025, 0.028],
-    "optimizer": ["adam", "rmsprop", "sgd"],
-}
+    "l2": [0.01, 0.013, 0.016, 0.019, 0.022, 0.025, 0.028], "optimizer": ["adam", "rmsprop", "sgd"],
+}  # fmt: skip
+
+
+def noisy(root) -> Toy:
+    return Toy(root, 96, (3, 6), 0.7)
+
+
+class Moment:
+    """A lockstep of a moment, as long for each worker."""
+
+    done = True
+    best_validation_accuracy = staticmethod(lambda: 0.5)
+
+    def __init__(self, *_):
+        time.sleep(0.2)
 
 
 @pytest.fixture
 def toy(tmp_path) -> Toy:
-    return Toy(tmp_path / "corpus")
+    return noisy(tmp_path / "corpus")
 
 
 @pytest.fixture
@@ -66,6 +78,26 @@ def database(tmp_path):
     return open_storage(default_storage(tmp_path))
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """A search of three trials that has been run: itself, its study and its events."""
+    search, events = small_search(noisy(tmp_path_factory.mktemp("searched"))), []
+    study = search.open(optuna.storages.InMemoryStorage(), "searched")
+    assert summary(study)["best"] is None
+    with pytest.raises(JobError, match="none to score"):
+        search.score_best(study, tmp_path_factory.mktemp("nothing"))
+    search.run(study, events.append)
+    return search, study, events
+
+
+def opened(search: Search, storage, name: str = "mine") -> tuple[Search, optuna.Study]:
+    return search, search.open(storage, name)
+
+
+def fail(database, trial) -> None:
+    database.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
 def trials_in(study: optuna.Study, *states: TrialState) -> list:
     return study.get_trials(deepcopy=False, states=states or None)
 
@@ -74,35 +106,35 @@ def states(study: optuna.Study) -> list[str]:
     return [trial.state.name for trial in study.trials]
 
 
-def draw(study: optuna.Study) -> dict:
-    return suggest(study.ask(), SPACE)
-
-
-def test_the_space_is_the_papers():
+def test_the_space_is_the_papers_and_every_draw_makes_settings_that_can_be_trained():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
     drawn = [suggest(study.ask(), SPACE) for _ in range(300)]
     for name, values in PAPER_VALUES.items():
         assert sorted({trial[name] for trial in drawn}) == pytest.approx(values)
+    for parameters in drawn[:60]:
+        settings = trial_settings(BASE, parameters)
+        assert settings.classifier.base_units == parameters["base_units"]
+        assert settings.training.l2 == pytest.approx(parameters["l2"])
+        assert settings.training.max_epochs == BASE.training.max_epochs
 
 
 @pytest.mark.parametrize("kind", ["tpe", "cmaes"])
 def test_the_first_draw_of_seed_40_is_the_papers_best_configuration(toy, storage, kind):
     search = Search(toy.corpus, toy, ENCODER, BASE, TuningSettings(sampler=kind))
-    parameters = draw(search.open(storage, "paper"))
+    parameters = suggest(search.open(storage, "paper").ask(), SPACE)
     assert parameters == pytest.approx(PAPER_BEST)
     best = trial_settings(BASE, parameters)
     assert best.classifier == ClassifierSettings()
     assert best.training == replace(BASE.training, learning_rate=0.003, l2=0.016, optimizer="sgd")
 
 
-def test_one_worker_draws_what_one_plain_sampler_draws(toy, storage):
-    """The ten trials of the paper, if it used Optuna as it says and the values were these."""
-    search = small_search(toy, trials=10, space=SPACE)
-    plain = optuna.create_study(
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=40, multivariate=True, group=True, n_startup_trials=5),
-    )
-    ours = search.open(storage, "ours")
+def test_one_worker_draws_what_the_papers_sampler_draws(toy, storage):
+    defaults = TuningSettings()
+    assert (defaults.trials, defaults.timeout_s, defaults.seed) == (10, 32_400, 40)
+    assert sampler(defaults, 40)._group  # which makes no difference to this space
+    papers = optuna.samplers.TPESampler(seed=40, multivariate=True, group=True, n_startup_trials=5)
+    plain = optuna.create_study(direction="maximize", sampler=papers)
+    ours = small_search(toy, trials=10, space=SPACE).open(storage, "ours")
     for number in range(10):
         for study in (plain, ours):
             trial = study.ask()
@@ -111,25 +143,8 @@ def test_one_worker_draws_what_one_plain_sampler_draws(toy, storage):
     assert [trial.params for trial in ours.trials] == [trial.params for trial in plain.trials]
 
 
-def test_every_draw_makes_settings_that_can_be_trained():
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=1))
-    for _ in range(60):
-        parameters = draw(study)
-        settings = trial_settings(BASE, parameters)
-        assert settings.classifier.base_units == parameters["base_units"]
-        assert settings.training.l2 == pytest.approx(parameters["l2"])
-        assert settings.training.max_epochs == BASE.training.max_epochs
-
-
-def test_tpe_is_set_up_as_in_the_paper():
-    tpe = sampler(TuningSettings(), 40)
-    assert (tpe._multivariate, tpe._group, tpe._n_startup_trials) == (True, True, 5)
-    defaults = TuningSettings()
-    assert (defaults.trials, defaults.timeout_s, defaults.seed) == (10, 32_400, 40)
-
-
 def test_no_trial_hears_a_test_speaker(toy, storage, monkeypatch):
-    search = small_search(toy, trials=2)
+    search, study = opened(small_search(toy, trials=2), storage)
     folds = BASE.folds(toy.corpus)
     guarded = []
 
@@ -148,72 +163,50 @@ def test_no_trial_hears_a_test_speaker(toy, storage, monkeypatch):
             super().__init__(replace(data, features=guard), *others, stream=stream)
 
     monkeypatch.setattr(ser.training.lockstep, "Training", GuardedTraining)
-    search.run(search.open(storage, "guarded"))
+    search.run(study)
     assert guarded == [0, 1, 2] * 2
-    with pytest.raises(AssertionError, match="test utterance"):
-        Guard(set(folds[0].test)).gather([folds[0].test[0]], 3)
 
 
-def test_the_value_is_the_mean_of_the_best_epochs_and_each_epoch_is_reported_once(toy, storage):
-    search = small_search(toy)
-    study = search.open(storage, "values")
-    events = []
-    search.run(study, events.append)
+def test_the_value_is_the_mean_of_the_best_epochs_and_each_epoch_is_reported_once(searched):
+    _, study, events = searched
+    assert states(study) == ["COMPLETE"] * 3
     for trial in study.trials:
-        assert trial.state == TrialState.COMPLETE
         assert list(trial.intermediate_values) == [1, 2, 3]
         assert trial.value >= min(trial.intermediate_values.values())
-        assert [event.epoch for event in events if event.number == trial.number] == [1, 2, 3, None]
-        assert [event.kind for event in events if event.number == trial.number][-1] == "complete"
+        own = [event for event in events if event.number == trial.number]
+        assert [event.epoch for event in own] == [1, 2, 3, None]
+        assert own[-1].kind == "complete"
+    content = json.loads(json.dumps(summary(study)))
+    assert content["counts"] == {"running": 0, "complete": 3, "pruned": 0, "fail": 0, "waiting": 0}
+    assert content["best"]["value"] == study.best_value
+    assert [row["epoch"] for row in content["trials"]] == [3, 3, 3]
 
 
-def test_the_best_trial_scored_anew_has_the_trials_validation_accuracy(toy, storage, tmp_path):
-    search = small_search(toy)
-    study = search.open(storage, "scored")
-    search.run(study)
-    folder, result = search.score_best(study, tmp_path / "runs")
-    best = study.best_trial
-    assert folder.name == f"trial_{best.number:03d}"
-    assert result["study"]["validation_accuracy"] == best.value
-    assert result["study"]["name"] == "scored"
-    assert json.loads((folder / "result.json").read_text())["study"] == result["study"]
+def test_the_best_trial_scored_anew_has_the_trials_validation_accuracy(searched, tmp_path):
+    search, study, _ = searched
+    folder, result = search.score_best(study, tmp_path)
+    assert folder.name == f"trial_{study.best_trial.number:03d}"
+    told = result["study"]
+    assert (told["validation_accuracy"], told["name"]) == (study.best_trial.value, "searched")
+    assert json.loads((folder / "result.json").read_text())["study"] == told
     assert (folder / "checkpoint" / "model.safetensors").exists()
     conditions = load_checkpoint(folder / "checkpoint")[0].scores["conditions"]
     assert all(NOT_NESTED in words for words in (result["protocol"], conditions))
-    assert study.user_attrs["scored"]["wa"] == result["pooled"]["wa"]["value"]
     written = (folder / "predictions.csv").stat().st_mtime_ns
-    assert search.score_best(study, tmp_path / "runs")[1] == result
+    assert search.score_best(study, tmp_path)[1] == result
     assert (folder / "predictions.csv").stat().st_mtime_ns == written  # the test speakers are heard once
 
-
-def test_the_figures_of_the_best_trial_follow_from_the_saved_predictions(toy, storage, tmp_path):
-    search = small_search(toy)
-    study = search.open(storage, "recomputed")
-    search.run(study)
-    folder, _ = search.score_best(study, tmp_path / "runs")
-    rows = read_predictions(folder / "predictions.csv")
-    figures = study.user_attrs["scored"]
-    right = [row["emotion"] == row["predicted"] for row in rows]
-    assert figures["wa"] == pytest.approx(sum(right) / len(rows))
-    recalls = [
-        np.mean([ok for ok, row in zip(right, rows, strict=True) if row["emotion"] == emotion])
-        for emotion in EMOTIONS
-    ]
-    assert figures["uar"] == pytest.approx(np.mean(recalls))
+    rows, figures = read_predictions(folder / "predictions.csv"), study.user_attrs["scored"]
     columns = [[row[name] for row in rows] for name in ("emotion", "predicted")]
+    assert figures["wa"] == pytest.approx(accuracy_score(*columns)) == result["pooled"]["wa"]["value"]
+    assert figures["uar"] == pytest.approx(recall_score(*columns, average="macro"))
     assert figures["macro_f1"] == pytest.approx(f1_score(*columns, average="macro"))
-    tested = {
-        (utterance.speaker, str(number))
-        for number, fold in enumerate(BASE.folds(toy.corpus), start=1)
-        for utterance in (toy.corpus.utterances[index] for index in fold.test)
+    utterances = search.corpus.utterances
+    assert {(row["speaker"], row["fold"]) for row in rows} == {
+        (utterances[index].speaker, str(number))
+        for number, fold in enumerate(BASE.folds(search.corpus), start=1)
+        for index in fold.test
     }
-    assert {(row["speaker"], row["fold"]) for row in rows} == tested
-
-
-def test_a_study_without_a_completed_trial_has_none_to_score(toy, storage, tmp_path):
-    search = small_search(toy)
-    with pytest.raises(JobError, match="none to score"):
-        search.score_best(search.open(storage, "empty"), tmp_path)
 
 
 def decide(values: dict[int, dict[int, float]], order: list[tuple[int, int]]) -> dict[int, int]:
@@ -231,19 +224,17 @@ def decide(values: dict[int, dict[int, float]], order: list[tuple[int, int]]) ->
 
 def test_the_pruners_decisions_follow_from_the_reports(toy, storage, monkeypatch):
     base = replace(BASE, training=replace(BASE.training, max_epochs=21))
-    search = small_search(toy, trials=14, base=base)
-    study = search.open(storage, "pruned")
+    search, study = opened(small_search(toy, trials=14, base=base), storage)
 
     class Curve:
         """A lockstep without the work."""
 
         made = 0
+        done = property(lambda self: self.epoch == 21)
 
         def __init__(self, *_):
             Curve.made += 1
             self.rng, self.epoch, self.best = np.random.default_rng(Curve.made), 0, 0.0
-
-        done = property(lambda self: self.epoch == 21)
 
         def run_epoch(self, after_fold):
             self.epoch += 1
@@ -261,53 +252,45 @@ def test_the_pruners_decisions_follow_from_the_reports(toy, storage, monkeypatch
     order = []
     search.run(study, lambda event: event.epoch and order.append((event.number, event.epoch)))
     values = {trial.number: trial.intermediate_values for trial in study.trials}
-    expected = decide(values, order)
     pruned = {trial.number: trial.last_step for trial in trials_in(study, TrialState.PRUNED)}
-    assert pruned == expected
+    assert pruned == decide(values, order)
     assert {5, 20} >= set(pruned.values()) >= {5}
     assert len(trials_in(study, TrialState.COMPLETE)) == 14 - len(pruned) > 0
 
 
 def test_a_resumed_search_finishes_as_many_trials_in_all_and_draws_the_same(toy, database):
-    search = small_search(toy, trials=7)  # two of them after the start-up trials
-    whole = search.open(database, "whole")
+    search, whole = opened(small_search(toy, trials=7), database, "whole")  # two after the start-up trials
     search.run(whole)
-    first = small_search(toy, trials=2)
-    first.run(first.open(database, "parts"))
-    parts = search.open(database, "parts")
+    first, parts = opened(small_search(toy, trials=2), database, "parts")
+    first.run(parts)
     stops = iter([False] * 6)
-    with pytest.raises(Stopped):
-        search.run(parts, should_stop=lambda: next(stops, True))  # in the middle of the third trial
+    with pytest.raises(Stopped):  # in the middle of the third trial
+        search.run(search.open(database, "parts"), should_stop=lambda: next(stops, True))
     assert states(parts) == ["COMPLETE", "COMPLETE", "FAIL", "WAITING"]
-    again = small_search(toy, trials=7)
-    again.run(again.open(database, "parts"))
+    again, parts = opened(small_search(toy, trials=7), database, "parts")
+    again.run(parts)
     done = trials_in(parts, TrialState.COMPLETE)
-    assert [(trial.params, trial.value) for trial in done] == [
-        (trial.params, trial.value) for trial in whole.trials
-    ]
+    assert [(one.params, one.value) for one in done] == [(one.params, one.value) for one in whole.trials]
     assert summary(parts)["queued_again"] == 1
     search.run(parts)
     assert len(parts.trials) == 8  # nothing is left to do
 
 
 def test_no_trial_starts_after_the_time_limit_however_often_the_search_is_resumed(toy, database):
-    first = small_search(toy, trials=1)
-    first.run(first.open(database, "late"))
-    used_s = seconds_used(first.open(database, "late"))
+    first, study = opened(small_search(toy, trials=1), database)
+    first.run(study)
+    used_s = seconds_used(study)
     assert 0 < used_s < 60
-    search = small_search(toy, trials=50, timeout_s=used_s)
-    study = search.open(database, "late")
+    search, study = opened(small_search(toy, trials=50, timeout_s=used_s), database)
     search.run(study)
     assert len(study.trials) == 1
 
 
 def test_seconds_of_trials_side_by_side_count_once():
     study = optuna.create_study()
-    start = np.datetime64("2026-01-01T00:00:00").item()
     for begin, seconds in ((0, 10), (5, 10), (7, 2), (100, 1)):
-        began = start + np.timedelta64(begin, "s").item()
         trial = optuna.create_trial(value=0.0, user_attrs={"seconds": seconds})
-        trial.datetime_start, trial.datetime_complete = began, began
+        trial.datetime_start = trial.datetime_complete = datetime(2026, 1, 1) + timedelta(seconds=begin)
         study.add_trial(trial)
     assert seconds_used(study) == 16
 
@@ -315,9 +298,8 @@ def test_seconds_of_trials_side_by_side_count_once():
 @pytest.mark.parametrize("kind", ["tpe", "cmaes"])
 def test_workers_never_repeat_each_others_draws_and_start_as_one_would(toy, database, kind):
     """Each joins between two trials, when none runs that could tell of the others."""
-    search = small_search(toy, space=SPACE, sampler=kind)
-    together, plain = search.open(database, "together"), search.open(database, "plain")
-    drawn, alone = [], []
+    search, together = opened(small_search(toy, space=SPACE, sampler=kind), database, "together")
+    plain, drawn, alone = search.open(database, "plain"), [], []
     for number in range(9):
         worker = search.open(database, "together") if number % 3 else together
         for study, parameters in ((worker, drawn), (plain, alone)):
@@ -334,18 +316,8 @@ def work(search: Search, address: str) -> None:
 
 
 def test_workers_that_ask_for_the_last_trial_at_once_do_not_overshoot(toy, tmp_path, database, monkeypatch):
-    class Moment:
-        """A lockstep of a moment, as long for each worker."""
-
-        def __init__(self, *_):
-            time.sleep(0.2)
-
-        done = True
-        best_validation_accuracy = staticmethod(lambda: 0.5)
-
     monkeypatch.setattr(ser.tuning.search, "Lockstep", Moment)
-    search = small_search(toy, trials=5)
-    study = search.open(database, "raced")
+    search, study = opened(small_search(toy, trials=5), database, "raced")
     workers = [FORK.Process(target=work, args=(search, default_storage(tmp_path))) for _ in range(4)]
     for worker in workers:
         worker.start()
@@ -353,34 +325,23 @@ def test_workers_that_ask_for_the_last_trial_at_once_do_not_overshoot(toy, tmp_p
         worker.join()
     assert [worker.exitcode for worker in workers] == [0] * 4
     assert len(trials_in(study, *FINISHED)) == 5
-    counts = summary(study)["counts"]
-    assert (counts["complete"], counts["running"], counts["waiting"], counts["fail"]) == (5, 0, 0, 0)
+    counts = {"complete": 5, "pruned": 0, "running": 0, "waiting": 0, "fail": 0}
+    assert summary(study)["counts"] == counts
 
 
-def test_no_trial_takes_the_place_of_one_that_is_being_queued_again(toy, database):
-    search = small_search(toy, trials=1)
-    study = search.open(database, "gap")
-    killed, other = study.ask(), study.ask()
-    suggest(killed, SMALL_SPACE)
-    database.set_trial_state_values(
-        killed._trial_id, TrialState.FAIL
-    )  # Optuna does this first, then the other
-    assert search.is_surplus(other)
-    database.get_heartbeat_stale_trial_callback()(study, study.trials[0])
-    assert search.is_surplus(other)
-
-
-def test_a_repeated_trial_that_comes_too_early_is_queued_again(toy, database, monkeypatch):
+def test_a_trial_being_queued_again_keeps_its_place_and_is_queued_anew_when_it_comes_too_early(
+    toy, database, monkeypatch
+):
     """One more trial was asked for while a dead worker's was being noticed; it is about to be dropped."""
     monkeypatch.setattr("ser.tuning.storage.QUEUE_S", 1)
-    search = small_search(toy, trials=1)
-    study = search.open(database, "early")
+    search, study = opened(small_search(toy, trials=1), database)
     killed, other = study.ask(), study.ask()
     suggest(killed, SMALL_SPACE)
-    database.set_trial_state_values(killed._trial_id, TrialState.FAIL)
+    fail(database, killed)  # Optuna does this first, then the other
+    assert search.is_surplus(other)
     database.get_heartbeat_stale_trial_callback()(study, study.trials[0])
-    objective = ser.tuning.search._Objective(search, lambda event: None, lambda: False)
-    objective.optimize(study)
+    assert search.is_surplus(other)
+    ser.tuning.search._Objective(search, lambda event: None, lambda: False).optimize(study)
     assert states(study) == ["FAIL", "RUNNING", "FAIL", "WAITING"]
     study.tell(other, state=TrialState.FAIL)
     search.run(study)
@@ -388,32 +349,28 @@ def test_a_repeated_trial_that_comes_too_early_is_queued_again(toy, database, mo
     assert study.trials[3].params == killed.params
 
 
-def other_corpus(toy: Toy) -> dict:
-    return {"corpus": replace(toy.corpus, utterances=toy.corpus.utterances[:72])}
-
-
 @pytest.mark.parametrize(
     ("what", "change"),
     [
-        ("corpus", other_corpus),
-        ("encoder", lambda toy: {"encoder": replace(ENCODER, fingerprint="another")}),
-        ("encoder", lambda toy: {"encoder": replace(ENCODER, layer=1)}),
-        ("space", lambda toy: {"space": {**SMALL_SPACE, "base_units": IntDistribution(2, 8, step=2)}}),
-        ("folds", lambda toy: {"base": replace(BASE, seed=41)}),
-        ("settings", lambda toy: {"base": replace(BASE, training=replace(BASE.training, max_epochs=9))}),
+        ("corpus", lambda old: {"corpus": replace(old, utterances=old.utterances[:72])}),
+        ("encoder", lambda _: {"encoder": replace(ENCODER, fingerprint="another")}),
+        ("encoder", lambda _: {"encoder": replace(ENCODER, layer=1)}),
+        ("space", lambda _: {"space": {**SMALL_SPACE, "base_units": IntDistribution(2, 8, step=2)}}),
+        ("folds", lambda _: {"base": replace(BASE, seed=41)}),
+        ("settings", lambda _: {"base": replace(BASE, training=replace(BASE.training, max_epochs=9))}),
     ],
 )
 def test_a_study_about_something_else_is_refused(toy, storage, what, change):
-    words = {
-        "corpus": toy.corpus, "features": toy, "encoder": ENCODER, "base": BASE, "settings": TuningSettings(),
-        "space": SMALL_SPACE,
-    }  # fmt: skip
+    words = {"corpus": toy.corpus, "features": toy, "encoder": ENCODER, "base": BASE, "space": SMALL_SPACE}
+    words["settings"] = TuningSettings()
     Search(**words).open(storage, "mine")
-    Search(**{**words, "settings": TuningSettings(20, sampler="cmaes")}).open(storage, "mine")
-    elsewhere = replace(ENCODER, source="/other/path")
-    Search(**{**words, "encoder": elsewhere}).open(storage, "mine")
+    for same in (
+        {"settings": TuningSettings(20, sampler="cmaes")},
+        {"encoder": replace(ENCODER, source="/x")},
+    ):
+        Search(**words | same).open(storage, "mine")
     with pytest.raises(SettingsError, match=f"other.* {what}"):
-        Search(**{**words, **change(toy)}).open(storage, "mine")
+        Search(**words | change(toy.corpus)).open(storage, "mine")
 
 
 def test_a_study_of_another_program_and_a_name_that_is_a_path_are_refused(toy, storage):
@@ -426,12 +383,18 @@ def test_a_study_of_another_program_and_a_name_that_is_a_path_are_refused(toy, s
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"trials": 0}, {"timeout_s": 0}, {"timeout_s": float("nan")}, {"sampler": "grid"},
-              {"reduction_factor": 1}]
-)  # fmt: skip
-def test_settings_that_make_no_sense_are_refused(wrong):
+    ("name", "value"),
+    [
+        ("trials", 0),
+        ("timeout_s", 0),
+        ("timeout_s", float("nan")),
+        ("sampler", "grid"),
+        ("reduction_factor", 1),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(SettingsError, match="got"):
-        TuningSettings(**wrong)
+        TuningSettings(**{name: value})
 
 
 def work_for_ever(search: Search, address: str, parameters: dict) -> None:
@@ -464,9 +427,7 @@ def another(toy, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_killed_workers_trial_is_queued_again_exactly_once_and_the_search_is_as_if_it_had_lived(
-    another, database
-):
+def test_a_killed_workers_trial_is_queued_again_exactly_once_and_all_is_as_if_it_had_lived(another, database):
     search, worker, parameters = another
     worker.kill()
     worker.join()
@@ -489,19 +450,18 @@ def test_a_worker_that_joins_another_tries_something_else_and_repeats_its_trial_
     assert states(study) == ["FAIL", "COMPLETE", "COMPLETE"]
     assert study.trials[2].params == parameters
     plain = search.open(optuna.storages.InMemoryStorage(), "plain")
-    assert [parameters, study.trials[1].params] == [draw(plain) for _ in range(2)]
+    assert [parameters, study.trials[1].params] == [suggest(plain.ask(), SPACE) for _ in range(2)]
 
 
 def test_a_worker_taken_for_dead_drops_its_trial_and_continues(toy, database, monkeypatch):
     monkeypatch.setattr("ser.tuning.storage.QUEUE_S", 1)
-    search = small_search(toy, trials=2)
-    study = search.open(database, "late")
+    search, study = opened(small_search(toy, trials=2), database)
     kinds = []
 
     def listener(event):
         kinds.append(event.kind)
         if len(kinds) == 1:  # while the first trial runs
-            database.set_trial_state_values(study.trials[0]._trial_id, TrialState.FAIL)
+            fail(database, study.trials[0])
 
     search.run(study, listener)
     assert "lost" in kinds
@@ -509,110 +469,78 @@ def test_a_worker_taken_for_dead_drops_its_trial_and_continues(toy, database, mo
 
 
 def test_a_trial_that_fails_by_itself_says_why_and_does_not_block_the_study(toy, database, monkeypatch):
-    class Broken:
-        """A lockstep that the first configuration breaks, each time."""
+    class Broken(Moment):
+        """The first configuration breaks it, each time."""
 
-        def __init__(self, data, folds, classifier, training):
-            tried.append((classifier, training))
-            if (classifier, training) == tried[0]:
+        def __init__(self, data, folds, *configuration):
+            tried.append(configuration)
+            if configuration == tried[0]:
                 raise RuntimeError("out of memory")
-
-        done = True
-        best_validation_accuracy = staticmethod(lambda: 0.5)
 
     tried: list = []
     monkeypatch.setattr(ser.tuning.search, "Lockstep", Broken)
-    search = small_search(toy, trials=3)
+    search, study = opened(small_search(toy, trials=3), database)
     with pytest.raises(RuntimeError):
-        search.run(search.open(database, "broken"))
-    study = search.open(database, "broken")
+        search.run(study)
     assert summary(study)["trials"][0]["error"] == "RuntimeError"
     assert states(study) == ["FAIL"]
-    search.run(study)
+    search.run(search.open(database, "mine"))
     assert states(study) == ["FAIL", *["COMPLETE"] * 3]
 
 
 def test_a_trial_that_diverges_at_once_is_pruned(toy, database, monkeypatch):
-    def diverging(*_):
-        raise Diverged("not finite")
-
-    monkeypatch.setattr(ser.tuning.search, "Lockstep", diverging)
-    search = small_search(toy, trials=2)
-    study = search.open(database, "diverging")
+    monkeypatch.setattr(ser.tuning.search, "Lockstep", Mock(side_effect=Diverged("not finite")))
+    search, study = opened(small_search(toy, trials=2), database)
     search.run(study)
     assert states(study) == ["PRUNED", "PRUNED"]
     assert summary(study)["best"] is None
 
 
-def test_the_summary_is_plain_json(toy, storage):
-    search = small_search(toy)
-    study = search.open(storage, "summarised")
-    assert summary(study)["best"] is None
-    search.run(study)
-    content = json.loads(json.dumps(summary(study)))
-    assert content["counts"] == {"running": 0, "complete": 3, "pruned": 0, "fail": 0, "waiting": 0}
-    assert content["best"]["value"] == study.best_value
-    assert [row["epoch"] for row in content["trials"]] == [3, 3, 3]
-
-
-def test_cma_es_searches_too(toy, storage):
-    search = small_search(toy, trials=6, sampler="cmaes", startup_trials=2)
-    study = search.open(storage, "cmaes")
-    search.run(study)
-    assert len(trials_in(study, TrialState.COMPLETE)) == 6
-
-
 def test_a_nested_search_never_hears_the_speakers_it_tests(toy, storage, tmp_path, monkeypatch):
-    search = small_search(toy, trials=2)
-    study = search.open(storage, "whole")
+    search, study = opened(small_search(toy, trials=2), storage, "whole")
     search.run(study)
     tuned, _ = search.score_best(study, tmp_path)
     outer = outer_searches(search, storage, "whole")
-    gathered: list[set[int]] = []
+    gathered: list[int] = []
     gather = toy.gather
-    monkeypatch.setattr(toy, "gather", lambda some, most: gathered.append(set(some)) or gather(some, most))
+    monkeypatch.setattr(toy, "gather", lambda some, most: gathered.extend(some) or gather(some, most))
     speaker_of = np.array([utterance.speaker for utterance in toy.corpus.utterances])
     for (one, inner), fold in zip(outer, BASE.folds(toy.corpus), strict=True):
+        gathered.clear()
         one.run(inner)
         assert one.test_fold == fold
-        heard = {speaker_of[index] for index in set().union(*gathered)}
-        assert heard
-        assert not heard & set(speaker_of[list(fold.test)])
-        gathered.clear()
-    never = lambda *_: False  # noqa: E731
-    result = score_nested(outer, tmp_path, tuned, never, never)
+        assert gathered
+        assert not set(speaker_of[gathered]) & set(speaker_of[list(fold.test)])
+    score = partial(score_nested, outer, tmp_path, tuned, *[lambda *_: False] * 2)
+    result = score()
     assert json.loads((tmp_path / "nested.json").read_text()) == result
     rows = read_predictions(tmp_path / "nested.csv")
-    right = [row["emotion"] == row["predicted"] for row in rows]
-    assert result["pooled"]["wa"]["value"] == pytest.approx(np.mean(right))
+    right = np.array([row["emotion"] == row["predicted"] for row in rows])
+    assert result["pooled"]["wa"]["value"] == pytest.approx(right.mean())
     for number, (one, (_, inner)) in enumerate(zip(result["folds"], outer, strict=True), start=1):
         assert (one["study"], one["parameters"]) == (f"whole-outer{number}", inner.best_trial.params)
-        mine = [ok for ok, row in zip(right, rows, strict=True) if row["fold"] == str(number)]
-        assert one["wa"]["value"] == pytest.approx(np.mean(mine))
+        mine = right[[row["fold"] == str(number) for row in rows]]
+        assert one["wa"]["value"] == pytest.approx(mine.mean())
     before = [row["emotion"] == row["predicted"] for row in read_predictions(tuned / "predictions.csv")]
-    gain = np.mean(before) - np.mean(right)
+    gain = np.mean(before) - right.mean()
     assert result["tuned_minus_nested"]["wa"]["value"] == pytest.approx(gain)
     gathered.clear()
-    assert score_nested(outer, tmp_path, tuned, never, never) == result
+    assert score() == result
     assert not gathered  # nothing was tested again
     with pytest.raises(SettingsError, match=r"other.* folds"):
         search.open(storage, "whole-outer1")
 
 
-# ---- storages ---------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("nonsense", "is no storage"),
+        ("nonsense", "is no storage"), ("grpc://nowhere", "is no storage"),
         ("journal:/runs/studies.journal", "Start a new one with sqlite"),
-        ("grpc://nowhere", "is no storage"),
         ("oracle+nothing://u:secret@h/d", "cannot be opened|is no storage"),
         ("sqlite:////nowhere/at/all.db", "cannot be opened"),
         ("postgresql://me:secret@127.0.0.1:1/none", "cannot be opened|not installed"),
     ],
-)
+)  # fmt: skip
 def test_a_storage_that_is_not_there_is_refused_without_showing_a_password(monkeypatch, address, message):
     monkeypatch.setattr("ser.tuning.storage.CREATE_PAUSE_S", 0.0)
     with pytest.raises(SettingsError, match=message) as refusal:

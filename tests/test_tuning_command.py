@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
@@ -42,16 +41,11 @@ def start(command: list[str]) -> subprocess.Popen:
 def until(process: subprocess.Popen, words: str) -> str:
     """Read on until a line has these words."""
     lines: list[str] = []
-    for line in lines_of(process):
+    for line in iter(process.stdout.readline, ""):  # type: ignore[union-attr]
         lines.append(line)
         if words in line:
             return line
     raise AssertionError(f"{words!r} was not said:\n{''.join(lines)}")
-
-
-def lines_of(process: subprocess.Popen) -> Iterator[str]:
-    assert process.stdout is not None
-    return iter(process.stdout.readline, "")
 
 
 def finish(process: subprocess.Popen) -> str:
@@ -73,7 +67,10 @@ def ended(study: optuna.Study) -> int:
 
 
 def test_a_search_is_stopped_resumed_and_scored(corpus, tiny_encoder, home):
-    command = tune_command(corpus, tiny_encoder, home, "stopped", "--trials", 3)
+    command, folder = (
+        tune_command(corpus, tiny_encoder, home, "stopped", "--trials", 3),
+        home / "runs" / "stopped",
+    )
     first = start(command)
     until(first, "complete")
     until(first, EPOCH)
@@ -82,19 +79,16 @@ def test_a_search_is_stopped_resumed_and_scored(corpus, tiny_encoder, home):
     assert first.returncode == 130
     assert "queued again" in output
     assert "Run the same command again" in output
-    status = json.loads((home / "runs" / "stopped" / "tune.json").read_text())
+    status = json.loads((folder / "tune.json").read_text())
     assert (status["state"], status["counts"]["waiting"]) == ("stopped", 1)
-    output = finish(start(command))
-    assert "1 of 3 trials are finished" in output
+    assert "1 of 3 trials are finished" in finish(start(command))
     study = study_of(home, "stopped")
-    assert ended(study) == 3
-    assert states(study).count("FAIL") == 1
-    status = json.loads((home / "runs" / "stopped" / "tune.json").read_text())
+    assert (ended(study), states(study).count("FAIL")) == (3, 1)
+    status = json.loads((folder / "tune.json").read_text())
     assert status["state"] == "done"
-    result = json.loads((home / "runs" / "stopped" / status["scored"]["run"] / "result.json").read_text())
+    result = json.loads((folder / status["scored"]["run"] / "result.json").read_text())
     assert result["study"]["validation_accuracy"] == study.best_value
-    again = finish(start(command))
-    assert "3 of 3 trials are finished" in again
+    assert "3 of 3 trials are finished" in finish(start(command))
     assert len(study.trials) == 4
 
 
@@ -110,16 +104,8 @@ def test_a_second_ctrl_c_stops_at_once_and_loses_nothing(corpus, tiny_encoder, h
 
 
 def test_two_workers_of_one_command_share_the_work_and_one_may_be_killed(corpus, tiny_encoder, home):
-    more = (
-        "--trials",
-        5,
-        "--jobs",
-        2,
-        "--no-final",
-        "--max-epochs",
-        60,
-    )  # long enough to be killed in the middle
-    words = tune_command(corpus, tiny_encoder, home, "shared", *more)[3:]
+    long = ("--trials", 5, "--jobs", 2, "--no-final", "--max-epochs", 60)  # to be killed in the middle
+    words = tune_command(corpus, tiny_encoder, home, "shared", *long)[3:]
     parent = start([sys.executable, "-c", f"import sys; from ser.cli import main; sys.exit(main({words}))"])
     seen: set[str] = set()
     while len(seen) < 2:  # until both are in the middle of a trial
@@ -130,9 +116,8 @@ def test_two_workers_of_one_command_share_the_work_and_one_may_be_killed(corpus,
     study = study_of(home, "shared")
     assert ended(study) == 5
     assert {"FAIL", "COMPLETE"} <= set(states(study)) <= {"FAIL", "COMPLETE", "PRUNED"}
-    assert [trial.system_attrs[RETRY_OF] for trial in study.trials if RETRY_OF in trial.system_attrs] == [
-        trial.number for trial in study.trials if trial.state == TrialState.FAIL
-    ]
+    retried = [trial.system_attrs[RETRY_OF] for trial in study.trials if RETRY_OF in trial.system_attrs]
+    assert retried == [trial.number for trial in study.trials if trial.state == TrialState.FAIL]
 
 
 def test_a_nested_search_by_two_workers_prints_and_writes_what_it_measured(corpus, tiny_encoder, home):

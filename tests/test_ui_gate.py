@@ -8,8 +8,8 @@ import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
+from unittest.mock import AsyncMock
 
 import httpx
 import pytest
@@ -88,7 +88,7 @@ def routes(listed: Any) -> Iterator[str]:
         yield from routes(getattr(getattr(route, "original_router", None), "routes", ()))
 
 
-def test_every_route_of_gradio_is_used_or_known_to_be_unused(page: Any, context: Context) -> None:
+def test_every_route_of_gradio_is_used_or_known_to_be_unused(page, context):
     used = {f"{method} {path}" for method, paths in USED.items() for path in paths}
     ours = set(routes(context.routes))
     assert set(routes(page.app.routes)) - ours - used - set(UNUSED_ROUTES) == set()
@@ -97,7 +97,7 @@ def test_every_route_of_gradio_is_used_or_known_to_be_unused(page: Any, context:
 
 
 @pytest.mark.parametrize("route", UNUSED_ROUTES)
-def test_unused_routes_are_not_there(url: str, route: str) -> None:
+def test_unused_routes_are_not_there(url, route):
     method, path = route.split()
     path = re.sub(r"{.*?}", "x", path)
     files = {"video": ("v.mp4", b"#EXTM3U")} if method == "POST" else None
@@ -108,9 +108,7 @@ def test_unused_routes_are_not_there(url: str, route: str) -> None:
 @pytest.mark.parametrize(
     "target", ["https://example.com/", "http://127.0.0.1:1/", "/etc/passwd", "app.py", "UPLOADS/../x"]
 )
-def test_the_file_route_gives_uploads_and_nothing_else(
-    url: str, context: Context, target: str, tmp_path: Path
-) -> None:
+def test_the_file_route_gives_uploads_and_nothing_else(url, context, target, tmp_path):
     content = recording(tmp_path / "clip.wav").read_bytes()
     (mine,) = httpx.post(url + UPLOAD, files={"files": ("clip.wav", content)}).json()
     assert httpx.get(f"{url}/gradio_api/file={mine}").content == content
@@ -119,85 +117,65 @@ def test_the_file_route_gives_uploads_and_nothing_else(
         assert httpx.get(f"{url}/gradio_api/file={address}").status_code in (403, 404)
 
 
-def test_what_another_sites_page_sends_is_refused_except_on_a_space(url: str, context: Context) -> None:
-    foreign = {"origin": "http://evil.example"}
+def test_only_a_space_may_be_framed_and_take_what_another_sites_page_sends(url, context):
+    foreign, on_space = {"origin": "http://evil.example"}, gate_before(context, on_space=True)
     for path in (UPLOAD, "/gradio_api/queue/join", "/gradio_api/run/predict", "/gradio_api/call/recognise"):
         assert httpx.post(url + path, json={}, headers=foreign).status_code == 403
         assert httpx.post(url + path, json={}, headers={"origin": url}).status_code != 403
-    assert (
-        gate_before(context, on_space=True).post("/gradio_api/queue/join", headers=foreign).status_code == 200
-    )
-
-
-def test_only_a_space_may_be_framed(url: str, context: Context) -> None:
+    assert on_space.post("/gradio_api/queue/join", headers=foreign).status_code == 200
     headers = httpx.get(url).headers
     assert headers["content-security-policy"] == "frame-ancestors 'self'"
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "same-origin"
-    assert "content-security-policy" not in gate_before(context, on_space=True).get("/").headers
+    assert "content-security-policy" not in on_space.get("/").headers
 
 
-def test_a_client_that_sends_requests_without_end_is_told_to_wait(context: Context) -> None:
+def test_a_client_that_sends_requests_without_end_is_told_to_wait(context):
     client = gate_before(context, requests_per_minute=1, trusted_proxies=1)
-    one, other = {"x-forwarded-for": "spoofed, 192.0.2.1"}, {"x-forwarded-for": "spoofed, 192.0.2.2"}
-    statuses = [
-        client.post("/gradio_api/reset", headers=one).status_code for _ in range(POSTS_PER_RECORDING + 1)
-    ]
+
+    def status(forwarded: str) -> int:
+        return client.post("/gradio_api/reset", headers={"x-forwarded-for": forwarded}).status_code
+
+    statuses = [status("spoofed, 192.0.2.1") for _ in range(POSTS_PER_RECORDING + 1)]
     assert statuses == [200] * POSTS_PER_RECORDING + [429]
-    assert (
-        client.post("/gradio_api/reset", headers=one | {"x-forwarded-for": "new, 192.0.2.1"}).status_code
-        == 429
-    )
-    assert client.post("/gradio_api/reset", headers=other).status_code == 200
+    assert (status("new, 192.0.2.1"), status("spoofed, 192.0.2.2")) == (429, 200)
 
 
-def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url: str) -> None:
+def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url):
     many = [("files", (f"{number}.wav", b"x")) for number in range(MAX_FILES + 1)]
     refused = httpx.post(url + UPLOAD, files=many)
     assert (refused.status_code, refused.text) == (413, f"At most {MAX_FILES} files can be uploaded at once.")
     assert httpx.post(url + UPLOAD, files=many[1:]).status_code == 200
     large = [("files", (f"{number}.wav", os.urandom(1 << 20))) for number in range(9)]
     assert httpx.post(url + UPLOAD, files=large).status_code == 413
-    unmeasured = httpx.post(
-        url + UPLOAD, content=iter([b"x"]), headers={"content-type": "multipart/form-data"}
-    )
-    assert unmeasured.status_code == 411
+    form = {"content-type": "multipart/form-data"}
+    assert (
+        httpx.post(url + UPLOAD, content=iter([b"x"]), headers=form).status_code == 411
+    )  # of no stated length
 
 
-def test_a_full_store_is_told_as_such_until_recordings_are_deleted(context: Context) -> None:
+def test_a_full_store_and_a_full_disk_are_told_as_such_before_anything_is_written(context, monkeypatch):
     client, large = gate_before(context), context.uploads / "visitor" / "large.wav"
+
+    def answer() -> tuple[int, str]:
+        sent = client.post(UPLOAD, content=b"x")
+        return sent.status_code, sent.text
+
     large.parent.mkdir()
     with large.open("wb") as file:
         file.truncate(STORED_UPLOADS << 20)
-    refused = client.post(UPLOAD, content=b"x")
-    assert (refused.status_code, refused.text) == (
-        503,
-        "The server holds too many recordings now. Try again in some minutes.",
-    )
+    assert answer() == (503, "The server holds too many recordings now. Try again in some minutes.")
     large.unlink()
-    assert client.post(UPLOAD, content=b"x").status_code == 200
-
-
-def test_a_full_disk_is_told_before_anything_is_written(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    assert answer()[0] == 200
     usage = shutil.disk_usage(context.uploads)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=gate.SPARE_BYTES))
-    refused = gate_before(context).post(UPLOAD, content=b"x")
-    assert (refused.status_code, refused.text) == (507, "The server's disk is full. Try again later.")
+    assert answer() == (507, "The server's disk is full. Try again later.")
 
 
-def test_a_request_that_stalls_is_given_up(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_request_that_stalls_is_given_up(context, monkeypatch):
     monkeypatch.setattr(gate, "STALL_S", 0.05)
-    sent: list[Any] = []
-
-    async def nothing_comes() -> Any:
-        await asyncio.sleep(60)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
+    send = AsyncMock()
     headers = [(b"host", b"localhost"), (b"content-length", b"9")]
     scope = {"type": "http", "method": "POST", "path": UPLOAD, "headers": headers, "client": ("127.0.0.1", 1)}
-    asyncio.run(gate_before(context).app(scope, nothing_comes, send))
-    assert sent[0]["status"] == 408
+    asyncio.run(gate_before(context).app(scope, lambda: asyncio.sleep(60), send))
+    assert send.call_args_list[0].args[0]["status"] == 408

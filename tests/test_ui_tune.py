@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -55,45 +56,33 @@ def study(tab: Any, told: Any = TOLD, **more: Any) -> Study:
     return Study(write_run(tab.runs.folder / STUDY, job=JOB, tune=told, **more).folder)
 
 
-def test_the_papers_values_are_offered_for_a_real_corpus(tab: Any) -> None:
+def test_the_papers_values_are_offered_and_become_options_of_the_command_line(tab):
     assert tab.preset("shemo") == [10, 540, 150, 3, 5]
     assert tab.preset(DEMO)[2] < 150
-
-
-def test_values_become_options_that_the_command_line_understands(tab: Any) -> None:
     words = ["tune", "--study", "x", "--corpus", "y", *tab.words(VALUES)]
     args = _parser(words).parse_args(words)
-    assert (args.trials, args.timeout_s, args.max_epochs, args.patience, args.folds) == (
-        10,
-        32_400,
-        150,
-        3,
-        5,
-    )
-    assert args.sampler == "cmaes"
+    found = (args.trials, args.timeout_s, args.max_epochs, args.patience, args.folds, args.sampler)
+    assert found == (10, 32_400, 150, 3, 5, "cmaes")
 
 
 @pytest.mark.parametrize(
     ("place", "value"), [(0, 0), (3, 0.5), (1, float("nan")), (1, None), (0, "10"), (5, "--storage")]
 )
-def test_values_that_make_no_sense_are_refused(tab: Any, started: list[Any], place: int, value: Any) -> None:
-    values = [*VALUES]
-    values[place] = value
-    assert "problem" in pressed(tab, "start", DEMO, tab.context.encoders.names[0], "", *values)[tab.message]
-    assert "problem" in pressed(tab, "start", DEMO, tab.context.encoders.names[0], "")[tab.message]
+def test_values_that_make_no_sense_are_refused(tab, started, place, value):
+    encoder = tab.context.encoders.names[0]
+    for values in ([*VALUES[:place], value, *VALUES[place + 1 :]], []):
+        assert "problem" in pressed(tab, "start", DEMO, encoder, "", *values)[tab.message]
     assert started == []
 
 
-def test_start_makes_a_study_of_its_own_name(tab: Any, started: list[Any]) -> None:
+def test_start_makes_a_study_of_its_own_name(tab, started):
     pressed(tab, "start", DEMO, tab.context.encoders.names[0], "My best / صدا", *VALUES)
     (words,) = started
     assert words[words.index("--study") + 1].endswith("-My-best")
     assert words[words.index("--out") + 1] == str(tab.runs.folder)
 
 
-def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(
-    tmp_path: Path, started: list[Any]
-) -> None:
+def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(tmp_path, started):
     tab: Any = built(TuneTab, tmp_path / "data", corpora=(write_table(tmp_path / "tiny", n_speakers=4),))
     values = ["tiny", tab.context.encoders.names[0], "", *VALUES]
     told = pressed(tab, "start", *values)
@@ -102,8 +91,9 @@ def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(
     assert started[0][started[0].index("--folds") + 1] == "4"
 
 
-def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab: Any, started: list[Any]) -> None:
-    assert "problem" in pressed(tab, "resume", LATEST)[tab.message]
+def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab, started):
+    for name in (LATEST, "../..", "tune-none", None, 3):
+        assert "problem" in pressed(tab, "resume", name)[tab.message]
     study(tab)
     assert "Resumed" in pressed(tab, "resume", STUDY)[tab.message]
     write_run(tab.runs.folder / STUDY, job={**JOB, "command": [*COMMAND, "--trials", "4"]})
@@ -111,9 +101,7 @@ def test_only_a_study_that_ended_early_is_resumed_and_as_it_was_started(tab: Any
     assert started == [COMMAND] * 2
 
 
-def test_the_best_trial_is_trained_then_used(
-    tab: Any, started: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_best_trial_is_trained_then_used(tab, started, monkeypatch):
     replaced: list[tuple[Path, str]] = []
     monkeypatch.setattr(tab.context.model, "replace", lambda *given, title: replaced.append((*given, title)))
     folder = study(tab).folder
@@ -130,20 +118,19 @@ def test_the_best_trial_is_trained_then_used(
     assert "problem" in pressed(tab, "train", STUDY)[tab.message]  # it is trained already
 
 
-def test_what_makes_sense_is_offered(tab: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offered(status: JobStatus) -> set[str]:
-        return set(tab.allowed(study(tab, told), status))
+def test_what_makes_sense_is_offered(tab):
+    for told, state, expected in (
+        (TOLD | {"best": None}, "running", {"stop"}),
+        (TOLD | {"best": None}, "stopped", {"resume", "delete"}),
+        (TOLD, "stopped", {"resume", "train", "delete"}),
+        (TOLD, "running", {"stop"}),
+        (TOLD, "never", {"delete"}),
+    ):
+        status = JobStatus(state, command=() if state == "never" else ("tune",))
+        assert set(tab.allowed(study(tab, told), status)) == expected
 
-    told: Any = {**TOLD, "best": None}
-    assert offered(JobStatus("running", command=("tune",))) == {"stop"}
-    assert offered(JobStatus("stopped", 1, command=("tune",))) == {"resume", "delete"}
-    told = TOLD
-    assert offered(JobStatus("stopped", 1, command=("tune",))) == {"resume", "train", "delete"}
-    assert offered(JobStatus("running", command=("tune",))) == {"stop"}
-    assert offered(JobStatus("never")) == {"delete"}
 
-
-def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab: Any) -> None:
+def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab):
     tab.runs.folder.mkdir(parents=True)
     storage = open_storage(default_storage(tab.runs.folder))
     for name in (STUDY, "other"):
@@ -157,70 +144,59 @@ def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab: Any) -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "wrong", None])
-def test_no_button_does_anything_for_somebody_else(
-    tmp_path: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch, secret: Any
-) -> None:
+def test_no_button_does_anything_for_somebody_else(tmp_path, started, monkeypatch, secret):
     tab: Any = built(TuneTab, tmp_path / "data", password="right")
     removed: list[str] = []
     monkeypatch.setattr(tab, "remove", lambda run: removed.append(run.name))
     study(tab)
-    encoder = tab.context.encoders.names[0]
-    presses: dict[str, list[Any]] = {
-        "start": [DEMO, encoder, "", *VALUES],
-        "resume": [STUDY],
-        "train": [STUDY],
-    }
-    presses["accept"] = [f"delete {STUDY}", DEMO, encoder, "", *VALUES]
-    for given, n_started in ((secret, 0), (tab.context.owner.token, 3)):
+    start = [DEMO, tab.context.encoders.names[0], "", *VALUES]
+    presses = {"start": start, "resume": [STUDY], "train": [STUDY], "accept": [f"delete {STUDY}", *start]}
+    for given, done in ((secret, 0), (tab.context.owner.token, 1)):
         for button, values in presses.items():
-            assert ("problem" in pressed(tab, button, *values, secret=given)[tab.message]) == (
-                given == secret
-            )
-        assert len(started) == n_started
-        assert removed == ([] if given == secret else [STUDY])
+            told = pressed(tab, button, *values, secret=given)[tab.message]
+            assert ("problem" in told) == (given == secret)
+        assert (len(started), removed) == (3 * done, done * [STUDY])
 
 
-@pytest.mark.parametrize("name", ["../..", "/etc", "tune-none", None, 3])
-def test_a_name_that_is_not_on_the_list_is_no_study(tab: Any, name: Any) -> None:
-    study(tab)
-    for button in ("stop", "resume", "use", "train", "delete"):
-        assert "problem" in pressed(tab, button, name)[tab.message]
-
-
-def test_news_are_told_once(tab: Any) -> None:
+def test_news_are_told_once(tab):
     first = tab.news("", LATEST, "en", 3)
     assert "No study yet" in first[tab.box]
     assert tab.news(first[tab.seen], LATEST, "en", 3) == gr.skip()
     study(tab)
     second = tab.news(first[tab.seen], LATEST, "en", 3)
     assert second[tab.frame] == dashboard_frame(TOLD)
+    assert 'src="/dashboard/studies/4"' in dashboard_frame(TOLD)
+    assert 'src="/dashboard"' in dashboard_frame(None)
     write_run(tab.runs.folder / STUDY, tune=TOLD | {"n_trials": 12})
     assert set(tab.news(second[tab.seen], LATEST, "en", 3)) >= {tab.box, tab.trials}
+    assert json.loads(json.dumps(tab.news("", STUDY, "en", 3)[tab.shown])) == STUDY
 
 
 @pytest.mark.parametrize("language", ["en", "fa"])
 @pytest.mark.parametrize("state", ["never", "running", "finished", "stopped", "failed"])
 @pytest.mark.parametrize("told", [None, TOLD, {**TOLD, "best": None, "state": "testing"}])
-def test_every_state_is_shown_in_both_languages(tab: Any, told: Any, state: Any, language: str) -> None:
+def test_every_state_is_shown_in_both_languages(tab, told, state, language):
     status = JobStatus(state, 1, reason="The cache /srv/secret/cache is full.")
     shown = study_box(study(tab, told), status, language, now_s=1300.0)
     assert "shemo" in shown
-    assert "/srv" not in shown
-    assert "{" not in shown
+    assert not re.search("/srv|{", shown)
 
 
-def test_a_running_study_tells_best_trial_counts_and_time_left(tab: Any) -> None:
+def test_a_running_study_tells_best_trial_counts_and_time_left(tab):
     shown = study_box(study(tab), JobStatus("running"), "en", now_s=1300.0)
-    assert "4 of 10 trials are finished" in shown
-    assert "trial 2, 65.43 % of the validation clips right" in shown
-    assert "L2 penalty on input kernels: 0.016; Optimizer: sgd" in shown
-    assert "complete 3, pruned 1, failed 0" in shown  # two were queued again
-    assert "Trial 5: epoch 3, 61.0 %" in shown
-    assert "New trials start for another 5 min" in shown
+    for words in (
+        "4 of 10 trials are finished", "trial 2, 65.43 % of the validation clips right",
+        "L2 penalty on input kernels: 0.016; Optimizer: sgd", "Trial 5: epoch 3, 61.0 %",
+        "complete 3, pruned 1, failed 0",  # two were queued again
+        "New trials start for another 5 min",
+    ):  # fmt: skip
+        assert words in shown
     assert "Time is up" in study_box(study(tab), JobStatus("running"), "en", now_s=1700.0)
+    evil = study(tab, {**TOLD, "best": {**BEST, "parameters": {"<b>": 1}}})
+    assert "&lt;b&gt;" in study_box(evil, JobStatus("finished", 0), "en")
 
 
-def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab: Any) -> None:
+def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab):
     one = study(tab, {**TOLD, "trials": [BEST], "counts": {**TOLD["counts"], "running": 0}})  # type: ignore[dict-item]
     shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)
     assert "The next trial is in its first epoch" in shown
@@ -232,14 +208,11 @@ def test_nothing_false_is_said_before_the_first_epoch_or_of_an_earlier_job(tab: 
     assert "trial 2, 65.43 %" in shown
 
 
-def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab: Any) -> None:
+def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab):
     one = study(tab, {**TOLD, "state": "testing"})
     assert "Training the best configuration" in study_box(one, JobStatus("running"), "en", now_s=1300.0)
-    for phase, heading in (
-        ("training", "Training the best"),
-        ("testing", "Testing on"),
-        ("done", "Finishing"),
-    ):
+    headings = {"training": "Training the best", "testing": "Testing on", "done": "Finishing"}
+    for phase, heading in headings.items():
         write_run(one.folder / "trial_002", progress=progress(3, phase))
         shown = study_box(one, JobStatus("running"), "en", now_s=1300.0)
         assert f"<h2>{heading}" in shown
@@ -247,7 +220,7 @@ def test_while_the_best_configuration_is_trained_its_own_progress_is_shown(tab: 
         assert ('aria-valuenow="33"' in shown) == (phase == "training")
 
 
-def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab: Any) -> None:
+def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab):
     one = study(tab, {**TOLD, "scored": SCORED})
     write_run(one.folder / "trial_002", progress=progress(3, "done"), result=result())
     write_run(one.folder / "trial_002" / "checkpoint", model={})
@@ -255,7 +228,7 @@ def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab
     assert f'href="studies/{STUDY}/result.json"' in tab.about(one, "en")
 
 
-def test_a_narrow_screen_gets_a_table_of_the_trials() -> None:
+def test_a_narrow_screen_gets_a_table_of_the_trials():
     table = trials_table(TOLD, "en")
     assert table.index("running") < table.index("complete")
     assert "<td>65.4 %</td>" in table
@@ -263,12 +236,7 @@ def test_a_narrow_screen_gets_a_table_of_the_trials() -> None:
     assert trials_table(None, "en") == ""
 
 
-def test_the_frame_shows_the_studys_own_page() -> None:
-    assert 'src="/dashboard/studies/4"' in dashboard_frame(TOLD)
-    assert 'src="/dashboard"' in dashboard_frame(None)
-
-
-def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path: Path) -> None:
+def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path):
     from ser.ui.page import build_page
 
     context = Context.of(AppSettings(data=tmp_path))
@@ -280,9 +248,3 @@ def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path: Path) -> None:
     for index, expected in enumerate(([False, False], [True, False], [False, True])):
         opened = gr.SelectData(None, {"index": index, "value": ""})
         assert [switch(opened)[timer].active for timer in timers] == expected
-
-
-def test_what_the_page_is_told_of_a_study_is_plain(tab: Any) -> None:
-    one = study(tab, {**TOLD, "best": {**BEST, "parameters": {"<b>": 1}}})
-    assert "&lt;b&gt;" in study_box(one, JobStatus("finished", 0), "en")
-    assert json.loads(json.dumps(tab.news("", STUDY, "en", 3)[tab.shown])) == STUDY

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from support import write_voice
 
@@ -36,21 +34,26 @@ SMALL_SPACE: Space = {
 
 
 class Toy:
-    """A corpus of 12 speakers; a source of its frames."""
+    """A corpus of 12 speakers and frames whose mean tells the emotion; gathering is recorded."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(
+        self, root: Path, n: int = 120, lengths: tuple[int, int] = (4, 12), apart: float = 1.5
+    ) -> None:
         rng = np.random.default_rng(0)
         utterances, self.frames = [], []
-        for number in range(96):
+        self.gathered: list[int] = []
+        for number in range(n):
             speaker, emotion = f"S{number % 12:02d}", EMOTIONS[(number // 12) % 3]
-            utterances.append(Utterance(root / f"{speaker}_{number}.wav", speaker, emotion, "female", "toy"))
-            centre = 0.7 * np.eye(3, DIM)[EMOTIONS.index(emotion)]
-            self.frames.append((rng.standard_normal((rng.integers(3, 6), DIM)) + centre).astype(np.float32))
+            gender = "female" if number % 2 else "male"
+            utterances.append(Utterance(root / f"{speaker}_{number}.wav", speaker, emotion, gender, "toy"))
+            centre = apart * np.eye(3, DIM)[EMOTIONS.index(emotion)]
+            self.frames.append(
+                (rng.standard_normal((rng.integers(*lengths), DIM)) + centre).astype(np.float32)
+            )
         self.corpus = Corpus("toy", root, tuple(utterances))
 
-    def gather(
-        self, indices: Sequence[int], max_frames: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def gather(self, indices, max_frames):
+        self.gathered += list(indices)
         cut = [self.frames[i][:max_frames] for i in indices]
         return np.concatenate(cut), np.array([len(frames) for frames in cut])
 

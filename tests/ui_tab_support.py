@@ -66,25 +66,15 @@ def progress(n_epochs: int = 2, state: str = "training") -> dict[str, Any]:
 
 def result() -> dict[str, Any]:
     """What `ser crossval` writes at the end: the test scores of the two folds are 90 % and 70 %."""
-    matrices = [(np.eye(6, dtype=int) * 3).tolist(), np.full((6, 6), 2).tolist()]
-    score = {"value": 0.6123, "low": 0.5, "high": 0.7}
+    matrices = [np.eye(6, dtype=int) * 3, np.full((6, 6), 2)]
     folds = [
-        {"test_confusion": matrix, "best_epoch": 1, "epochs": fold["epochs"], "test_scores": scores}
-        for matrix, fold, scores in zip(
-            matrices, progress()["folds"], [{key: {"value": value} for key in ("wa", "uar")} for value in (0.9, 0.7)],
-            strict=True,
-        )
+        {"test_confusion": matrix.tolist(), "best_epoch": 1, "epochs": fold["epochs"],
+         "test_scores": {"wa": {"value": value}, "uar": {"value": value}}}
+        for matrix, fold, value in zip(matrices, progress()["folds"], (0.9, 0.7), strict=True)
     ]  # fmt: skip
-    pooled = {"wa": score, "uar": score}
-    confusion = np.sum(matrices, axis=0).tolist()
-    protocol = "by <hand>"
-    return {
-        "labels": EMOTIONS,
-        "protocol": protocol,
-        "pooled": pooled,
-        "pooled_confusion": confusion,
-        "folds": folds,
-    }
+    score = {"value": 0.6123, "low": 0.5, "high": 0.7}
+    pooled = {"pooled": {"wa": score, "uar": score}, "pooled_confusion": sum(matrices).tolist()}
+    return {"labels": EMOTIONS, "protocol": "by <hand>", "folds": folds, **pooled}
 
 
 def write_run(folder: Path, **files: Any) -> Run:
