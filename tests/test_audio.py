@@ -535,9 +535,10 @@ def test_recordings_are_found_by_one_list_of_suffixes_through_links_and_without_
     (elsewhere / "linked.flac").touch()
     (data / "linked").symlink_to(elsewhere)
     (data / "deep" / "loop").symlink_to(data)
-    (data / "gone.wav").symlink_to(tmp_path / "nowhere")
+    for name in ("gone", "gone.wav"):
+        (data / name).symlink_to(tmp_path / "nowhere")
     found = [str(path.relative_to(data)) for path in find_recordings(data)]
-    assert found == sorted([*right, "gone.wav", "linked/linked.flac"])
+    assert found == sorted([*right, "gone", "gone.wav", "linked/linked.flac"])
 
 
 # ---- reading piece by piece -------------------------------------------------------------------------------
