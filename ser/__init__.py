@@ -10,6 +10,7 @@ Implements Ahmadianshalchi, Houshmand, Hosseini 2026, DOI 10.32523/2306-6172-202
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from ser.inference.load import load as load
     from ser.inference.recogniser import Prediction as Prediction
     from ser.inference.recogniser import Recogniser as Recogniser
+
+# ONNX Runtime otherwise keeps an id of the machine in the home folder and reports its use to Microsoft.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Recogniser", "__version__", "load"]

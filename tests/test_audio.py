@@ -332,6 +332,11 @@ def test_a_recording_whose_end_is_missing_is_refused(tmp_path, suffix):
     assert kind_of(path) == "truncated"
 
 
+def test_a_codec_of_which_most_cannot_be_decoded_is_refused_and_not_heard_in_part(tmp_path):
+    """AAC in a WAV, whose packets nobody can tell apart: a tenth of the sound comes out."""
+    assert kind_of(encode(tmp_path / "aac in a.wav", "aac", voice(4.0))) == "unreadable"
+
+
 def test_a_film_without_sound_says_so(tmp_path):
     with av.open(str(tmp_path / "film.mp4"), "w") as container:
         stream = container.add_stream("mpeg4", rate=5)
@@ -535,9 +540,10 @@ def test_recordings_are_found_by_one_list_of_suffixes_through_links_and_without_
     (elsewhere / "linked.flac").touch()
     (data / "linked").symlink_to(elsewhere)
     (data / "deep" / "loop").symlink_to(data)
-    (data / "gone.wav").symlink_to(tmp_path / "nowhere")
+    for name in ("gone", "gone.wav"):
+        (data / name).symlink_to(tmp_path / "nowhere")
     found = [str(path.relative_to(data)) for path in find_recordings(data)]
-    assert found == sorted([*right, "gone.wav", "linked/linked.flac"])
+    assert found == sorted([*right, "gone", "gone.wav", "linked/linked.flac"])
 
 
 # ---- reading piece by piece -------------------------------------------------------------------------------

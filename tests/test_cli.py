@@ -107,6 +107,17 @@ def test_several_processes_answer_as_one_does_in_the_same_order(predict, clips, 
         assert ours["probabilities"] == pytest.approx(theirs["probabilities"], abs=1e-5)
 
 
+def test_what_a_folder_holds_and_is_not_answered_is_said(predict, clips):
+    for name in ("one.xyz", "two.xyz", "no suffix"):
+        (clips / name).write_bytes(b"a recording, perhaps")
+    (clips / "other disk").symlink_to("/nonexistent/place")
+    status, out, err = predict(clips / "inner", clips)
+    assert (status, len(out.splitlines())) == (1, len(GOOD))
+    assert f"note: {clips}: 3 files are no recordings by their suffix: .xyz 2, no suffix 1.\n" in err
+    assert f"ser: {clips / 'other disk'}: {clips / 'other disk'} is not there" in err
+    assert err.count("note: ") == 1
+
+
 def test_a_file_named_twice_is_answered_once_and_a_missing_path_is_said(predict, clips):
     status, out, err = predict("--json", clips / "a.flac", clips / "nowhere.wav", clips / "a.flac")
     assert (status, len(json_lines(out))) == (1, 1)
@@ -169,6 +180,16 @@ def test_a_table_has_a_row_for_each_recording_and_the_same_numbers(predict, clip
     assert {label: float(rows[1][label]) for label in EMOTIONS} == result["probabilities"]
     assert rows[1]["confident"] == str(result["confident"]).lower()
     assert list(rows[0]) == ["file", "emotion", "confident", "duration_s", "model", *EMOTIONS]
+
+
+def test_a_name_that_is_no_utf_8_leaves_files_that_are(predict, tmp_path):
+    clip = write_voice(tmp_path / "clip.wav", 0.5).rename(tmp_path / os.fsdecode(b"\xff\xe4.wav"))
+    table, lines = tmp_path / "out.csv", tmp_path / "out.jsonl"
+    for _ in range(2):  # the second time it is known
+        assert predict("--csv", table, "--out", lines, clip)[0] == 0
+    name = str(tmp_path / r"\udcff\udce4.wav")
+    assert [row["file"] for row in csv.DictReader(table.open(encoding="utf-8"))] == [name]
+    assert [line["file"] for line in json_lines(lines.read_text(encoding="utf-8"))] == [name]
 
 
 @pytest.mark.parametrize("option", ["--csv", "--out"])

@@ -387,6 +387,13 @@ def test_the_folder_comes_from_the_argument_else_the_environment_else_the_home(t
     monkeypatch.setenv("HOME", str(tmp_path))
     assert FeatureCache().folder == tmp_path / ".cache" / "persian-ser"
 
+    def no_home(_: str) -> str:
+        return "~"  # what Python says of a user whom the machine does not know
+
+    monkeypatch.setattr(os.path, "expanduser", no_home)
+    with pytest.raises(CacheError, match=r"no home folder to cache in\. Set SER_CACHE"):
+        FeatureCache()
+
 
 def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, capsys):
     features = extract(clips, FakeEncoder(), cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -71,3 +72,13 @@ def test_no_torch_is_imported_for_it():
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_onnx_runtime_keeps_no_id_of_the_machine_and_reports_nothing(tmp_path):
+    """It would, from 1.32 on: in the home folder, and to mobile.events.data.microsoft.com."""
+    program = "import ser, numpy; from ser.audio.speech import speech_spans; "
+    program += "speech_spans(numpy.ones(16000, numpy.float32))"
+    home = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run([sys.executable, "-c", program], env=environment | home, cwd=REPOSITORY, check=True)
+    assert list(tmp_path.iterdir()) == []

@@ -424,6 +424,7 @@ def server(tab: Any) -> TestClient:
     write_run(folder / "checkpoint", model=source)
     (folder / "checkpoint" / "model.safetensors").write_bytes(b"weights /srv/")
     (tab.data / "secret.txt").write_text("private")
+    (folder / "checkpoint" / "linked.json").symlink_to(tab.data / "secret.txt")
     return TestClient(Starlette(routes=tab.context.routes))
 
 

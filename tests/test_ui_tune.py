@@ -143,6 +143,27 @@ def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab):
     assert names == ["other"]
 
 
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"job": {"command": 5}},
+        {"tune": {"best": 5}},
+        {"tune": {"best": {"number": "x"}}},
+        {"tune": TOLD | {"scored": 5}},
+    ],
+)
+def test_a_study_whose_files_make_no_sense_is_said_to_be_damaged_once_and_can_be_deleted(
+    tab: Any, files: dict[str, Any]
+) -> None:
+    run = write_run(tab.runs.folder / STUDY, **files)
+    shown = tab.news("", STUDY, "en", 3)
+    assert "damaged" in shown[tab.box]
+    assert tab.news(shown[tab.seen], STUDY, "en", 3) == gr.skip()
+    told = pressed(tab, "delete", STUDY)
+    pressed(tab, "accept", told[tab.offered], DEMO, "", "")
+    assert not run.folder.exists()
+
+
 @pytest.mark.parametrize("secret", ["", "wrong", None])
 def test_no_button_does_anything_for_somebody_else(tmp_path, started, monkeypatch, secret):
     tab: Any = built(TuneTab, tmp_path / "data", password="right")

@@ -95,18 +95,18 @@ def _decode(container: Any, stream: Any) -> None:
 
 
 def _frames(container: Any, stream: Any) -> Iterator[Any]:
-    """Decoded frames; damaged packets are left out, as players do, unless there is nothing else."""
+    """Decoded frames; damaged packets are left out, as players do, unless they are most of it."""
     problem: Exception | None = None
-    n_good = 0
+    n_good = n_bad = 0
     for packet in container.demux(stream):
         try:
             frames = packet.decode()
         except av.FFmpegError as error:
-            problem = error
+            problem, n_bad = error, n_bad + 1
             continue
-        n_good += len(frames)
+        n_good += bool(frames)
         yield from frames
-    if problem is not None and not n_good:
+    if problem is not None and n_good <= n_bad:
         raise problem
 
 

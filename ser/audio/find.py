@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -31,6 +32,11 @@ class Contents:
     recordings: tuple[Path, ...]
     dangling: tuple[Path, ...]
     others: Counter[str]
+
+    @property
+    def paths(self) -> list[Path]:
+        """What is to be read, sorted: also the links, since what they led to may be recordings that are missing."""
+        return sorted([*self.recordings, *self.dangling])
 
 
 def contents(folder: Path) -> Contents:
@@ -63,13 +69,18 @@ def contents(folder: Path) -> Contents:
 
 
 def find_recordings(folder: str | Path) -> list[Path]:
-    """Recordings below a folder, and links by the name of one that lead nowhere, sorted.
+    """The `paths` below a folder.
 
     Raises:
         OSError: a folder below cannot be read.
     """
-    there = contents(Path(folder))
-    return sorted([*there.recordings, *(one for one in there.dangling if one.suffix.lower() in SUFFIXES)])
+    return contents(Path(folder)).paths
+
+
+def note_of(others: Mapping[str, int]) -> str:
+    """A sentence on files that are not taken for recordings, counted by suffix; empty where there are none."""
+    counts = ", ".join(f"{suffix} {n}" for suffix, n in sorted(others.items()))
+    return f"{sum(others.values())} files are no recordings by their suffix: {counts}." if others else ""
 
 
 def _is_hidden(name: str) -> bool:

@@ -94,10 +94,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _train(args: argparse.Namespace, teacher: Encoder, student: Student, settings: DistillSettings) -> Path:
+    from ser.audio.find import contents, note_of
     from ser.encoders.distillation.data import find_audio
     from ser.encoders.distillation.distill import Distillation
 
     files = find_audio(args.audio)
+    for folder in args.audio:
+        if note := note_of(contents(Path(folder)).others):
+            print(f"note: {folder}: {note}", file=sys.stderr)
     distillation = Distillation(files, teacher, student, args.out, settings)
     parameters = sum(parameter.numel() for parameter in student.model.parameters())
     print(

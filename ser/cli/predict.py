@@ -98,6 +98,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from ser.corpora.folder import shown
     from ser.errors import SettingsError
 
     if args.timeline and args.csv and not (args.json or args.out):
@@ -113,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(args, labels, fingerprint)]
         waiting = [
-            file for file in files if not outputs or any(str(file) not in output.done for output in outputs)
+            file for file in files if not outputs or any(shown(file) not in output.done for output in outputs)
         ]
         if not args.debug:
             stack.enter_context(_own_stderr())
@@ -143,6 +144,7 @@ def _predict(
     from tqdm import tqdm
 
     from ser import load
+    from ser.corpora.folder import shown
 
     if not files:
         return 0
@@ -175,6 +177,7 @@ def _predict(
             continue
         finally:
             bar.update()
+        prediction = replace(prediction, file=shown(file))  # a name may have bytes that a table may not
         for output in outputs:
             output.write(prediction)
         if args.json or not outputs:
@@ -246,14 +249,17 @@ def _frames(predictor: Recogniser, file: Path) -> Frames | None:
 
 def _find(inputs: Sequence[Path]) -> tuple[list[Path], int]:
     """The recordings below the inputs, each once, in order; and how many inputs hold none."""
-    from ser.audio.find import find_recordings
+    from ser.audio.find import contents, note_of
 
     found: list[Path] = []
     n_bad = 0
     for path in inputs:
         is_folder = os.path.isdir(path)  # noqa: PTH112  Path.is_dir raises for a name that is too long
         if is_folder:
-            below = find_recordings(path)
+            there = contents(path)
+            below = there.paths
+            if there.others:
+                print(f"note: {path}: {note_of(there.others)}", file=sys.stderr)
         else:
             below = [path] if os.path.lexists(path) else []
         if not below:

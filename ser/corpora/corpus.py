@@ -20,7 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.audio.find import SUFFIXES
+from ser.audio.find import SUFFIXES, note_of
 from ser.corpora.folder import corpus_contents, find_files, is_file, shown
 from ser.corpora.readers import READERS, Reader
 from ser.corpora.tables import TABLES, read_labels, read_table
@@ -107,8 +107,7 @@ class Corpus:
         for one, other in look_alikes(self.emotions):
             yield f"The labels {one} and {other} look alike and count as two. Rename one if they are the same."
         if self.others:
-            counts = ", ".join(f"{suffix} {n}" for suffix, n in sorted(self.others.items()))
-            yield f"{sum(self.others.values())} files are no recordings by their suffix: {counts}."
+            yield note_of(self.others)
 
     def file_of(self, path: Path, outside: bool = True) -> str:
         """A path as shown: below the corpus' folder (a joined one by its name), or in full, bare if not `outside`."""

@@ -101,10 +101,16 @@ class FeatureCache:
 
     Args:
         folder: default is the environment's SER_CACHE, else `~/.cache/persian-ser`.
+
+    Raises:
+        CacheError: none is given, and the user has no home.
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder) if folder else cache_folder()
+        try:
+            self.folder = Path(folder) if folder else cache_folder()
+        except RuntimeError as error:
+            raise CacheError(f"This user has no home folder to cache in. Set {CACHE_VARIABLE}.") from error
         self.root = self.folder / "features"
 
     def store(self, encoder: FrameEncoder, settings: Mapping[str, Any]) -> Store:

@@ -176,9 +176,15 @@ class JobDesk(ABC):
     def run_of(self, name: object, otherwise: str, action: str = "") -> Run:
         """The run of a name that an action is allowed for; raises `Problem` where there is none."""
         run = self.runs.find(name)
-        if run is None or (action and action not in self.allowed(run, run.status())):
+        if run is None or (action and action not in self._allowed_now(run)):
             raise Problem(otherwise, kind=self.kind)
         return run
+
+    def _allowed_now(self, run: Run) -> set[str]:
+        try:
+            return self.allowed(run, run.status())
+        except Exception:  # its files are damaged, which the page says: all that is left is to delete it
+            return {"delete"}
 
     def allowed(self, run: Run, status: jobs.JobStatus) -> set[str]:
         """Which of `ACTIONS` make sense now."""

@@ -180,7 +180,11 @@ class JobTab(JobDesk):
         """What has changed since the page last asked: the list of runs, the run that is shown, both or nothing."""
         names = self.runs.names()
         run = self.runs.find(chosen) or self.runs.find(LATEST)
-        listed, shown = f"{names} {language}", f"{run.stamp() if run else ''} {language} {columns}"
+        try:
+            stamp = run.stamp() if run else ""
+        except Exception:  # as in `_shown`, which says it
+            stamp = "unreadable"
+        listed, shown = f"{names} {language}", f"{stamp} {language} {columns}"
         seen_list, _, seen_run = str(seen).partition("\n")
         if (seen_list, seen_run) == (listed, shown):
             return gr.skip()

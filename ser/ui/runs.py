@@ -90,6 +90,8 @@ class Run:
             content = io.BytesIO()
             with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
                 for path in sorted((self.folder / CHECKPOINT).glob("[!.]*")):
+                    if path.is_symlink():  # may lead anywhere
+                        continue
                     archive.writestr(f"{CHECKPOINT}/{path.name}", self._cleaned(path))
             return content.getvalue()
         except OSError:
