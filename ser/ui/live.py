@@ -82,21 +82,47 @@ def heard_with(heard: Heard | None, text: str) -> Heard:
     return heard
 
 
-def answered(answering: Answering, heard: Heard, spoken_by: Voice | None, language: str) -> Answer | None:
-    """The answer over what was heard last; None where nobody speaks in it.
+class Listening:
+    """Answers the pieces of all visitors of a page."""
 
-    Raises:
-        Refusal: no model can be had.
-    """
+    def __init__(self, context: Context, answering: Answering) -> None:
+        self.context, self.answering = context, answering
+        self._limit = RateLimit(PIECES_PER_RECORDING * context.settings.requests_per_minute)
 
-    def work() -> Answer | None:
+    def hear(
+        self, request: gr.Request, text: str, language: str, heard: Heard | None,
+        spoken_by: Voice | None, is_used: bool,
+    ) -> tuple[Any, ...]:  # fmt: skip
+        """What was heard with a further piece, and HTML and a chart for it."""
         try:
-            answer = answering.of_samples(heard.samples, spoken_by)
-        except AudioError:  # silence, or no speech (yet)
-            return None
-        return replace(answer, live=(heard.begin_s, heard.begin_s + KEPT_S))
+            before, heard = heard, heard_with(heard, text)
+            if heard is not before:
+                log.info("event=live rate_hz=%d", heard.rate_hz)
+            wait_s = self._limit.wait_s(self.context.client(request))
+            if wait_s > 0:
+                raise Refusal(say("live_busy", language, seconds=round(wait_s) + 1))
+            answer = self.answered(heard, spoken_by if is_used else None, language)
+        except (Refusal, ValueError) as refusal:
+            return heard, message_box(str(refusal), is_problem=True), gr.skip()
+        if answer is None:
+            return heard, box("waiting", paragraph(say("live_listening", language)), is_quiet=True), gr.skip()
+        return heard, answer_html(answer, language), gr.Plot(timeline_chart(answer, language), visible=True)
 
-    return answering.told(work, language)
+    def answered(self, heard: Heard, spoken_by: Voice | None, language: str) -> Answer | None:
+        """The answer over what was heard last; None where nobody speaks in it.
+
+        Raises:
+            Refusal: no model can be had.
+        """
+
+        def work() -> Answer | None:
+            try:
+                answer = self.answering.of_samples(heard.samples, spoken_by)
+            except AudioError:  # silence, or no speech (yet)
+                return None
+            return replace(answer, live=(heard.begin_s, heard.begin_s + KEPT_S))
+
+        return self.answering.told(work, language)
 
 
 def switch() -> gr.Checkbox:
@@ -107,7 +133,7 @@ def switch() -> gr.Checkbox:
 
 
 def listen(
-    context: Context, answering: Answering, known: voice.Panel, limits: dict[str, Any],
+    context: Context, listening: Listening, known: voice.Panel, limits: dict[str, Any],
     shown: gr.HTML, timeline: gr.Plot,
 ) -> None:  # fmt: skip
     """Answer pieces in the place of the answer; `limits` are those of whatever encodes a recording."""
@@ -115,26 +141,7 @@ def listen(
     piece = gr.Textbox("", visible="hidden", label="piece")
     arrived = gr.Textbox("", visible="hidden", label="heard")
     so_far = gr.State(None, time_to_live=FORGOTTEN_S)
-    limit = RateLimit(PIECES_PER_RECORDING * context.settings.requests_per_minute)
-
-    def hear(
-        request: gr.Request, text: str, language: str, heard: Heard | None, spoken_by: Voice | None, is_used: bool
-    ) -> tuple[Any, ...]:
-        try:
-            before, heard = heard, heard_with(heard, text)
-            if heard is not before:
-                log.info("event=live rate_hz=%d", heard.rate_hz)
-            wait_s = limit.wait_s(context.client(request))
-            if wait_s > 0:
-                raise Refusal(say("live_busy", language, seconds=round(wait_s) + 1))
-            answer = answered(answering, heard, spoken_by if is_used else None, language)
-        except (Refusal, ValueError) as refusal:
-            return heard, message_box(str(refusal), is_problem=True), gr.skip()
-        if answer is None:
-            return heard, box("waiting", paragraph(say("live_listening", language)), is_quiet=True), gr.skip()
-        return heard, answer_html(answer, language), gr.Plot(timeline_chart(answer, language), visible=True)
-
     inputs = [piece, context.language, so_far, known.voice, known.used]
-    event = send.click(hear, inputs, [so_far, arrived, timeline], js=PIECE_JS, **limits, **PRIVATE)
+    event = send.click(listening.hear, inputs, [so_far, arrived, timeline], js=PIECE_JS, **limits, **PRIVATE)
     event.success(None, arrived, shown, js=HEARD_JS, **PRIVATE)
     event.failure(None, None, shown, js=UNHEARD_JS, **PRIVATE)

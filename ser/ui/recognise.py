@@ -69,7 +69,7 @@ def build(context: Context) -> None:
             shown = gr.HTML(box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
             gr.Markdown(translated("ser_privacy"), elem_id="privacy")
     timeline = gr.Plot(label=translated("ser_timeline"), visible=False, elem_id="timeline")
-    live.listen(context, answering, known, RECORDINGS, shown, timeline)
+    live.listen(context, live.Listening(context, answering), known, RECORDINGS, shown, timeline)
     # An answer, and the number of the press that it is for: page.js shows it unless that press was taken back.
     arrived = gr.Textbox("", visible="hidden", label="arrived")
     number = gr.Number(0, precision=0, visible="hidden", label="press")

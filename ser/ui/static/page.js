@@ -51,11 +51,11 @@ window.ser = (() => {
       return true;
     }
   })`;
-  let microphone = null, tapped = null, rate = 0, pieces = [], first = 0, isAsked = false, heardLast = "";
+  let microphone = null, tapped = null, rate = 0, pieces = [], first = 0, isAsked = false, isHeard = false, heardLast = "";
   const listen = async () => {
     if (!isLive() || !microphone?.active || tapped === microphone) return;
     const stream = tapped = microphone;
-    [pieces, first, isAsked, heardLast] = [[], 0, false, ""];
+    [pieces, first, isAsked, isHeard, heardLast] = [[], 0, false, true, ""];
     document.body.append(announced);
     const context = new AudioContext();
     rate = context.sampleRate;
@@ -187,6 +187,7 @@ window.ser = (() => {
         setTimeout(() => document.querySelector("#recognise").click(), 100);
       }
       const isKept = isLive() && heardLast && key !== "js_working" && !microphone.active; // live has just ended
+      isHeard = isKept || microphone?.active;
       heardLast = "";
       return isKept ? undefined : `<div class="box waiting" role="status">${say(key)}</div>`;
     },
@@ -199,7 +200,7 @@ window.ser = (() => {
     },
     heard: (answer) => {
       isAsked = false;
-      if (isWorking || !isLive() || !microphone.active) return undefined;
+      if (isWorking || !isLive() || !isHeard) return undefined;
       const heading = new DOMParser().parseFromString(answer, "text/html").querySelector("h2")?.textContent;
       if (heading && heading !== heardLast) {
         if (!heardLast) scrollToAnswer();
