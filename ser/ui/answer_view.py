@@ -9,7 +9,9 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ser.audio.load import SAMPLE_RATE_HZ
@@ -31,14 +33,20 @@ def answer_html(answer: Answer, language: str) -> str:
     emotion = emotion_name(prediction.emotion, language)
     heading = emotion[:1].upper() + emotion[1:]
     heading = heading if prediction.confident else say("unsure", language, emotion=emotion)
+    kind = "sure" if prediction.confident else "unsure"
+    title = f'<h2 data-answered="{escape(prediction.emotion)}">{escape(heading)}</h2>'
+    voice = paragraph(say("voice_used", language)) if answer.voice else ""
+    if answer.live:
+        said = say("live_now", language, seconds=round(prediction.duration_s, 1))
+        return box(kind, title, paragraph(said, "facts"), voice, _bars(answer, language), is_quiet=True)
     name = say("microphone", language) if prediction.file == RECORDED else prediction.file
     length = say("length", language, seconds=round(prediction.duration_s, 1))
     return box(
-        "sure" if prediction.confident else "unsure",
-        f'<h2 data-answered="{escape(prediction.emotion)}">{escape(heading)}</h2>',
+        kind,
+        title,
         f'<p class="facts"><bdi>{escape(name)}</bdi> · {escape(length)}<span class="elapsed"></span></p>',
         paragraph(meaning(answer, language)),
-        paragraph(say("voice_used", language)) if answer.voice else "",
+        voice,
         _bars(answer, language),
         saved([row_of(answer)], [prediction.to_dict()], language),
     )
@@ -70,11 +78,16 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     labels = list(answer.prediction.probabilities)
     words = {key: say(key, language) for key in ("seconds", "probability")}
     words |= {label: emotion_name(label, language) for label in labels}
+    begin, end = answer.live or (0.0, answer.prediction.duration_s)
     envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
-    figure = timeline_figure(envelope, moves.start_s, moves.end_s, moves.probabilities, labels, words)
-    step = next((step for step in STEPS_S if answer.prediction.duration_s <= 8 * step), STEPS_S[-1])
-    seconds = [step * number for number in range(int(answer.prediction.duration_s / step) + 1)]
-    figure.update_xaxes(tickvals=seconds, ticktext=[localised(f"{one:g}", language) for one in seconds])
+    envelope = replace(envelope, times_s=envelope.times_s + begin)
+    figure = timeline_figure(
+        envelope, moves.start_s + begin, moves.end_s + begin, moves.probabilities, labels, words
+    )
+    step = next((step for step in STEPS_S if end - begin <= 8 * step), STEPS_S[-1])
+    seconds = [step * number for number in range(ceil(begin / step), int(end / step) + 1)]
+    ticks = [localised(f"{one:g}", language) for one in seconds]
+    figure.update_xaxes(range=[begin, end], tickvals=seconds, ticktext=ticks)
     shares = [number / 5 for number in range(6)]
     shown = [say("percent", language, percent=percent(share, 0)) for share in shares]
     figure.update_yaxes(tickvals=shares, ticktext=shown, row=2, col=1)

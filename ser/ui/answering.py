@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ser.audio.load import SAMPLE_RATE_HZ, Samples, load_audio
+from ser.audio.speech import Span
 from ser.errors import AudioError, SerError
 from ser.ui.card import card
 from ser.ui.context import Context
@@ -42,13 +43,15 @@ class Refusal(Exception):
 class Answer:
     """A prediction, the samples `(samples,)` at 16 kHz that it was made from, and the model's calibration.
 
-    `voice` is the one that it was made with, if any.
+    `voice` is the one that it was made with, if any. `live` is where the samples are in a recording that still goes on:
+    start and end in seconds of what its timeline shows.
     """
 
     prediction: Prediction
     samples: Samples
     calibration: Calibration
     voice: Voice | None = None
+    live: Span | None = None
 
 
 class Answering:
@@ -105,7 +108,14 @@ class Answering:
         if not Path(recording).exists():
             raise Refusal(say("deleted", language))
         try:
-            return work(recording)
+            return self.told(lambda: work(recording), language)
+        finally:
+            self.context.recordings.forget(recording)
+
+    def told(self, work: Callable[[], Result], language: str) -> Result:
+        """The result of work; a `Refusal` for whatever goes wrong in it."""
+        try:
+            return work()
         except AudioError as error:
             log.info("event=refused kind=%s", error.kind)
             raise Refusal(self._in_words(error, language)) from error
@@ -114,8 +124,6 @@ class Answering:
             raise Refusal(self.note(language)) from error
         except Exception as error:  # a visitor never sees a trace; the owner does
             raise Refusal(say("failed", language, id=log_failure(error))) from error
-        finally:
-            self.context.recordings.forget(recording)
 
     def answers(
         self, recordings: Sequence[str], language: str, request: gr.Request
@@ -152,17 +160,28 @@ class Answering:
         return card(predictor.checkpoint, self.context.model.state.is_shipped, language)
 
     def _predicted(self, recording: str, voice: Voice | None) -> Answer:
+        self.context.model.get(MODEL_TIMEOUT_S)  # waits before the clock runs
+        begun = time.perf_counter()
+        samples = load_audio(recording, self.context.settings.max_audio_s)
+        decoded = time.perf_counter() - begun
+        answer = self.of_samples(samples, voice)
+        seconds = answer.prediction.seconds | {"decode": decoded + answer.prediction.seconds["decode"]}
+        return replace(
+            answer, prediction=replace(answer.prediction, file=Path(recording).name, seconds=seconds)
+        )
+
+    def of_samples(self, samples: Samples, voice: Voice | None) -> Answer:
+        """What the model makes of `(samples,)` at 16 kHz, with a voice if it is one that this model knows.
+
+        Raises:
+            AudioError, CheckpointError: as the model's.
+        """
         predictor = self.context.model.get(MODEL_TIMEOUT_S)
         if voice is not None and (
             predictor.training is None or predictor.training.fingerprint != voice.fingerprint
         ):
             voice = None  # of a model that answered before this one
-        begun = time.perf_counter()
-        samples = load_audio(recording, self.context.settings.max_audio_s)
-        decoded = time.perf_counter() - begun
         prediction = predictor((SAMPLE_RATE_HZ, samples), voice=voice)
-        seconds = prediction.seconds | {"decode": decoded + prediction.seconds["decode"]}
-        prediction = replace(prediction, file=Path(recording).name, seconds=seconds)
         return Answer(prediction, samples, predictor.checkpoint.calibration, voice)
 
     def _in_words(self, error: AudioError, language: str) -> str:

@@ -11,9 +11,12 @@ from html import escape
 KINDS = ("waiting", "running", "sure", "unsure", "problem")  # of boxes: the colour of their edge
 
 
-def box(kind: str, *content: str, heading: str = "") -> str:
-    """A framed box of one of `KINDS` around HTML; a problem is read out at once, all else when there is time."""
-    role = "alert" if kind == "problem" else "status"
+def box(kind: str, *content: str, heading: str = "", is_quiet: bool = False) -> str:
+    """A framed box of one of `KINDS` around HTML; a problem is read out at once, all else when there is time.
+
+    One that is quiet is read out when asked for.
+    """
+    role = "group" if is_quiet else "alert" if kind == "problem" else "status"
     head = f"<h2>{escape(heading)}</h2>" if heading else ""
     return f'<div class="box {kind}" role="{role}">{head}{"".join(content)}</div>'
 

@@ -68,13 +68,13 @@ class ModelSource:
         """
         import numpy as np
 
-        from ser.audio.load import SAMPLE_RATE_HZ
+        from ser.audio.load import prepare
         from ser.audio.speech import speech_of
         from ser.inference.load import load
 
         predictor = load(self.checkpoint, self.encoder)
-        second = np.sin(np.arange(SAMPLE_RATE_HZ, dtype=np.float32))
-        speech_of(second)  # the first answer is slow
+        second = prepare(np.sin(np.arange(48_000)), 48_000)  # the first answer is slow
+        speech_of(second)
         predictor.classify(*predictor.encoder([second]))
         return predictor
 

@@ -19,7 +19,7 @@ import gradio as gr
 from ser.errors import SerError
 from ser.files import DEMO_CORPUS
 from ser.inference.adaptation import Voice  # gradio reads the annotations
-from ser.ui import voice
+from ser.ui import live, voice
 from ser.ui.answer_view import answer_html, columns, row_of, saved, table, timeline_chart
 from ser.ui.answering import CONCURRENT_RECORDINGS, Answering, Refusal
 from ser.ui.context import PRIVATE, Context, translated
@@ -61,6 +61,7 @@ def build(context: Context) -> None:
             )  # fmt: skip
             fetch_nothing(recording)
             gr.HTML(elem_id="hint")
+            live.switch()
             recognise = gr.Button(translated("ser_recognise"), variant="primary", elem_id="recognise")
             examples = _example_buttons()
             known = voice.build(context, answering, recording, RECORDINGS)
@@ -68,6 +69,7 @@ def build(context: Context) -> None:
             shown = gr.HTML(box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
             gr.Markdown(translated("ser_privacy"), elem_id="privacy")
     timeline = gr.Plot(label=translated("ser_timeline"), visible=False, elem_id="timeline")
+    live.listen(context, live.Listening(context, answering), known, RECORDINGS, shown, timeline)
     # An answer, and the number of the press that it is for: page.js shows it unless that press was taken back.
     arrived = gr.Textbox("", visible="hidden", label="arrived")
     number = gr.Number(0, precision=0, visible="hidden", label="press")

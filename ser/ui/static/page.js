@@ -39,6 +39,41 @@ window.ser = (() => {
     const place = document.querySelector("#hint");
     if (place) place.innerHTML = key ? problem(key) : "";
   };
+
+  // Live: what the recorder's microphone hears is sent on in pieces, one request at a time.
+  const isLive = () => document.querySelector("#live input")?.checked;
+  const MOST = 11; // pieces of half a second that wait for an answer: the server keeps six seconds
+  const TAP = `registerProcessor("tap", class extends AudioWorkletProcessor {
+    held = [];
+    process([[samples]]) {
+      this.held.push(...(samples || new Float32Array(128)));
+      if (this.held.length >= sampleRate / 2) this.port.postMessage(this.held.splice(0));
+      return true;
+    }
+  })`;
+  let microphone = null, tapped = null, rate = 0, pieces = [], first = 0, isAsked = false, isHeard = false, heardLast = "";
+  const listen = async () => {
+    if (!isLive() || !microphone?.active || tapped === microphone) return;
+    const stream = tapped = microphone;
+    [pieces, first, isAsked, isHeard, heardLast] = [[], 0, false, true, ""];
+    document.body.append(announced);
+    const context = new AudioContext();
+    rate = context.sampleRate;
+    await context.audioWorklet.addModule(URL.createObjectURL(new Blob([TAP], { type: "text/javascript" })));
+    const tap = new AudioWorkletNode(context, "tap", { channelCount: 1, channelCountMode: "explicit" });
+    tap.port.onmessage = ({ data }) => {
+      if (!stream.active) return context.close();
+      if (isShown(inRecorder(".resume-button"))) return; // paused, as the recording is
+      pieces.push(data);
+      while (pieces.length > (isLive() ? MOST : 0)) first += pieces.shift().length;
+      if (pieces.length && !isAsked) document.querySelector("#live-send").click();
+    };
+    context.createMediaStreamSource(stream).connect(tap).connect(context.destination); // silent: it only listens
+  };
+  const announced = document.createElement("p"); // a new emotion is read out, not every answer
+  announced.className = "announced";
+  announced.role = "status";
+
   const devices = navigator.mediaDevices;
   if (devices?.getUserMedia) {
     const ask = devices.getUserMedia.bind(devices);
@@ -46,6 +81,8 @@ window.ser = (() => {
       try {
         const stream = await ask(wish);
         hint("");
+        microphone = stream;
+        listen();
         return stream;
       } catch (error) {
         hint(error.name === "NotAllowedError" ? "js_microphone_refused" : "js_microphone_missing");
@@ -85,6 +122,8 @@ window.ser = (() => {
     if (event.target.matches?.("#recording input[type=file]")) event.target.accept += ",video/webm,video/mp4,.webm,.mp4";
   }, true);
 
+  document.addEventListener("change", (event) => event.target.closest?.("#live") && listen());
+
   // Browsers call every .webm and .mp4 a video, and Gradio's recorder takes only what is called audio.
   const asAudio = (files) => {
     const transfer = new DataTransfer();
@@ -120,6 +159,9 @@ window.ser = (() => {
     if (isWorking) event.stopImmediatePropagation();
     else setWorking(true);
   }, true);
+  const scrollToAnswer = () => requestAnimationFrame(() => {
+    document.querySelector("#answer")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
+  });
   const setWorking = (is) => {
     isWorking = is;
     document.body.classList.toggle("working", is);
@@ -144,7 +186,27 @@ window.ser = (() => {
         isPressed = false;
         setTimeout(() => document.querySelector("#recognise").click(), 100);
       }
-      return `<div class="box waiting" role="status">${say(key)}</div>`;
+      const isKept = isLive() && heardLast && key !== "js_working" && !microphone.active; // live has just ended
+      isHeard = isKept || microphone?.active;
+      heardLast = "";
+      return isKept ? undefined : `<div class="box waiting" role="status">${say(key)}</div>`;
+    },
+    piece: () => {
+      const samples = Int16Array.from(pieces.flat(), (one) => 32767 * Math.max(-1, Math.min(1, one)));
+      const text = Array.from(new Uint8Array(samples.buffer), (byte) => String.fromCharCode(byte)).join("");
+      const sent = [rate, first, btoa(text)].join();
+      [pieces, first, isAsked] = [[], first + samples.length, true];
+      return sent;
+    },
+    heard: (answer) => {
+      isAsked = false;
+      if (isWorking || !isLive() || !isHeard) return undefined;
+      const heading = new DOMParser().parseFromString(answer, "text/html").querySelector("h2")?.textContent;
+      if (heading && heading !== heardLast) {
+        if (!heardLast) scrollToAnswer();
+        announced.textContent = heardLast = heading;
+      }
+      return answer;
     },
     failed: (shown) => { // a taken back answer counts as failed, too
       if (!isWorking) return shown;
@@ -156,9 +218,7 @@ window.ser = (() => {
     answered: (press, answer) => {
       if (press !== presses) return undefined; // taken back, too early for Gradio to cancel it: what is shown stays
       setWorking(false);
-      requestAnimationFrame(() => {
-        document.querySelector("#answer")?.scrollIntoView({ block: "nearest", behavior: "smooth" });
-      });
+      scrollToAnswer();
       // The time that counts for the visitor: from the press until the answer is back in the browser.
       const seconds = (performance.now() - pressed) / 1000;
       const digits = { minimumFractionDigits: 2, maximumFractionDigits: 2 };
