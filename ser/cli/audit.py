@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--conditions", nargs="+", choices=tuple(CONDITIONS), default=list(CONDITIONS), metavar="NAME",
-        help=f"of {', '.join(CONDITIONS)} (default: all)",
+        help=f"of {', '.join(CONDITIONS)} (default: all)".replace("%", "%%"),
     )  # fmt: skip
     limits = parser.add_argument_group("limits", "exit status 1 where one is missed, for pipelines")
     limits.add_argument("--min-uar", type=float, metavar="SHARE", help="UAR under every condition")
