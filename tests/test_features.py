@@ -35,6 +35,7 @@ from ser.features.reduce import averaged, averaged_each, principal_components
 
 HERE = Path(__file__)
 LIMIT_BYTES = 2_000  # of a file, where the system sets one
+WAIT_S = 300.0  # for a machine that does much else
 
 
 class FakeEncoder:
@@ -341,14 +342,14 @@ def test_what_cannot_be_written_is_a_message_that_leaves_no_half_written_file(cl
     with pytest.raises(CacheError, match="--cache"):
         extract(clips, FakeEncoder(), FeatureCache(text))
     run = child(tmp_path / "limited", clips, limit=LIMIT_BYTES)
-    assert run.wait(60) == 3
+    assert run.wait(WAIT_S) == 3
     assert "cannot be written" in run.communicate()[0]
 
 
 @pytest.mark.slow
 def test_two_processes_at_once_end_with_right_features(clips, cache):
     runs = [child(cache.folder, clips, delay_s=0.005) for _ in range(2)]
-    assert [run.wait(60) for run in runs] == [0, 0]
+    assert [run.wait(WAIT_S) for run in runs] == [0, 0]
     assert_computes(0, clips, cache)
 
 
@@ -359,7 +360,7 @@ def test_a_killed_process_loses_only_what_it_had_not_written(tmp_path, cache):
         run = child(cache.folder, clips, delay_s=0.01)
         wait_for(lambda wanted=n_shards: len(files_of(cache)) >= wanted)
         run.send_signal(signal.SIGKILL)
-        run.wait(60)
+        run.wait(WAIT_S)
     encoder = FakeEncoder()
     assert_right(extract(clips, encoder, cache), clips)
     assert 0 < encoder.n_encoded < len(clips)
@@ -370,7 +371,7 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_used(clips, cac
     unfinished_name = f".{'?' * 32}.tmp"  # and no other file on its way
     wait_for(lambda: list(cache.folder.rglob(unfinished_name)))
     run.send_signal(signal.SIGKILL)
-    run.wait(60)
+    run.wait(WAIT_S)
     (unfinished,) = cache.folder.rglob(unfinished_name)
     assert not files_of(cache)
     assert_computes(len(clips), clips, cache)
@@ -403,8 +404,15 @@ def test_the_cache_command_shows_and_clears_its_own_files_only(clips, cache, cap
     assert main(["cache", "--cache", str(cache.folder)]) == 0
     assert re.search("fake.*12 clips", capsys.readouterr().out)
     assert main(["cache", "--cache", str(cache.folder), "--clear"]) == 0
+<<<<<<< HEAD
     assert (files_of(cache), sum(one.n_clips for one in cache.contents())) == ([], 0)
+=======
+    assert files_of(cache) == []
+>>>>>>> h1
     assert all(path.exists() for path in foreign)
+    foreign[0].unlink()
+    cache.clear()
+    assert cache.contents() == []
     with pytest.raises(CacheError, match="cleared"):
         features.gather([0])
     assert main(["cache", "--cache", str(cache.folder / "nowhere")]) == 0
@@ -430,7 +438,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
     assert peaks[1] - peaks[0] < 100 << 10  # KiB; the features grew by 500 MB
 
 
-def wait_for(condition, timeout_s: float = 60.0) -> None:
+def wait_for(condition, timeout_s: float = WAIT_S) -> None:
     end = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < end, "waited in vain"
