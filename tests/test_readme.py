@@ -105,9 +105,21 @@ def test_every_file_of_the_map_and_every_link_exists():
     files = [ROOT / name for row in rows for name in re.findall(r"`([^`]+)`", row)]
     assert len(files) > 12
     for path, text in DOCS.items():
-        links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if not link.startswith("http")]
-        files += [path.parent / link for link in links]
+        links = re.findall(r"\]\((?!http)([^)#]*)(?:#([^)]+))?\)", text)
+        files += [path.parent / link for link, _ in links]
+        for link, place in (one for one in links if one[1]):
+            target = (path.parent / link).read_text(encoding="utf-8") if link else text
+            heads = [
+                head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", target, re.MULTILINE)
+            ]
+            assert place in {re.sub(r"[^\w-]", "", head) for head in heads}, place
     assert not [file for file in files if not file.exists()]
+
+
+def test_the_readme_says_what_is_promised_and_how_to_report_a_weakness():
+    section = README.split("## Security")[1].split("## ")[0]
+    for words in ("docs/page.md#what-is-promised", "Report a weakness privately", "pip-audit"):
+        assert words in section
 
 
 def test_the_readme_is_short_enough_to_be_read():

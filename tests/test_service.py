@@ -1,4 +1,4 @@
-"""`python app.py` as a Space runs it: another user, a checkout nobody can write to, a fresh home, a hub that hangs."""
+"""`python app.py` as a Space runs it: another user, a checkout nobody can write to, no HOME, a hub that hangs."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     with running_hub() as hub, (folder / "log").open("wb") as log:
         hub.fault = "hang"
         environment = {
-            "PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"),
+            "PATH": os.environ["PATH"], "TMPDIR": str(folder / "tmp"),
             "SER_DATA": str(folder / "data"), "SER_CHECKPOINT": str(folder / "model" / "classifier"),
             "SPACE_ID": "someone/space", "GRADIO_SERVER_PORT": str(port), "HF_ENDPOINT": hub.url,
             "OMP_NUM_THREADS": "1",
