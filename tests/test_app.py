@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -330,7 +331,9 @@ def test_an_answered_recording_is_deleted_a_minute_later_with_its_folder(swept: 
     assert not path.parent.exists()
 
 
-def test_a_folder_that_goes_while_it_is_counted_is_no_fault(swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_goes_while_it_is_counted_is_no_fault(
+    swept: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     recordings, path, _ = swept
     recording(path.parent.parent / "other" / "clip.wav")
     look = os.scandir

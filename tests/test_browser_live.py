@@ -58,7 +58,9 @@ def test_the_answer_follows_who_speaks_and_stops_with_the_recording(browser: Bro
     page.wait_for_selector(ANSWERED)
     before = page.inner_text("#answer .bars")
     page.wait_for_selector("#timeline .js-plotly-plot .main-svg")
-    page.wait_for_function("before => document.querySelector('#answer .bars')?.innerText !== before", arg=before)
+    page.wait_for_function(
+        "before => document.querySelector('#answer .bars')?.innerText !== before", arg=before
+    )
     assert page.inner_text(".announced") == page.inner_text("#answer h2")
     assert page.locator("#recording .stop-button").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -73,7 +75,7 @@ def test_the_answer_follows_who_speaks_and_stops_with_the_recording(browser: Bro
     page.click("#recognise")
     page.locator("#answer .elapsed:not(:empty)").wait_for()
     assert TEXTS["microphone"].fa in page.inner_text("#answer")
-    page.locator("#recording [aria-label=Clear]").click()
+    page.locator("#recording .top-panel > button").last.click()
     page.get_by_text(TEXTS["ser_answer_here"].fa).wait_for()
     page.context.close()
     assert errors == []
@@ -81,4 +83,9 @@ def test_the_answer_follows_who_speaks_and_stops_with_the_recording(browser: Bro
 
 def files_of(server: Server) -> list[Path]:
     """What visitors have on disk."""
-    return [path for folder in server.log.parent.glob("ser-uploads-*") for path in folder.rglob("*") if path.is_file()]
+    return [
+        path
+        for folder in server.log.parent.glob("ser-uploads-*")
+        for path in folder.rglob("*")
+        if path.is_file()
+    ]

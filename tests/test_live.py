@@ -78,12 +78,24 @@ def test_a_piece_that_does_not_follow_begins_anew_in_its_place(rate_hz: int, fir
     assert other.samples.size <= 8000
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "48000,0", "48000,0,", "48000,0,AAA", "48000,0,!!!!", "x,0,AAAA", "48000,-1,AAAA", "1,0,AAAA", "9999999,0,AAAA",
-     "48000,0,AAAA,", "48000,0,AA==", sent(np.zeros(49_000, np.float32), 8000)],
-)  # fmt: skip
-def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(listening: Listening, text: str) -> None:
+NO_PIECES = """
+48000,0
+48000,0,
+48000,0,AAA
+48000,0,!!!!
+48000,0,AA==
+48000,0,AAAAAAAA,
+x,0,AAAAAAAA
+48000,-1,AAAAAAAA
+1,0,AAAAAAAA
+9999999,0,AAAAAAAA
+""".splitlines()
+
+
+@pytest.mark.parametrize("text", [*NO_PIECES, sent(np.zeros(49_000, np.float32), 8000)])
+def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(
+    listening: Listening, text: str
+) -> None:
     with pytest.raises(ValueError):
         heard_with(None, text)
     before = heard_with(None, sent(voice(1, 48_000)))
@@ -93,7 +105,9 @@ def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(listenin
     assert 'role="alert"' in said
 
 
-@pytest.mark.parametrize("sound", [np.zeros(48_000), 0.2 * np.sin(np.arange(48_000))], ids=["silence", "a tone"])
+@pytest.mark.parametrize(
+    "sound", [np.zeros(48_000), 0.2 * np.sin(np.arange(48_000))], ids=["silence", "a tone"]
+)
 @pytest.mark.parametrize("language", ["en", "fa"])
 def test_nobody_who_speaks_is_no_error(listening: Listening, sound: Any, language: str) -> None:
     heard, said, chart = listening.hear(VISITOR, sent(sound), language, None, None, True)
@@ -118,7 +132,9 @@ def test_an_answer_is_that_of_the_last_seconds_and_its_timeline_says_which(liste
 
 
 def test_a_pause_has_no_part_in_the_timeline(listening: Listening) -> None:
-    answer = listening.answered(heard_all(np.concatenate([voice(2), np.zeros(32_000, np.float32)]), 16_000), None, "en")
+    answer = listening.answered(
+        heard_all(np.concatenate([voice(2), np.zeros(32_000, np.float32)]), 16_000), None, "en"
+    )
     assert answer is not None
     assert answer.prediction.duration_s == 4
     assert answer.prediction.timeline is not None
@@ -137,7 +153,9 @@ def test_a_client_that_sends_too_much_waits_and_nothing_that_was_said_is_lost(co
     limited = replace(context, settings=replace(context.settings, requests_per_minute=1))
     listening, heard, said = Listening(limited, Answering(limited)), None, ""
     for number in range(6):
-        heard, said, _ = listening.hear(VISITOR, sent(voice(0.5, 48_000), first=24_000 * number), "en", heard, None, True)
+        heard, said, _ = listening.hear(
+            VISITOR, sent(voice(0.5, 48_000), first=24_000 * number), "en", heard, None, True
+        )
         assert ("goes on by itself" in said) == (number == 5)
     assert heard.end == 6 * 24_000
     other: Any = SimpleNamespace(client=SimpleNamespace(host="192.0.2.2"), headers={})
@@ -148,5 +166,7 @@ def test_without_a_model_the_reason_is_said(tmp_path: Path) -> None:
     context = Context.of(AppSettings(port=0))
     context.model.state = replace(context.model.state, problem="it is damaged")
     context.model._answered.set()
-    _, said, _ = Listening(context, Answering(context)).hear(VISITOR, sent(voice(1, 48_000)), "en", None, None, True)
+    _, said, _ = Listening(context, Answering(context)).hear(
+        VISITOR, sent(voice(1, 48_000)), "en", None, None, True
+    )
     assert "it is damaged" in said

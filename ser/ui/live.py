@@ -78,7 +78,7 @@ def heard_with(heard: Heard | None, text: str) -> Heard:
         raise ValueError(f"{piece.size} samples from {first} on at {rate} Hz are no piece of a recording.")
     if heard is None or (heard.rate_hz, heard.end) != (rate, first):
         heard = Heard(rate, first)
-    heard.add(piece.astype(np.float32) / 2**15)
+    heard.add(piece.astype(np.float32) / np.float32(2**15))
     return heard
 
 
