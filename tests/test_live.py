@@ -78,11 +78,21 @@ def test_a_piece_that_does_not_follow_begins_anew_in_its_place(rate_hz: int, fir
     assert other.samples.size <= 8000
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "48000,0", "48000,0,", "48000,0,AAA", "48000,0,!!!!", "x,0,AAAA", "48000,-1,AAAA", "1,0,AAAA",
-     "9999999,0,AAAA", "48000,0,AAAA,", "48000,0,AA==", sent(np.zeros(49_000, np.float32), 8000)],
-)  # fmt: skip
+NO_PIECES = """
+48000,0
+48000,0,
+48000,0,AAA
+48000,0,!!!!
+48000,0,AA==
+48000,0,AAAAAAAA,
+x,0,AAAAAAAA
+48000,-1,AAAAAAAA
+1,0,AAAAAAAA
+9999999,0,AAAAAAAA
+""".splitlines()
+
+
+@pytest.mark.parametrize("text", [*NO_PIECES, sent(np.zeros(49_000, np.float32), 8000)])
 def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(
     listening: Listening, text: str
 ) -> None:
