@@ -24,7 +24,7 @@ DOCS = {
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 SPACE_KEYS = {
     "title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license",
-    "short_description", "tags", "models", "preload_from_hub", "startup_duration_timeout",
+    "short_description", "tags", "models", "preload_from_hub", "hf_oauth", "startup_duration_timeout",
 }  # fmt: skip
 CARD = ROOT / "checkpoints" / "classifier" / "model.json"
 

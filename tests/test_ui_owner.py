@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import gradio as gr
 import pytest
 
 from ser.ui.limits import client_name
 from ser.ui.owner import ALL_TRIES_PER_MINUTE, TRIES_PER_MINUTE, NotOwner, Owner, is_cross_site
+from ser.ui.page import build_page
 from ser.ui.settings import AppSettings
 from ser.ui.texts import TEXTS
 
@@ -113,3 +115,36 @@ def test_addresses_of_this_machine_are_local_and_no_others():
 )  # fmt: skip
 def test_a_client_is_counted_from_the_right_by_the_proxies_that_are_ours(forwarded, n_proxies, name):
     assert client_name("10.0.0.1", forwarded, n_proxies) == name
+
+
+ORGANISATION = {"preferred_username": "lab", "roleInOrg": "write"}
+
+
+@pytest.mark.parametrize(
+    ("profile", "is_author"),
+    [
+        ({"preferred_username": "lab"}, True),
+        ({"preferred_username": "somebody", "orgs": [ORGANISATION]}, True),
+        ({"preferred_username": "somebody", "orgs": [ORGANISATION | {"roleInOrg": "read"}]}, False),
+        ({"preferred_username": "somebody", "orgs": [{"preferred_username": "lab"}], "name": "lab"}, False),
+        ({"preferred_username": "somebody", "orgs": None}, False),
+        (None, False),
+    ],
+)
+def test_on_a_space_hugging_face_says_who_its_author_is(profile, is_author):
+    owner = Owner(AppSettings(on_space=True, space_author="lab"))
+    assert owner.is_possible
+    assert owner.is_author(profile) is is_author
+    assert not Owner(AppSettings(on_space=True)).is_author({"preferred_username": ""})
+
+
+def test_the_button_of_the_hub_is_there_where_a_space_offers_it_and_nowhere_else(tmp_path, monkeypatch):
+    for name, value in (("SYSTEM", "spaces"), ("SPACE_ID", "lab/ser")):
+        monkeypatch.setenv(name, value)
+    for name in ("OAUTH_CLIENT_ID", "OAUTH_CLIENT_SECRET", "OAUTH_SCOPES", "OPENID_PROVIDER_URL"):
+        monkeypatch.setattr(f"gradio.oauth.{name}", "x")
+    space = {"SPACE_ID": "lab/ser", "SPACE_AUTHOR_NAME": "lab", "SER_DATA": str(tmp_path)}
+    offered = {"OAUTH_CLIENT_ID": "x"}
+    for given, is_there in ((space | offered, True), (space, False), (offered, False)):
+        page = build_page(AppSettings.from_environment(given))
+        assert any(isinstance(block, gr.LoginButton) for block in page.blocks.values()) is is_there

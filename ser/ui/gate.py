@@ -37,6 +37,11 @@ USED: Mapping[str, tuple[str, ...]] = {
         f"{API}/call/v2/{{api_name}}", f"{API}/cancel", f"{API}/reset",
     ),
 }  # fmt: skip
+SIGN_IN = (
+    "/login/huggingface",
+    "/login/callback",
+    "/logout",
+)  # on a Space whose author may sign in with the hub
 PATTERNS = {
     method: [compile_path(template)[0] for template in templates] for method, templates in USED.items()
 }
@@ -66,6 +71,8 @@ class Gate:
         await self.app(scope, receive, self._with_headers(send))
 
     def _is_used(self, scope: Scope) -> bool:
+        if scope["path"] in SIGN_IN:
+            return self.context.owner.has_hub
         if any(route.matches(scope)[0] is not Match.NONE for route in self.context.routes):
             return True
         path, method = scope["path"], "GET" if scope["method"] in READING else scope["method"]

@@ -1,9 +1,9 @@
 """Who may start, stop and replace things: the owner of the page.
 
 On this machine whoever started the page is its owner: the address that is printed at the start carries a token.
-Elsewhere the owner signs in with the password of the settings. Both lead to a session, a secret that the page keeps in
-the visitor's browser and sends along with what only the owner may do. No cookie is involved, so no other site can make
-a browser send it.
+Elsewhere the owner signs in with the password of the settings, and on a Space also with Hugging Face: the Space's user,
+or who may write in its organisation. All lead to a session, a secret that the page keeps in the visitor's browser and
+sends along with what only the owner may do; no other site can make a browser send it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import secrets
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ser.errors import SerError
@@ -24,6 +24,7 @@ from ser.ui.texts import say
 if TYPE_CHECKING:
     import gradio as gr
 
+WRITERS = ("admin", "write", "contributor")  # roles in an organisation of the hub
 TRIES_PER_MINUTE = 10  # passwords that one client may send
 ALL_TRIES_PER_MINUTE = 60  # and all clients together
 
@@ -44,6 +45,7 @@ class Owner:
 
     def __init__(self, settings: AppSettings) -> None:
         self._password, self.is_local = settings.password, is_local(settings)
+        self._author = settings.space_author
         self.token = secrets.token_urlsafe(24)
         self._tries, self._all_tries = RateLimit(TRIES_PER_MINUTE), RateLimit(ALL_TRIES_PER_MINUTE)
 
@@ -53,9 +55,21 @@ class Owner:
         return self._password is not None
 
     @property
+    def has_hub(self) -> bool:
+        """True where the owner can sign in with Hugging Face."""
+        return bool(self._author)
+
+    @property
     def is_possible(self) -> bool:
-        """False where nobody can be the owner: the page can be reached from elsewhere and has no password."""
-        return self.has_password or self.is_local
+        """False where nobody can be the owner: the page can be reached from elsewhere, and nobody can sign in."""
+        return self.has_password or self.is_local or self.has_hub
+
+    def is_author(self, profile: Mapping[str, Any] | None) -> bool:
+        """Whether Hugging Face says that somebody is the Space's user, or may write in its organisation."""
+        if profile is None or not self.has_hub:
+            return False
+        places = [profile, *(one for one in profile.get("orgs") or () if one.get("roleInOrg") in WRITERS)]
+        return self._author in [place.get("preferred_username") for place in places]
 
     def knows(self, session: object) -> bool:
         """Whether a session is the owner's; costs no try."""

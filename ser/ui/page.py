@@ -28,7 +28,7 @@ from ser.ui.context import PRIVATE, Context, translated
 from ser.ui.gate import Gate
 from ser.ui.gradio_private import forget_deleted, put_first, report_failures
 from ser.ui.html import message_box
-from ser.ui.owner import NotOwner
+from ser.ui.owner import NotOwner, is_cross_site
 from ser.ui.replies import Replies
 from ser.ui.settings import AppSettings
 from ser.ui.style import CSS, LANGUAGE_LINKS, script, theme
@@ -86,10 +86,23 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
             return session if is_known else "", gr.Accordion(visible=is_useful)
 
         opened.then(welcome, context.session, [context.session, sign_in], queue=False, **PRIVATE)
+        if context.owner.has_hub:
+            _welcome_author(context, opened)
     report_failures(page)
     put_first(script())
     page.queue(max_size=settings.queue_length, api_open=False)  # nothing goes past the queue and its limits
     return page
+
+
+def _welcome_author(context: Context, opened: Any) -> None:
+    """Give the session to whoever Hugging Face says is the Space's author."""
+
+    def author(profile: gr.OAuthProfile | None, request: gr.Request) -> Any:
+        is_own = not is_cross_site(request.headers)
+        return context.owner.token if is_own and context.owner.is_author(profile) else gr.skip()
+
+    known = opened.then(author, None, context.session, queue=False, **PRIVATE)
+    known.then(None, context.session, None, js=KEEP_JS)
 
 
 def _sign_in(context: Context) -> gr.Accordion:
@@ -100,6 +113,8 @@ def _sign_in(context: Context) -> gr.Accordion:
             secret = gr.Textbox(label=translated(label), type="password", elem_id="owner-password", scale=3)
             enter = gr.Button(translated("ser_owner_sign_in"), elem_id="owner-sign-in", min_width=120)
         said = gr.HTML(elem_id="owner-message")
+        if context.owner.has_hub:
+            gr.LoginButton()
 
     def sign_in(request: gr.Request, secret: str, language: str) -> tuple[Any, Any, Any]:
         try:

@@ -51,6 +51,8 @@ class AppSettings:
         dashboard_writable: let visitors change studies in the embedded dashboard (SER_DASHBOARD_WRITABLE=1).
         password: what the owner signs in with (SER_PASSWORD); None: nobody can sign in.
         on_space: True on a Hugging Face Space (SPACE_ID is set).
+        space_author: the user or organisation whose Space it is (SPACE_AUTHOR_NAME), where the Space lets people sign
+            in with Hugging Face (OAUTH_CLIENT_ID is set); they are its owners then. Else nobody.
         trusted_proxies: how many proxies before the server add to X-Forwarded-For (SER_TRUSTED_PROXIES); one on a
             Space, else none.
         max_upload_mb: largest file that can be uploaded, in megabytes (SER_MAX_UPLOAD_MB).
@@ -71,6 +73,7 @@ class AppSettings:
     dashboard_writable: bool = False
     password: str | None = field(default=None, repr=False)
     on_space: bool = False
+    space_author: str = ""
     trusted_proxies: int = 0
     max_upload_mb: int = 32
     max_audio_s: float = 600.0
@@ -100,6 +103,9 @@ class AppSettings:
             dashboard_writable=_whole(given, "SER_DASHBOARD_WRITABLE", 0, 1, least=0) == 1,
             password=environment["SER_PASSWORD"] if "SER_PASSWORD" in given else None,
             on_space=on_space,
+            space_author=given.get("SPACE_AUTHOR_NAME", "")
+            if on_space and "OAUTH_CLIENT_ID" in given
+            else "",
             trusted_proxies=_whole(given, "SER_TRUSTED_PROXIES", int(on_space), 10, least=0),
             max_upload_mb=_whole(given, "SER_MAX_UPLOAD_MB", cls.max_upload_mb, 4_096),
             max_audio_s=_number(given, "SER_MAX_AUDIO_S", cls.max_audio_s, 36_000),
