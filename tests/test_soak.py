@@ -194,8 +194,8 @@ def test_fifty_clients_at_once_get_answers_or_the_stated_busy(server):
     assert peak - before.memory_bytes < 2 * SLACK_BYTES
     # The recordings go; but what was sent with a call that found the page busy stays ten minutes, for another try.
     until(lambda: server.use().files <= before.files + N_CLIENTS, 60)
-    # Gradio's pool of 8 and up to two that starlette starts for files; each may have one thread more of torch's.
-    assert after.threads <= before.threads + 2 * (8 + 2)
+    # Gradio's pool of 8, and starlette's of 40 for files, which it fills where many clients upload at once.
+    assert after.threads <= before.threads + 8 + 40
     assert server.process.poll() is None
 
 

@@ -539,6 +539,7 @@ def test_a_nested_search_never_hears_the_speakers_it_tests(toy, storage, tmp_pat
         ("oracle+nothing://u:secret@h/d", "cannot be opened|is no storage"),
         ("sqlite:////nowhere/at/all.db", "cannot be opened"),
         ("postgresql://me:secret@127.0.0.1:1/none", "cannot be opened|not installed"),
+        ("mysql://me:secret@127.0.0.1:1/none", r"cannot be opened|\(.*\): .*mysqlclient for mysql"),
     ],
 )  # fmt: skip
 def test_a_storage_that_is_not_there_is_refused_without_showing_a_password(monkeypatch, address, message):
@@ -546,6 +547,13 @@ def test_a_storage_that_is_not_there_is_refused_without_showing_a_password(monke
     with pytest.raises(SettingsError, match=message) as refusal:
         open_storage(address)
     assert "secret" not in str(refusal.value)
+
+
+def test_the_drivers_that_are_named_are_those_of_the_addresses():
+    from sqlalchemy.engine import make_url
+
+    names = {name: make_url(f"{name}://host/db").get_dialect().driver for name in ("postgresql", "mysql")}
+    assert names == {"postgresql": "psycopg", "mysql": "mysqldb"}  # the module of the package mysqlclient
 
 
 def test_an_address_is_shown_without_its_password():

@@ -131,6 +131,12 @@ def test_a_nested_search_by_two_workers_prints_and_writes_what_it_measured(corpu
     assert "Tuned minus nested: WA " in output
 
 
+def test_the_storage_may_come_from_the_environment(corpus, tiny_encoder, home, monkeypatch):
+    monkeypatch.setitem(ENVIRONMENT, "SER_STORAGE", "nonsense")
+    process = start(tune_command(corpus, tiny_encoder, home, "mine", "--trials", 1))
+    assert "nonsense is no storage" in process.communicate(timeout=300)[0]
+
+
 def test_a_study_of_another_corpus_is_refused_in_a_sentence(corpus, tiny_encoder, home, tmp_path):
     finish(start(tune_command(corpus, tiny_encoder, home, "mine", "--trials", 1, "--no-final")))
     other = write_tiny_corpus(tmp_path / "other")

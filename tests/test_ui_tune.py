@@ -130,6 +130,13 @@ def test_what_makes_sense_is_offered(tab):
         assert set(tab.allowed(study(tab, told), status)) == expected
 
 
+def test_the_dashboard_shows_the_studies_where_the_owner_keeps_them(tmp_path):
+    address = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    tab = built(TuneTab, tmp_path / "data", storage=address)
+    optuna.create_study(storage=open_storage(address), study_name=STUDY)
+    assert [one.study_name for one in tab.dashboard.open_storage().get_all_studies()] == [STUDY]
+
+
 def test_a_deleted_study_is_deleted_from_the_dashboard_too(tab):
     tab.runs.folder.mkdir(parents=True)
     storage = open_storage(default_storage(tab.runs.folder))

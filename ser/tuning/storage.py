@@ -71,7 +71,7 @@ def open_storage(address: str) -> BaseStorage:
     except ImportError as error:
         raise SettingsError(
             f"The storage {without_password(address)} needs a package that is not installed ({error}): "
-            "install psycopg[binary] for postgresql, pymysql for mysql, grpcio for grpc with pip."
+            "install psycopg[binary] for postgresql, mysqlclient for mysql, grpcio for grpc with pip."
         ) from error
     except (ArgumentError, ValueError) as error:
         raise SettingsError(
