@@ -359,7 +359,7 @@ def test_without_standardising_equation_1_meets_the_teacher_s_own_values(recordi
 
 
 def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
-    recordings, teachers, tmp_path, monkeypatch
+    recordings, teachers, tmp_path, monkeypatch, capsys
 ):
     shape = TINY | {"hidden_size": 48, "num_hidden_layers": 1, "num_attention_heads": 3}
     transformers.HubertModel(transformers.HubertConfig(**shape)).save_pretrained(tmp_path / "own")
@@ -382,7 +382,12 @@ def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
         "1",
     ]
     words += ["--steps", "2", "--batch-size", "2", "--crop-s", "0.5", "--buffer", "4", "--no-standardise"]
+    (recordings / "sound.xyz").touch()
     assert main(words) == 0
+    (recordings / "sound.xyz").unlink()
+    assert (
+        f"note: {recordings}: 1 files are no recordings by their suffix: .xyz 1." in capsys.readouterr().err
+    )
     assert "started" in json.loads(logged[0])
     assert Encoder.load(tmp_path / "run" / "encoder").dim == 48
     about = json.loads((tmp_path / "run" / "encoder" / "distillation.json").read_text())
