@@ -110,6 +110,16 @@ def test_each_defect_is_named_and_treated_by_its_rule(folder, defect):
     assert len(usable(corpus, report).utterances) == len(GOOD) + (not problem.dropped) == report.n_usable
 
 
+@pytest.mark.parametrize(
+    ("samples", "kind"),
+    [(np.full(RATE_HZ, 0.3), "silent"), (np.where(np.arange(RATE_HZ) == 500, 1e10, voice()), "unreadable")],
+    ids=["a constant offset", "one absurd sample"],
+)
+def test_what_the_loader_would_refuse_is_left_out(folder: Path, samples, kind: str):
+    write(folder / "M02H01.wav", samples, subtype="FLOAT")
+    assert problems(inspected(folder)[1]) == {"M02H01.wav": kind}
+
+
 def test_full_scale_alone_is_no_clipping():
     wave = voice(1.0)
     assert count_clipped(wave / np.abs(wave).max()) == 0

@@ -86,14 +86,19 @@ def _checked(blocks: Iterable[tuple[Samples, float]], name: str) -> Samples:
         sound += change(block).data
     if change is None:
         raise problem(name, "empty")
-    _check(duration_s, float(low), float(high), name)
+    check_sound(duration_s, float(low), float(high), name)
     sound += change(NOTHING, is_last=True).data
     samples = np.frombuffer(sound, np.float32)
     samples /= max(1.0, -float(low), float(high))  # float files may exceed full scale
     return np.clip(samples, -1.0, 1.0, out=samples)
 
 
-def _check(duration_s: float, low: float, high: float, name: str) -> None:
+def check_sound(duration_s: float, low: float, high: float, name: str) -> None:
+    """Refuse sound that cannot be used, by its length and its extremes.
+
+    Raises:
+        AudioError: under 0.1 s, silence, or samples that are no sound.
+    """
     peak, swing = max(-low, high), (high - low) / 2  # a constant offset is silence too
     if duration_s < MIN_DURATION_S:
         kind, reason = "too_short", f"lasts {duration_s:.3f} s; at least {MIN_DURATION_S} s is needed"

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ser.audio.decode import Samples, read_audio
-from ser.audio.load import MIN_DURATION_S, SILENCE_PEAK
+from ser.audio.load import MIN_DURATION_S, SILENCE_PEAK, check_sound
 from ser.corpora.corpus import Corpus, Utterance
 from ser.corpora.readers import READERS, Reader, named_emotion
 from ser.corpora.words import spelled_emotion
@@ -99,24 +99,16 @@ def listen(path: Path) -> Sound:
         AudioError: it cannot be used, by the same limits as the loader's.
     """
     samples, rate_hz = read_audio(path)
-    if not samples.size:
-        raise AudioError("holds no sound at all", "empty")
-    if not np.isfinite(samples).all():
-        raise AudioError("holds samples that are NaN or infinite", "nan")
     duration_s = samples.size / rate_hz
-    if duration_s < MIN_DURATION_S:
-        raise AudioError(f"lasts {duration_s:.3f} s", "too_short")
+    check_sound(duration_s, float(samples.min()), float(samples.max()), path.name)
     loudness = np.abs(samples)
-    peak = float(loudness.max())
-    if peak < SILENCE_PEAK:
-        raise AudioError(f"its peak is {peak:.1e} of full scale", "silent")
     return Sound(
         rate_hz=rate_hz,
         duration_s=duration_s,
         level_db=10 * float(np.log10(np.mean(samples.astype(np.float64) ** 2))),
         digest=hashlib.sha256(f"{rate_hz} ".encode() + samples.tobytes()).hexdigest(),
         n_clipped=count_clipped(samples),
-        full_scale=peak >= FULL_SCALE,
+        full_scale=bool(loudness.max() >= FULL_SCALE),
         silent_tail_s=int((loudness[::-1] >= SILENCE_PEAK).argmax()) / rate_hz,
     )
 
