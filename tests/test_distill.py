@@ -329,32 +329,14 @@ def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
         run(self, *arguments)
 
     monkeypatch.setattr(Distillation, "run", watched)
-<<<<<<< HEAD
     words = (
         "--init {} --audio {} --out {} --teacher-layers 2,3 --speeds 1 --steps 2 --batch-size 2 --crop-s 0.5"
     )
     words += " --buffer 4 --no-standardise"
-    assert main(command(teachers["hubert"], words, own, recordings, out)) == 0
-=======
-    words = ["distill", "--teacher", str(teachers["hubert"]), "--init", str(tmp_path / "own")]
-    words += [
-        "--audio",
-        str(recordings),
-        "--out",
-        str(tmp_path / "run"),
-        "--teacher-layers",
-        "2,3",
-        "--speeds",
-        "1",
-    ]
-    words += ["--steps", "2", "--batch-size", "2", "--crop-s", "0.5", "--buffer", "4", "--no-standardise"]
     (recordings / "sound.xyz").touch()
-    assert main(words) == 0
+    assert main(command(teachers["hubert"], words, own, recordings, out)) == 0
     (recordings / "sound.xyz").unlink()
-    assert (
-        f"note: {recordings}: 1 files are no recordings by their suffix: .xyz 1." in capsys.readouterr().err
-    )
->>>>>>> h3
+    assert f"{recordings}: 1 files are no recordings by their suffix: .xyz 1." in capsys.readouterr().err
     assert "started" in json.loads(logged[0])
     assert Encoder.load(out / "encoder").dim == 48
     about = json.loads((out / "encoder" / "distillation.json").read_text())
