@@ -31,7 +31,6 @@ from ser.ui.crossvalidate import PAPER, QUICK, CrossvalidateTab
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS
 from ser.ui.run_view import (
-    accuracy_and_uar,
     bar,
     fold_table,
     matrices_figure,
@@ -319,8 +318,6 @@ def test_the_pooled_matrix_is_the_sum_of_the_folds_and_its_axes_are_named():
     assert np.sum(matrices_of(progress(1), None)) == 2 * 42
     assert np.sum(matrices_of(progress(1), result())) == 18 + 72  # those of the test take its place
     assert matrices_of(None, None) == []
-    matrix = np.array([[3, 1, 0], [0, 0, 0], [1, 0, 1]])  # a class without clips is left out of the mean
-    assert accuracy_and_uar(matrix) == (pytest.approx(4 / 6), pytest.approx((0.75 + 0.5) / 2))
 
 
 def test_a_running_box_says_epoch_scores_and_time_left(tmp_path):

@@ -12,9 +12,9 @@ import gradio as gr
 import numpy as np
 
 from ser.labels import EMOTIONS
+from ser.scoring.metrics import accuracy_and_uar
 from ser.ui.context import Context
 from ser.ui.job_tab import JobTab
-from ser.ui.run_view import accuracy_and_uar
 from ser.ui.runs import Run
 from ser.ui.settings import AppSettings
 
@@ -54,9 +54,13 @@ def progress(n_epochs: int = 2, state: str = "training") -> dict[str, Any]:
 
     def epoch(number: int, fold: int) -> dict[str, Any]:
         matrix = np.ones((6, 6), int) + number * np.eye(6, dtype=int)
-        wa, uar = accuracy_and_uar(matrix)
+        scored = accuracy_and_uar(matrix)
         losses = {"train_loss": 1.5 / number, "validation_loss": 1.6 / number + fold}
-        scores = {"validation_wa": wa, "validation_uar": uar, "validation_confusion": matrix.tolist()}
+        scores = {
+            "validation_wa": scored.wa,
+            "validation_uar": scored.uar,
+            "validation_confusion": matrix.tolist(),
+        }
         return {"epoch": number, **losses, **scores}
 
     epochs = [[epoch(number, fold) for number in range(1, n_epochs + 1)] for fold in range(2)]

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from ser.scoring.metrics import accuracy_and_uar
 from ser.ui.corpora import DEMO
 from ser.ui.html import box, paragraph, percent
 from ser.ui.jobs import STAGE, JobStatus
@@ -226,13 +227,6 @@ def matrices_of(progress: Content | None, result: Content | None) -> list[NDArra
     return [np.array(matrix or np.zeros((n, n)), dtype=np.int64) for matrix in latest]
 
 
-def accuracy_and_uar(matrix: NDArray[np.int64]) -> tuple[float, float]:
-    """Of a confusion matrix that is not empty; classes without clips are left out of the mean recall."""
-    totals = matrix.sum(axis=1)
-    recalls = np.diag(matrix)[totals > 0] / totals[totals > 0]
-    return float(np.trace(matrix) / matrix.sum()), float(recalls.mean())
-
-
 def _running(run: Run, language: str) -> tuple[str, list[str]]:
     """Heading and lines of a cross-validation in progress."""
     progress = run.news("progress.json")
@@ -251,8 +245,9 @@ def _scores_now(progress: Content | None, language: str) -> list[str]:
     pooled = np.sum(matrices_of(progress, None), axis=0)
     if not np.sum(pooled):
         return []
-    wa, uar = map(percent, accuracy_and_uar(pooled))
-    return [paragraph(say("scores_now", language, clips=int(pooled.sum()), wa=wa, uar=uar))]
+    now = accuracy_and_uar(pooled)
+    said = say("scores_now", language, clips=int(pooled.sum()), wa=percent(now.wa), uar=percent(now.uar))
+    return [paragraph(said)]
 
 
 def _latest(fold: Content) -> dict[str, Any]:
