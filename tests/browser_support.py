@@ -45,9 +45,7 @@ class Server:
         own |= {"SER_CHECKPOINT": str(checkpoint), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
         with self.log.open("ab") as log:
             command = [sys.executable, str(APP)]
-            self.process = subprocess.Popen(
-                command, env=os.environ | own | environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(command, env=os.environ | own | environment, stdout=log, stderr=log)
         self._wait()
 
     def _wait(self) -> None:
@@ -87,9 +85,7 @@ def chromium(*arguments: str) -> Iterator[Browser]:
         browser.close()
 
 
-def opened(
-    browser: Browser, address: str, errors: list[str], is_owner: bool = True, **context: object
-) -> Page:
+def opened(browser: Browser, address: str, errors: list[str], is_owner: bool = True, **context: object) -> Page:
     """A visitor of its own, by default the owner; errors of the page, its frames and their consoles are collected."""
     options = {"locale": "en-US", "viewport": {"width": 1280, "height": 1000}, **context}
     page = browser.new_context(**options).new_page()  # type: ignore[arg-type]
@@ -124,11 +120,7 @@ def prefix_proxy(prefix: str, server: str) -> Iterator[str]:
     client = httpx.AsyncClient(base_url=server, timeout=None)
 
     async def pass_on(request: Request) -> Response:
-        path = (
-            request.url.path.removeprefix(prefix)
-            if request.url.path.startswith(f"{prefix}/")
-            else request.url.path
-        )
+        path = request.url.path.removeprefix(prefix) if request.url.path.startswith(f"{prefix}/") else request.url.path
         if path == request.url.path and not re.match(r"/(dashboard|api|csv)(/|$)|/static/bundle\.js$", path):
             if path == "/favicon.ico":
                 return Response(status_code=204)

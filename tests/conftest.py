@@ -33,9 +33,7 @@ def tiny_checkpoint(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory
 
     calibration = Calibration(temperature=0.5, threshold=0.0, precision=0.8, coverage=1.0)
     wa = {"value": 0.5, "low": 0.4, "high": 0.6}
-    return save_classifier(
-        tmp_path_factory.mktemp("classifier"), tiny_encoder, calibration, wa, max_frames=100
-    )
+    return save_classifier(tmp_path_factory.mktemp("classifier"), tiny_encoder, calibration, wa, max_frames=100)
 
 
 @pytest.fixture(scope="session")

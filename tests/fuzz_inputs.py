@@ -69,9 +69,7 @@ VALUES = st.one_of(
     st.none(), st.booleans(), INTEGERS, FLOATS, TEXT, st.just(DEEP), st.just(LONG),
     st.sampled_from([[], {}, [[]], [1, "a"], {"a": 1}, {"a": {"b": []}}]),
 )  # fmt: skip
-TREE_CHANGE = st.tuples(
-    st.integers(0, 10_000), st.sampled_from(["set", "set", "drop", "wrap", "twice"]), VALUES
-)
+TREE_CHANGE = st.tuples(st.integers(0, 10_000), st.sampled_from(["set", "set", "drop", "wrap", "twice"]), VALUES)
 TREE_CHANGES = st.lists(TREE_CHANGE, min_size=1, max_size=2)
 
 
@@ -163,9 +161,7 @@ def changed_sounds(seeds: dict[str, bytes]) -> SearchStrategy[Input]:
     return st.builds(lambda name, changes: {CLIP: change_bytes(seeds[name], changes)}, names, CHANGES)
 
 
-def _wav(
-    form: int, channels: int, rate_hz: int, bits: int, block: int, sizes: Sequence[int], data: bytes
-) -> Input:
+def _wav(form: int, channels: int, rate_hz: int, bits: int, block: int, sizes: Sequence[int], data: bytes) -> Input:
     """A WAV file from numbers that need not fit each other; a negative size is the right one."""
     head = struct.pack("<HHIIHH", form, channels, rate_hz, rate_hz * block & 0xFFFFFFFF, block, bits)
     claimed = [right if size < 0 else size for size, right in zip(sizes, (16, len(data), 0), strict=True)]
@@ -279,24 +275,16 @@ def _named(name: str, changes: Sequence[tuple[str, float, bytes]]) -> str:
 KINDS_OF_CONTENT = st.sampled_from(["sound"] * 5 + list(range(len(CONTENTS))))
 CORPORA = st.dictionaries(
     st.builds(_named, st.sampled_from(NAMES), mostly(st.just([]), CHANGES, 2)), KINDS_OF_CONTENT, max_size=6
-).map(
-    lambda made: {name: sounds()["wav"] if kind == "sound" else CONTENTS[kind] for name, kind in made.items()}
-)
+).map(lambda made: {name: sounds()["wav"] if kind == "sound" else CONTENTS[kind] for name, kind in made.items()})
 
 
-def _csv(
-    header: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str, encoding: str, changes: Any
-) -> bytes:
+def _csv(header: Sequence[str], rows: Sequence[Sequence[str]], delimiter: str, encoding: str, changes: Any) -> bytes:
     text = "\n".join(delimiter.join(row) for row in [header, *rows])
     return change_bytes(text.encode(encoding, "replace"), changes)
 
 
 COLUMN_NAMES = [name for names in COLUMNS.values() for name in names]
-LINES = [
-    ["clip0.wav", "s1", "anger", "f"],
-    ["clip1.wav", "s2", "sad", "m"],
-    ["below/clip1.wav", "s1", "neutral", ""],
-]
+LINES = [["clip0.wav", "s1", "anger", "f"], ["clip1.wav", "s2", "sad", "m"], ["below/clip1.wav", "s1", "neutral", ""]]
 # Enough lines that folds can be made of them.
 MANY = [[f"{n}.wav", f"s{n % 12}", LABELS[n // 12 % 3], "fm"[n % 2]] for n in range(72)]
 COLUMNS_OF_TABLES = st.lists(st.one_of(st.sampled_from(COLUMN_NAMES), TEXT), max_size=5)
@@ -379,11 +367,7 @@ HYPERPARAMETERS = st.builds(
 def seeds(checkpoint: Path, folder: Path) -> Seeds:
     """Valid files of every target."""
     audio = dict(sounds())
-    for suffix, codec, options in (
-        ("m4a", "aac", {}),
-        ("webm", "libopus", {}),
-        ("aac", "aac", {"format": "adts"}),
-    ):
+    for suffix, codec, options in (("m4a", "aac", {}), ("webm", "libopus", {}), ("aac", "aac", {"format": "adts"})):
         path = encode(folder / f"clip.{suffix}", codec, voice(0.6, 48_000), 48_000, **options)
         audio[f"av {suffix}"] = path.read_bytes()
     store = FeatureCache(folder / "cache").store(FakeEncoder(), {})
@@ -399,9 +383,7 @@ def seeds(checkpoint: Path, folder: Path) -> Seeds:
     lines = [json.dumps({"file": f"{n}.wav", "probabilities": shares}) for n in range(4)]
     return {
         "audio": audio,
-        "checkpoint": {
-            name: (checkpoint / name).read_bytes() for name in ("model.json", "model.safetensors")
-        },
+        "checkpoint": {name: (checkpoint / name).read_bytes() for name in ("model.json", "model.safetensors")},
         "features": {str(path.relative_to(folder / "cache")): path.read_bytes() for path in kept},
         "predictions": {
             "predictions.csv": "\n".join([f"file,speaker,fold,emotion,predicted,{labels}", *rows]).encode()

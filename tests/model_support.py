@@ -26,9 +26,7 @@ def state_of(model: nn.Module) -> State:
 def recogniser(checkpoint: Checkpoint, model: nn.Module, encoder: Any) -> Recogniser:
     """As `ser.load` would put them together."""
     state = state_of(model)
-    return Recogniser(
-        checkpoint, encoder, classifier_session(checkpoint, state), training_of(checkpoint, state)
-    )
+    return Recogniser(checkpoint, encoder, classifier_session(checkpoint, state), training_of(checkpoint, state))
 
 
 class TorchRecogniser(Recogniser):

@@ -47,9 +47,7 @@ def _spoken(number: int) -> NDArray[np.float32]:
     return (0.9 * found / np.abs(found).max()).astype(np.float32)
 
 
-def write_voice(
-    path: Path, seconds: float = 1.0, rate_hz: int = RATE_HZ, seed: int = 0, **options: Any
-) -> Path:
+def write_voice(path: Path, seconds: float = 1.0, rate_hz: int = RATE_HZ, seed: int = 0, **options: Any) -> Path:
     """A recording of `voice`; options go to `soundfile.write`."""
     soundfile.write(path, voice(seconds, rate_hz, seed), rate_hz, **options)
     return path
@@ -90,12 +88,7 @@ def save_encoder(folder: Path) -> Path:
 
 
 def save_classifier(
-    folder: Path,
-    encoder_folder: Path,
-    calibration: Any,
-    wa: dict[str, float],
-    voices: float = 0.0,
-    **more: Any,
+    folder: Path, encoder_folder: Path, calibration: Any, wa: dict[str, float], voices: float = 0.0, **more: Any
 ) -> Path:
     """A checkpoint with a classifier of random weights on an encoder."""
     import torch

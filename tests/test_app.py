@@ -113,9 +113,7 @@ def test_the_endpoint_reads_no_file_of_the_server(client: Client, path: str) -> 
     assert "/etc" not in answer
 
 
-def test_the_endpoint_answers_to_the_lines_for_curl_that_the_api_panel_shows(
-    client: Client, tmp_path: Path
-) -> None:
+def test_the_endpoint_answers_to_the_lines_for_curl_that_the_api_panel_shows(client: Client, tmp_path: Path) -> None:
     content = recording(tmp_path / "clip.wav").read_bytes()
     url = f"{client.src}gradio_api"
     (path,) = httpx.post(f"{url}/upload", files={"files": ("clip.wav", content)}).json()
@@ -331,9 +329,7 @@ def test_an_answered_recording_is_deleted_a_minute_later_with_its_folder(swept: 
     assert not path.parent.exists()
 
 
-def test_a_folder_that_goes_while_it_is_counted_is_no_fault(
-    swept: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_goes_while_it_is_counted_is_no_fault(swept: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     recordings, path, _ = swept
     (path.parent.parent / "other").mkdir()
     other, look = recording(path.parent.parent / "other" / "clip.wav"), os.scandir
@@ -397,9 +393,7 @@ def test_a_model_that_cannot_be_loaded_is_said_on_the_page(tmp_path: Path) -> No
     assert "There is no checkpoint in model" in holder.description("fa")
 
 
-def test_another_model_takes_over_and_a_bad_one_does_not(
-    context: Context, model: Path, tmp_path: Path
-) -> None:
+def test_another_model_takes_over_and_a_bad_one_does_not(context: Context, model: Path, tmp_path: Path) -> None:
     holder = ModelHolder(ModelSource(model))
     holder.start()
     first = holder.get(60)

@@ -169,9 +169,7 @@ def test_channels_are_averaged(tmp_path):
 def test_channels_that_cancel_each_other_leave_the_louder_one(tmp_path, balance):
     both = np.stack([voice(), -balance * voice()], axis=1)
     soundfile.write(tmp_path / "opposite.wav", both, RATE_HZ, subtype="FLOAT")
-    expected = (
-        voice() if balance > 0.9 else 0.25 * voice()
-    )  # half out of phase is quieter and still an average
+    expected = voice() if balance > 0.9 else 0.25 * voice()  # half out of phase is quieter and still an average
     np.testing.assert_allclose(load_audio(tmp_path / "opposite.wav"), expected, atol=1e-6)
     np.testing.assert_allclose(prepare(both, RATE_HZ), expected, atol=1e-6)
 
@@ -401,9 +399,7 @@ HOSTILE: dict[str, Callable[[Path], object]] = {
     "a rate of 2^31": raw(wav(PCM, rate_hz=(1 << 31) - 1)),
     "a rate of 767,123 Hz": raw(wav(PCM * 20, rate_hz=767_123)),
     "an odd rate with a huge resampling filter": raw(wav(PCM * 20, rate_hz=191_839)),
-    "a chunk of 4 GB before the sound": raw(
-        wav(PCM, chunks=b"LIST" + struct.pack("<I", 0xFFFFFFF0) + b"INFO")
-    ),
+    "a chunk of 4 GB before the sound": raw(wav(PCM, chunks=b"LIST" + struct.pack("<I", 0xFFFFFFF0) + b"INFO")),
     "chunks of odd sizes": raw(wav(PCM, chunks=b"JUNK" + struct.pack("<I", 5) + b"12345" + b"abcd\xff\xff")),
     "bits that do not exist": raw(wav(PCM, bits=7)),
     "an ID3 tag of 256 MB": raw(b"ID3\x04\0\0\x7f\x7f\x7f\x7f" + PCM),
@@ -485,9 +481,7 @@ CHILD = REPOSITORY / "ser" / "audio" / "av_child.py"
 
 def run_child(path: Path, before: str = "pass") -> tuple[dict[str, str], int]:
     """What the decoder's own process says of a file in the end, and the most memory it took, in bytes."""
-    program = (
-        f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); import av_child; {before}; av_child.main()"
-    )
+    program = f"import sys; sys.path.insert(0, {str(CHILD.parent)!r}); import av_child; {before}; av_child.main()"
     with path.open("rb") as file:
         child = subprocess.Popen([sys.executable, "-c", program, "60"], stdin=file, stdout=subprocess.PIPE,
                                  cwd=path.parent)  # fmt: skip
@@ -500,11 +494,7 @@ def run_child(path: Path, before: str = "pass") -> tuple[dict[str, str], int]:
 def test_a_small_file_that_claims_an_index_of_gigabytes_gets_no_memory_for_it(tmp_path):
     content = bytearray(encode(tmp_path / "bomb.m4a", "aac", voice(1.0)).read_bytes())
     n_samples = 80_000_000  # of one byte each, in one chunk, at 24 bytes of index a sample
-    for box, values in (
-        (b"stsz", (1, n_samples)),
-        (b"stts", (1, n_samples, 1024)),
-        (b"stsc", (1, 1, n_samples, 1)),
-    ):
+    for box, values in ((b"stsz", (1, n_samples)), (b"stts", (1, n_samples, 1024)), (b"stsc", (1, 1, n_samples, 1))):
         at = content.index(box) + 8
         content[at : at + 4 * len(values)] = struct.pack(f">{len(values)}I", *values)
     (tmp_path / "bomb.m4a").write_bytes(content)

@@ -18,13 +18,7 @@ from ser.cli import main
 from ser.cli.baselines import print_comparison
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import BaselineSettings, Task, linear_svm, logits, mfccs
-from ser.experiments.comparison import (
-    MODELS,
-    Comparison,
-    ComparisonSettings,
-    Encoded,
-    runnable,
-)
+from ser.experiments.comparison import MODELS, Comparison, ComparisonSettings, Encoded, runnable
 from ser.experiments.published import PUBLISHED
 from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions
@@ -205,9 +199,7 @@ def test_without_opensmile_its_models_are_left_out_with_the_reason(monkeypatch):
     assert all("pip install opensmile" in reason for reason in reasons)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("width", 6), ("width", 0), ("max_epochs", 0), ("learning_rate", -1.0)]
-)
+@pytest.mark.parametrize(("name", "value"), [("width", 6), ("width", 0), ("max_epochs", 0), ("learning_rate", -1.0)])
 def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(SettingsError, match=str(value)):
         BaselineSettings(**{name: value})

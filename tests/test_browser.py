@@ -38,10 +38,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     assert server.process.returncode == 0
     assert "Traceback" not in log
     refused = set(re.findall(r"event=request_refused path='(.+?)'", log))
-    assert refused <= {
-        "/monitoring/summary",
-        "/gradio_api/mcp/schema",
-    }  # the API panel looks whether they are there
+    assert refused <= {"/monitoring/summary", "/gradio_api/mcp/schema"}  # the API panel looks whether they are there
     assert not list(folder.glob("ser-uploads-*"))
 
 
@@ -95,9 +92,7 @@ def test_a_recording_is_stopped_and_answered_with_one_press(page: Page) -> None:
     page.get_by_text("answered in").wait_for()
 
 
-def test_a_calm_voice_is_remembered_used_for_the_visitor_alone_and_forgotten(
-    page: Page, tmp_path: Path
-) -> None:
+def test_a_calm_voice_is_remembered_used_for_the_visitor_alone_and_forgotten(page: Page, tmp_path: Path) -> None:
     used = TEXTS["voice_used"].en
 
     def answer(press: str) -> str:
@@ -170,9 +165,7 @@ def test_a_second_press_waits_for_the_answer(page: Page, server: Server, tmp_pat
     upload(page, recording(tmp_path / "long.wav", seconds=100))
     page.wait_for_timeout(1000)  # for answers that were taken back before
     before = server.log.read_text().count("event=answered")
-    page.eval_on_selector(
-        "#recognise", "button => { for (let press = 0; press < 3; press++) button.click(); }"
-    )
+    page.eval_on_selector("#recognise", "button => { for (let press = 0; press < 3; press++) button.click(); }")
     page.wait_for_selector(ANSWERED)
     page.wait_for_timeout(2000)
     assert server.log.read_text().count("event=answered") == before + 1
@@ -190,9 +183,7 @@ def test_a_wrong_file_is_explained(page: Page, tmp_path: Path, errors: list[str]
     errors.clear()  # the player itself cannot decode the letter, and says so
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "rate_hz"), [("clip.webm", "libopus", 48_000), ("memo.mp4", "aac", 44_100)]
-)
+@pytest.mark.parametrize(("name", "codec", "rate_hz"), [("clip.webm", "libopus", 48_000), ("memo.mp4", "aac", 44_100)])
 @pytest.mark.parametrize("how", ["choose", "drop"])
 def test_what_browsers_call_a_video_is_answered(
     page: Page, tmp_path: Path, name: str, codec: str, rate_hz: int, how: str
@@ -293,9 +284,7 @@ def test_persian_is_written_from_right_to_left_with_its_own_digits(
     assert page.locator("html").get_attribute("dir") == "ltr"
 
 
-def test_a_german_browser_gets_one_language_throughout(
-    browser: Browser, server: Server, errors: list[str]
-) -> None:
+def test_a_german_browser_gets_one_language_throughout(browser: Browser, server: Server, errors: list[str]) -> None:
     page = opened(browser, server.address, errors, locale="de-DE", permissions=["microphone"])
     page.get_by_role("button", name="Record", exact=True).wait_for()
     assert page.locator("html").get_attribute("lang") == "en"

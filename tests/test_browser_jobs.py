@@ -208,9 +208,7 @@ def look_at_the_result(page: Page) -> None:
     report.value.get_by_role("heading", name="Cross-validation").first.wait_for()
 
 
-def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_another(
-    browser, folder, checkpoint, corpus
-):
+def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_another(browser, folder, checkpoint, corpus):
     errors: list[str] = []
     runs = folder / "data" / "runs"
     run = runs / "crossval-20260102-030405-tiny"

@@ -58,9 +58,7 @@ def test_the_answer_follows_who_speaks_and_stops_with_the_recording(browser: Bro
     page.wait_for_selector(ANSWERED)
     before = page.inner_text("#answer .bars")
     page.wait_for_selector("#timeline .js-plotly-plot .main-svg")
-    page.wait_for_function(
-        "before => document.querySelector('#answer .bars')?.innerText !== before", arg=before
-    )
+    page.wait_for_function("before => document.querySelector('#answer .bars')?.innerText !== before", arg=before)
     assert page.inner_text(".announced") == page.inner_text("#answer h2")
     assert page.locator("#recording .stop-button").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
@@ -83,9 +81,4 @@ def test_the_answer_follows_who_speaks_and_stops_with_the_recording(browser: Bro
 
 def files_of(server: Server) -> list[Path]:
     """What visitors have on disk."""
-    return [
-        path
-        for folder in server.log.parent.glob("ser-uploads-*")
-        for path in folder.rglob("*")
-        if path.is_file()
-    ]
+    return [path for folder in server.log.parent.glob("ser-uploads-*") for path in folder.rglob("*") if path.is_file()]

@@ -73,10 +73,7 @@ def test_precision_and_coverage_are_counted_on_the_sure_answers(honest):
     logits, true = honest
     calibration = calibrate(logits[:2000], true[:2000])
     probabilities = softmax(logits[2000:], calibration.temperature)
-    sure, right = (
-        probabilities.max(axis=1) >= calibration.threshold,
-        probabilities.argmax(axis=1) == true[2000:],
-    )
+    sure, right = (probabilities.max(axis=1) >= calibration.threshold, probabilities.argmax(axis=1) == true[2000:])
     stated = measured(calibration, sure, right)
     assert stated.precision == pytest.approx(right[sure].mean())
     assert stated.coverage == pytest.approx(sure.mean())

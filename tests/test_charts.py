@@ -79,10 +79,7 @@ def test_matrices_of_each_fold_and_their_sum_say_their_axes_and_share_one_scale_
     names = [*(f"fold {number}" for number in range(1, 6)), "all folds"]
     assert [note.text for note in grid.layout.annotations] == names
     assert grid.data[-1].text[0] == "150<br>75%"
-    for figure, *expected in (
-        (confusion_figure(MATRIX, EMOTIONS), "predicted", "true"),
-        (grid, "پاسخ", "درست"),
-    ):
+    for figure, *expected in ((confusion_figure(MATRIX, EMOTIONS), "predicted", "true"), (grid, "پاسخ", "درست")):
         axes = figure.to_dict()["layout"]
         for kind, title in zip(("xaxis", "yaxis"), expected, strict=True):
             titles = {axis["title"]["text"] for name, axis in axes.items() if name.startswith(kind)}
@@ -169,12 +166,7 @@ def test_figure_6_has_the_seven_bars_of_the_paper_where_the_corpus_is_shemo_alon
 
 
 def test_every_speaker_is_a_point_on_the_strip_of_its_gender():
-    told = {
-        "M01": (0.5, "male", 10),
-        "F01": (0.75, "female", 40),
-        "F02": (0.25, "female", 10),
-        "X": (1.0, None, 1),
-    }
+    told = {"M01": (0.5, "male", 10), "F01": (0.75, "female", 40), "F02": (0.25, "female", 10), "X": (1.0, None, 1)}
     names = ("wa", "gender", "n_utterances")
     figure = speaker_strip_figure({name: dict(zip(names, of, strict=True)) for name, of in told.items()})
     assert list(figure.layout.yaxis.ticktext) == ["female", "gender unknown", "male"]

@@ -51,9 +51,7 @@ def test_states_and_gradients_equal_those_of_torch_gru_on_packed_sequences():
     for direction, suffix in enumerate(("_l0", "_l0_reverse")):
         for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
             torch.testing.assert_close(
-                getattr(layer, name).grad[direction],
-                getattr(reference, name + suffix).grad,
-                msg=name + suffix,
+                getattr(layer, name).grad[direction], getattr(reference, name + suffix).grad, msg=name + suffix
             )
 
 
@@ -148,9 +146,7 @@ def test_dropout_zeroes_its_share_and_scales_the_others_up(share):
     assert of_rows.std() < 0.05
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"base_units": 0}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}]
-)
+@pytest.mark.parametrize("wrong", [{"base_units": 0}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}])
 def test_settings_that_make_no_sense_are_refused_with_the_value_given(wrong):
     with pytest.raises(SettingsError, match=str(next(iter(wrong.values())))):
         ClassifierSettings(**wrong)

@@ -194,9 +194,7 @@ def test_a_name_that_is_no_utf_8_leaves_files_that_are(predict, tmp_path):
 
 @pytest.mark.parametrize("option", ["--csv", "--out"])
 @pytest.mark.parametrize("n_cut", [0, 1, 7, 40, 150])
-def test_a_second_run_repairs_a_half_written_end_and_adds_what_is_missing(
-    predict, clips, tmp_path, option, n_cut
-):
+def test_a_second_run_repairs_a_half_written_end_and_adds_what_is_missing(predict, clips, tmp_path, option, n_cut):
     out = tmp_path / "out"
 
     def answers() -> list:  # the times that the steps took differ
@@ -217,9 +215,7 @@ def test_both_kinds_of_file_can_be_written_at_once_and_each_gets_what_it_lacks(p
     predict("--csv", table, clips / "a.flac")
     predict("--csv", table, "--out", lines, clips)
     assert len(table.read_text().splitlines()) == 1 + len(GOOD)
-    assert sorted(line["file"] for line in json_lines(lines.read_text())) == [
-        str(clips / name) for name in GOOD
-    ]
+    assert sorted(line["file"] for line in json_lines(lines.read_text())) == [str(clips / name) for name in GOOD]
 
 
 @pytest.mark.slow
@@ -339,9 +335,7 @@ runpy.run_module("ser", run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(
-    ("already", "expected"), [({}, "PASSIVE 10000 1"), ({THREADS[0]: "ACTIVE"}, "ACTIVE - 1")]
-)
+@pytest.mark.parametrize(("already", "expected"), [({}, "PASSIVE 10000 1"), ({THREADS[0]: "ACTIVE"}, "ACTIVE - 1")])
 def test_threads_sleep_while_they_wait_unless_told_otherwise(already, expected):
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | already
     command = [sys.executable, "-c", WATCHED, *THREADS]

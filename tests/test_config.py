@@ -73,10 +73,7 @@ def test_folds_that_were_written_are_those_that_are_read(tmp_path):
     ("damage", "words"),
     [
         (lambda rows: rows[:1], "are in no test part"),
-        (
-            lambda rows: [rows[0], {**rows[1], "train": rows[1]["train"] + rows[1]["test"]}],
-            "a speaker in two",
-        ),
+        (lambda rows: [rows[0], {**rows[1], "train": rows[1]["train"] + rows[1]["test"]}], "a speaker in two"),
         (lambda rows: [rows[0], {**rows[1], "validation": []}], "an empty part"),
         (lambda rows: [*rows, rows[0]], "in several"),
         (lambda rows: {"folds": rows}, "holds no folds"),

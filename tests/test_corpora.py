@@ -71,10 +71,7 @@ def test_the_official_label_file_of_shemo_counts_where_it_has_a_file(tmp_path, e
 
 
 def test_corrected_labels_come_from_a_csv_or_from_the_json_of_modified_shemo(tmp_path):
-    folder, emodb = (
-        files(tmp_path / "shemo", "F03S02.wav", "M03A01.wav"),
-        files(tmp_path / "e", "03a01Fa.wav"),
-    )
+    folder, emodb = (files(tmp_path / "shemo", "F03S02.wav", "M03A01.wav"), files(tmp_path / "e", "03a01Fa.wav"))
     with pytest.raises(CorpusError, match="comes without corrected labels"):
         read_corpus(folder, labels="corrected")
     short = table(tmp_path / "short.csv", "file,emotion_modified", "F03S02.wav,anger")

@@ -132,11 +132,7 @@ def test_of_two_equal_recordings_with_one_label_the_first_stays(folder):
     samples, rate_hz = soundfile.read(folder / "F01A01.wav")
     soundfile.write(folder / "F02A07.flac", samples, rate_hz)  # the same sound in another container
     corpus, report = inspected(folder)
-    assert of_one(report) == (
-        "F02A07.flac",
-        "duplicate",
-        "the same sound as F01A01.wav, there of speaker F01",
-    )
+    assert of_one(report) == ("F02A07.flac", "duplicate", "the same sound as F01A01.wav, there of speaker F01")
     assert len(usable(corpus, report).utterances) == len(GOOD)
 
 
@@ -235,9 +231,7 @@ def test_names_that_are_no_utf_8_can_be_reported(tmp_path):
     plain.mkdir()
     table(voices(plain, "1"), "1.wav,A,anger")
     shutil.copy(plain / "1.wav", plain / os.fsdecode(b"\xff.wav"))
-    folder = plain.rename(
-        tmp_path / os.fsdecode(b"corpus\xff")
-    )  # a corpus in a table goes by its folder's name
+    folder = plain.rename(tmp_path / os.fsdecode(b"corpus\xff"))  # a corpus in a table goes by its folder's name
     report = inspected(folder)[1]
     for text in (report_text(report), report.to_json(), report_page(report)):
         text.encode("utf-8")
@@ -249,11 +243,7 @@ def test_the_command_prints_the_report_and_writes_both_files(folder, tmp_path_fa
     out = tmp_path_factory.mktemp("out")
     assert main(["corpus", str(folder), "--json", str(out / "json"), "--html", str(out / "html")]) == 0
     text = capsys.readouterr().out
-    for words in (
-        "6 recordings, 5 usable, of 3 speakers and 2 emotions",
-        "silent: 1, left out",
-        "M02H01.wav",
-    ):
+    for words in ("6 recordings, 5 usable, of 3 speakers and 2 emotions", "silent: 1, left out", "M02H01.wav"):
         assert words in text
     assert "<html" in (out / "html").read_text()
     content = json.loads((out / "json").read_text())

@@ -31,9 +31,7 @@ from ser.training.trainer import Diverged
 
 SETTINGS = CrossvalSettings(
     ClassifierSettings(base_units=4, final_units=4, gru_layers=1, dropout=0.1),
-    TrainingSettings(
-        learning_rate=0.02, l2=0.0005, optimizer="adam", max_epochs=4, patience=2, batch_size=16
-    ),
+    TrainingSettings(learning_rate=0.02, l2=0.0005, optimizer="adam", max_epochs=4, patience=2, batch_size=16),
     n_folds=3,
     validation_share=0.2,
 )
@@ -61,9 +59,7 @@ def test_the_result_follows_from_the_written_predictions(finished):
     rows = read_predictions(folder / "predictions.csv")
     columns = [[row[name] for row in rows] for name in ("emotion", "predicted")]
     assert len(rows) == 120
-    pooled = {
-        name: one["value"] for name, one in result["pooled"].items() if name in ("wa", "uar", "macro_f1")
-    }
+    pooled = {name: one["value"] for name, one in result["pooled"].items() if name in ("wa", "uar", "macro_f1")}
     assert pooled == {
         "wa": pytest.approx(accuracy_score(*columns)),
         "uar": pytest.approx(recall_score(*columns, average="macro")),
@@ -144,9 +140,7 @@ def test_precision_and_coverage_are_measured_without_the_test_speakers(toy, tmp_
             own = tested.temperatures[tested.fold_of[index]] if ensemble else fitted.temperature
             probabilities = softmax(tested.logits[[index]], own)[0]
             sure += probabilities.max() >= fitted.threshold
-            right += (
-                probabilities.max() >= fitted.threshold and probabilities.argmax() == one.data.targets[index]
-            )
+            right += probabilities.max() >= fitted.threshold and probabilities.argmax() == one.data.targets[index]
     stated = load_checkpoint(tmp_path / "run" / "checkpoint")[0].calibration
     assert stated.coverage == pytest.approx(sure / 120)
     assert stated.precision == pytest.approx(right / sure)
@@ -160,9 +154,7 @@ def test_what_a_fold_s_test_part_says_does_not_calibrate_itself(finished):
     logits[others] = tested.logits[others]
 
     def scale(probabilities, logits):
-        return np.log(probabilities[test][:, 0] / probabilities[test][:, 1]) / (
-            logits[test][:, 0] - logits[test][:, 1]
-        )
+        return np.log(probabilities[test][:, 0] / probabilities[test][:, 1]) / (logits[test][:, 0] - logits[test][:, 1])
 
     before, after = one._calibrated(tested)[1], one._calibrated(replace(tested, logits=logits))[1]
     same = scale(before, tested.logits)[0]
@@ -202,9 +194,7 @@ def test_the_engine_of_the_features_and_the_threads_are_recorded_and_no_part_of_
 
 @pytest.mark.parametrize("split", ["speakers", "loso"])
 def test_the_validation_share_holds_for_every_split(toy, split):
-    few, many = (
-        replace(SETTINGS, split=split, validation_share=share).folds(toy.corpus)[0] for share in (0.1, 0.3)
-    )
+    few, many = (replace(SETTINGS, split=split, validation_share=share).folds(toy.corpus)[0] for share in (0.1, 0.3))
     assert len(few.validation) < len(many.validation)
 
 

@@ -139,12 +139,7 @@ def distillation(files: Path, teacher: Encoder, out: Path, **settings: object) -
 def command(teacher: Path, words: str, *paths: object) -> list[str]:
     """`ser distill`; a path for each `{}` among the words."""
     given = map(str, paths)
-    return [
-        "distill",
-        "--teacher",
-        str(teacher),
-        *(next(given) if one == "{}" else one for one in words.split()),
-    ]
+    return ["distill", "--teacher", str(teacher), *(next(given) if one == "{}" else one for one in words.split())]
 
 
 def quietly(line: object) -> None:
@@ -188,11 +183,7 @@ def test_a_student_has_no_dropout_and_no_masking(teacher):
 
 def test_the_command_writes_a_teacher_s_first_layers_without_recordings(teachers, tmp_path):
     words = command(teachers["whisper"], "--from-teacher 2 --steps 0 --out")
-    for name, more in (
-        ("whole", []),
-        ("half", ["--half", "--licence", "MIT"]),
-        ("speech", ["--speech-only"]),
-    ):
+    for name, more in (("whole", []), ("half", ["--half", "--licence", "MIT"]), ("speech", ["--speech-only"])):
         assert main([*words, str(tmp_path / name), *more]) == 0
     whole, half, speech = (tmp_path / name / "encoder" for name in ("whole", "half", "speech"))
     assert sorted(path.name for path in half.iterdir()) == [
@@ -292,9 +283,7 @@ def test_a_run_resumes_from_its_saved_state_and_says_what_it_waits_for(recording
         distillation(recordings, teacher, tmp_path, teacher_layers=(2,))
 
 
-def test_a_run_that_ends_before_its_first_step_keeps_the_scale_of_the_teacher_s_layers(
-    recordings, teacher, tmp_path
-):
+def test_a_run_that_ends_before_its_first_step_keeps_the_scale_of_the_teacher_s_layers(recordings, teacher, tmp_path):
     def end(text: str) -> None:
         if "before step" in text:
             raise KeyboardInterrupt
@@ -329,9 +318,7 @@ def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
         run(self, *arguments)
 
     monkeypatch.setattr(Distillation, "run", watched)
-    words = (
-        "--init {} --audio {} --out {} --teacher-layers 2,3 --speeds 1 --steps 2 --batch-size 2 --crop-s 0.5"
-    )
+    words = "--init {} --audio {} --out {} --teacher-layers 2,3 --speeds 1 --steps 2 --batch-size 2 --crop-s 0.5"
     words += " --buffer 4 --no-standardise"
     (recordings / "sound.xyz").touch()
     assert main(command(teachers["hubert"], words, own, recordings, out)) == 0
@@ -345,9 +332,7 @@ def test_a_run_can_begin_as_any_encoder_and_is_logged_from_its_start(
 
 @pytest.mark.slow
 def test_a_run_killed_twice_ends_with_an_encoder(recordings, teachers, tmp_path):
-    words = (
-        "--from-teacher 1 --audio {} --teacher-layers 2,3 --out {} --steps 160 --batch-size 4 --crop-s 0.5"
-    )
+    words = "--from-teacher 1 --audio {} --teacher-layers 2,3 --out {} --steps 160 --batch-size 4 --crop-s 0.5"
     words += " --save-every-s 0.2"
     run = [sys.executable, "-m", "ser", *command(teachers["hubert"], words, recordings, tmp_path)]
     log = tmp_path / "log.jsonl"

@@ -75,12 +75,8 @@ def test_another_checksum_than_demanded_is_an_error(fetch, tmp_path, capsys):
     assert fetch("--sha256", f"shemo.json={hashlib.sha256(LABELS).hexdigest()}") == 0
 
 
-@pytest.mark.parametrize(
-    "name", ["../../evil.wav", "/tmp/evil.wav", "..\\evil.wav", "a/../../evil.wav", "large.wav"]
-)
-def test_an_archive_that_leads_out_of_the_folder_or_is_too_large_is_refused(
-    fetch, tmp_path, capsys, monkeypatch, name
-):
+@pytest.mark.parametrize("name", ["../../evil.wav", "/tmp/evil.wav", "..\\evil.wav", "a/../../evil.wav", "large.wav"])
+def test_an_archive_that_leads_out_of_the_folder_or_is_too_large_is_refused(fetch, tmp_path, capsys, monkeypatch, name):
     monkeypatch.setattr(download, "MAX_BYTES", 100)
     assert fetch(female=archive(("F03S02.wav", b""), (name, bytes(101 if name == "large.wav" else 4)))) == 1
     said = "more than" if name == "large.wav" else "leads out of the folder"

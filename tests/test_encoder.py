@@ -142,12 +142,8 @@ def test_the_preprocessor_s_do_normalize_is_honoured(tiny_encoder, damaged):
     samples = voice()
     expected = transformers.Wav2Vec2FeatureExtractor(do_normalize=True)(samples, sampling_rate=RATE_HZ)
     (frames,) = normalising([samples])
-    np.testing.assert_allclose(
-        frames, plain([np.asarray(expected.input_values[0], np.float32)])[0], atol=1e-4
-    )
-    np.testing.assert_allclose(
-        frames, normalising([0.1 * samples])[0], atol=1e-3
-    )  # loudness no longer matters
+    np.testing.assert_allclose(frames, plain([np.asarray(expected.input_values[0], np.float32)])[0], atol=1e-4)
+    np.testing.assert_allclose(frames, normalising([0.1 * samples])[0], atol=1e-3)  # loudness no longer matters
     assert np.abs(frames - plain([samples])[0]).max() > 1e-3
 
 
@@ -169,8 +165,7 @@ def test_the_fingerprint_is_stable_and_tells_weights_layer_and_normalisation_apa
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"num_attention_heads": 4}, {"layer_norm_eps": 0.5}, {"hidden_act": "relu"}, {"final_norm": False}],
+    "change", [{"num_attention_heads": 4}, {"layer_norm_eps": 0.5}, {"hidden_act": "relu"}, {"final_norm": False}]
 )
 def test_the_fingerprint_tells_configurations_apart_that_compute_otherwise_with_the_same_weights(
     tiny_encoder, damaged, change
@@ -188,9 +183,7 @@ def test_a_folder_is_remembered_by_its_absolute_path_however_it_was_typed(damage
     (damaged.parent / "my").mkdir()
     folder = damaged.rename(damaged.parent / "my" / "encoder")  # which looks like a hub id
     monkeypatch.chdir(folder.parent.parent)
-    sources = {
-        Encoder.load(typed).source for typed in ("my/encoder", "./my/encoder", "my/../my/encoder/", folder)
-    }
+    sources = {Encoder.load(typed).source for typed in ("my/encoder", "./my/encoder", "my/../my/encoder/", folder)}
     assert sources == {str(folder.resolve())}
     monkeypatch.chdir("/")
     assert Encoder.load(sources.pop()).name == "encoder"
@@ -214,9 +207,7 @@ def test_the_fingerprint_does_not_depend_on_the_number_of_threads(tmp_path):
     assert len(fingerprints) == 1
 
 
-def test_a_vector_that_only_training_uses_may_be_missing_and_is_no_part_of_the_identity(
-    tiny_encoder, damaged
-):
+def test_a_vector_that_only_training_uses_may_be_missing_and_is_no_part_of_the_identity(tiny_encoder, damaged):
     weights = weights_of(damaged)
     del weights["masked_spec_embed"]
     save_file(weights, damaged / "model.safetensors", {"format": "pt"})
@@ -274,9 +265,7 @@ def test_damaged_folders_are_refused_with_the_reason(damaged, capfd):
     weights.unlink()
     assert "cannot be loaded" in message()
 
-    kept = {
-        key: tensor for key, tensor in tensors.items() if key != "encoder.layers.1.attention.k_proj.weight"
-    }
+    kept = {key: tensor for key, tensor in tensors.items() if key != "encoder.layers.1.attention.k_proj.weight"}
     save_file(kept, weights, {"format": "pt"})
     assert "1 missing" in message()
     tensors["encoder.layer_norm.bias"] = torch.zeros(31)

@@ -83,9 +83,7 @@ def test_a_cached_graph_that_is_cut_or_replaced_is_traced_again(tiny_encoder, ca
 
 
 @posix
-def test_a_folder_that_others_can_write_into_is_neither_read_nor_written(
-    tiny_encoder, cache, expected, caplog
-):
+def test_a_folder_that_others_can_write_into_is_neither_read_nor_written(tiny_encoder, cache, expected, caplog):
     Encoder.load(tiny_encoder)([voice()])
     (path,) = cache.iterdir()
     path.write_bytes(b"planted")
@@ -129,9 +127,7 @@ def test_a_cache_that_cannot_be_written_costs_only_the_tracing(tiny_encoder, tmp
     assert encoder.engine.startswith("onnxruntime")
 
 
-def test_without_onnxruntime_torch_computes_and_it_is_said_once(
-    tiny_encoder, cache, expected, monkeypatch, caplog
-):
+def test_without_onnxruntime_torch_computes_and_it_is_said_once(tiny_encoder, cache, expected, monkeypatch, caplog):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     encoder = Encoder.load(tiny_encoder)
     with caplog.at_level(logging.WARNING):
@@ -178,11 +174,7 @@ def folder(tiny_encoder, tmp_path):
     """An encoder of half precision, with the graph of two of its layers beside its weights."""
     folder = Path(shutil.copytree(tiny_encoder, tmp_path / "encoder"))
     tensors = load_file(folder / "model.safetensors")
-    save_file(
-        {name: value.half() for name, value in tensors.items()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
+    save_file({name: value.half() for name, value in tensors.items()}, folder / "model.safetensors", {"format": "pt"})
     Encoder.load(folder).stacked(2).write_graph()
     return folder
 

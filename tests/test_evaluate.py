@@ -31,9 +31,7 @@ def command(tiny_checkpoint: Path, corpus_folder: Path, tmp_path: Path) -> list[
     return ["evaluate", *map(str, words)]
 
 
-def test_the_scores_are_those_of_an_independent_count(
-    command, corpus_folder, tiny_checkpoint, tmp_path, capsys
-):
+def test_the_scores_are_those_of_an_independent_count(command, corpus_folder, tiny_checkpoint, tmp_path, capsys):
     assert main(command) == 0
     content = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     predictor = ser.load(tiny_checkpoint)

@@ -261,9 +261,7 @@ def asked(url: str, seconds: float, folder: Path) -> str:
     return answer_of(url, call(url, upload(url, sound).json()[0]))
 
 
-def test_a_recording_and_a_visitor_over_the_limit_are_refused_with_the_limit(
-    url, context, tmp_path, monkeypatch
-):
+def test_a_recording_and_a_visitor_over_the_limit_are_refused_with_the_limit(url, context, tmp_path, monkeypatch):
     assert re.search("the limit is 5 s|more than 5 s", asked(url, 6, tmp_path))
     monkeypatch.setattr(context.limit, "per_minute", 1)
     answers = [asked(url, 1, tmp_path) for _ in range(2)]

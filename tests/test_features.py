@@ -58,9 +58,7 @@ class FakeEncoder:
 
 
 def corpus_of(paths: list[Path]) -> Corpus:
-    return Corpus(
-        "fake", paths[0].parent, tuple(Utterance(path, "S", "anger", None, "fake") for path in paths)
-    )
+    return Corpus("fake", paths[0].parent, tuple(Utterance(path, "S", "anger", None, "fake") for path in paths))
 
 
 def write_clips(folder: Path, n: int, seconds: float = 0.2) -> list[Path]:
@@ -314,9 +312,7 @@ def test_files_of_something_else_in_the_cache_do_no_harm(clips, cache, caplog):
     assert sum("cannot be used" in line for line in caplog.messages) == 2
 
 
-def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_each_start(
-    clips, cache, monkeypatch
-):
+def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_each_start(clips, cache, monkeypatch):
     verified, index = [], cache_module._index
     watched = lambda path, verify: verified.append(verify) or index(path, verify)  # noqa: E731
     monkeypatch.setattr(cache_module, "_index", watched)
@@ -332,10 +328,7 @@ def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_ea
 
 def test_what_cannot_be_written_is_a_message_that_leaves_no_half_written_file(clips, cache, tmp_path, text):
     full = OSError(errno.ENOSPC, "No space left on device")
-    with (
-        patch("ser.features.cache.os.fsync", side_effect=full),
-        pytest.raises(CacheError, match="No space left"),
-    ):
+    with patch("ser.features.cache.os.fsync", side_effect=full), pytest.raises(CacheError, match="No space left"):
         extract(clips, FakeEncoder(), cache)
     assert not [path for path in cache.folder.rglob("*") if path.suffix in (".safetensors", ".tmp")]
     assert_computes(len(clips), clips, cache)
@@ -448,9 +441,7 @@ def child(folder: Path, clips: list[Path], **options) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 
-def extract_as_a_program(
-    folder, clips, delay_s=0.0, dim=8, n_frames=0, file_bytes=500, limit=0, hang_in_write=False
-):
+def extract_as_a_program(folder, clips, delay_s=0.0, dim=8, n_frames=0, file_bytes=500, limit=0, hang_in_write=False):
     cache_module.FILE_BYTES = file_bytes
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -496,9 +487,7 @@ def test_clips_encoded_side_by_side_have_the_frames_that_each_has_alone(
         np.testing.assert_allclose(features[index], encoder([load_audio(clip)])[0], atol=2e-3)
 
 
-def test_an_interruption_among_clips_side_by_side_keeps_what_was_computed(
-    tmp_path, tiny_encoder, cache, three_threads
-):
+def test_an_interruption_among_clips_side_by_side_keeps_what_was_computed(tmp_path, tiny_encoder, cache, three_threads):
     clips = [write_voice(tmp_path / f"{n}.wav", 0.3, seed=n) for n in range(20)]
     encoder = Encoder.load(tiny_encoder)
 

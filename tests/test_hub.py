@@ -26,12 +26,7 @@ def server(tiny_encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """A hub with a tiny encoder, and a fresh place to keep it, for processes that are started here."""
     with running_hub(NAME, tiny_encoder) as server:
         home = str(tmp_path / "hf")
-        for name, value in (
-            ("ENDPOINT", server.url),
-            ("HOME", home),
-            ("HUB_OFFLINE", "0"),
-            ("HUB_DISABLE_XET", "1"),
-        ):
+        for name, value in (("ENDPOINT", server.url), ("HOME", home), ("HUB_OFFLINE", "0"), ("HUB_DISABLE_XET", "1")):
             monkeypatch.setenv(f"HF_{name}", value)
         yield server
 

@@ -107,8 +107,7 @@ def test_a_job_runs_to_its_end_keeps_its_words_and_leaves_no_zombie(toy):
 
 
 @pytest.mark.parametrize(
-    ("task", "reason"),
-    [("fail", "The corpus has 3 speakers, 5 folds need 5."), ("crash", "ZeroDivisionError")],
+    ("task", "reason"), [("fail", "The corpus has 3 speakers, 5 folds need 5."), ("crash", "ZeroDivisionError")]
 )
 def test_a_failed_job_gives_the_reason_in_its_own_words_or_the_name_of_the_error(toy, task, reason):
     jobs.start([task], toy / "a")
@@ -170,9 +169,7 @@ def test_of_many_starts_at_once_one_succeeds_and_another_server_cannot_start_it_
         [watcher.result() for watcher in watchers]
     assert sum("already running" in words for words in said) == 7
     assert sum(words.isdigit() for words in said) == 1
-    start = (
-        f"from pathlib import Path; from ser.ui import jobs; jobs.start(['sleep'], Path({str(toy / 'a')!r}))"
-    )
+    start = f"from pathlib import Path; from ser.ui import jobs; jobs.start(['sleep'], Path({str(toy / 'a')!r}))"
     other = subprocess.run([sys.executable, "-c", start], capture_output=True, text=True, check=False)
     assert "already running" in other.stderr
 

@@ -93,9 +93,7 @@ x,0,AAAAAAAA
 
 
 @pytest.mark.parametrize("text", [*NO_PIECES, sent(np.zeros(49_000, np.float32), 8000)])
-def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(
-    listening: Listening, text: str
-) -> None:
+def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(listening: Listening, text: str) -> None:
     with pytest.raises(ValueError):
         heard_with(None, text)
     before = heard_with(None, sent(voice(1, 48_000)))
@@ -105,9 +103,7 @@ def test_what_is_no_piece_of_a_recording_is_refused_and_changes_nothing(
     assert 'role="alert"' in said
 
 
-@pytest.mark.parametrize(
-    "sound", [np.zeros(48_000), 0.2 * np.sin(np.arange(48_000))], ids=["silence", "a tone"]
-)
+@pytest.mark.parametrize("sound", [np.zeros(48_000), 0.2 * np.sin(np.arange(48_000))], ids=["silence", "a tone"])
 @pytest.mark.parametrize("language", ["en", "fa"])
 def test_nobody_who_speaks_is_no_error(listening: Listening, sound: Any, language: str) -> None:
     heard, said, chart = listening.hear(VISITOR, sent(sound), language, None, None, True)
@@ -132,9 +128,7 @@ def test_an_answer_is_that_of_the_last_seconds_and_its_timeline_says_which(liste
 
 
 def test_a_pause_has_no_part_in_the_timeline(listening: Listening) -> None:
-    answer = listening.answered(
-        heard_all(np.concatenate([voice(2), np.zeros(32_000, np.float32)]), 16_000), None, "en"
-    )
+    answer = listening.answered(heard_all(np.concatenate([voice(2), np.zeros(32_000, np.float32)]), 16_000), None, "en")
     assert answer is not None
     assert answer.prediction.duration_s == 4
     assert answer.prediction.timeline is not None
@@ -166,7 +160,5 @@ def test_without_a_model_the_reason_is_said(tmp_path: Path) -> None:
     context = Context.of(AppSettings(port=0))
     context.model.state = replace(context.model.state, problem="it is damaged")
     context.model._answered.set()
-    _, said, _ = Listening(context, Answering(context)).hear(
-        VISITOR, sent(voice(1, 48_000)), "en", None, None, True
-    )
+    _, said, _ = Listening(context, Answering(context)).hear(VISITOR, sent(voice(1, 48_000)), "en", None, None, True)
     assert "it is damaged" in said

@@ -114,9 +114,7 @@ def test_folds_that_stop_at_different_epochs_are_reported_in_turn_on_any_number_
     lengths = [len(training.epochs) for training in trainings]
     assert len(set(lengths)) > 1
     epochs = range(1, max(lengths) + 1)
-    assert reported == [
-        (epoch, fold) for epoch in epochs for fold in range(N_FOLDS) if epoch <= lengths[fold]
-    ]
+    assert reported == [(epoch, fold) for epoch in epochs for fold in range(N_FOLDS) if epoch <= lengths[fold]]
     for epoch, mean in zip(epochs, means, strict=True):
         now = [one.best if epoch >= len(one.epochs) else one.epochs[epoch - 1] for one in trainings]
         assert mean == np.mean([report.validation_wa for report in now])

@@ -12,14 +12,7 @@ import pytest
 from sklearn import metrics as reference
 
 from ser.labels import EMOTIONS
-from ser.scoring.metrics import (
-    accuracy_and_uar,
-    confusion,
-    paired_difference,
-    reliability,
-    score,
-    scores_by,
-)
+from ser.scoring.metrics import accuracy_and_uar, confusion, paired_difference, reliability, score, scores_by
 
 
 @pytest.fixture(autouse=True)

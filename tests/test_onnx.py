@@ -45,18 +45,14 @@ def exported(predictor: TorchRecogniser, tmp_path_factory: pytest.TempPathFactor
     return predictor.export(tmp_path_factory.mktemp("onnx") / "model.onnx")
 
 
-def differently(
-    predictor: TorchRecogniser, settings: ClassifierSettings, members: int = 1
-) -> TorchRecogniser:
+def differently(predictor: TorchRecogniser, settings: ClassifierSettings, members: int = 1) -> TorchRecogniser:
     """The same encoder under another classifier of random weights."""
     torch.manual_seed(40)
     encoder = predictor.encoder.stacked(settings.stacked_layers)
     models = [BiGRUClassifier(encoder.dim, len(EMOTIONS), settings) for _ in range(members)]
     for buffer in (buffer for model in models for buffer in model.buffers()):
         buffer.normal_()
-    classifier = (
-        Ensemble.of(models, [0.5 + member for member in range(members)]) if members > 1 else models[0]
-    )
+    classifier = Ensemble.of(models, [0.5 + member for member in range(members)]) if members > 1 else models[0]
     reference = EncoderReference("tiny", encoder.layer, encoder.fingerprint, encoder.dim)
     checkpoint = replace(predictor.checkpoint, encoder=reference, classifier=settings, members=members)
     return TorchRecogniser(checkpoint, classifier.eval(), encoder)
@@ -135,9 +131,7 @@ def test_an_encoder_shaped_like_the_shipped_one_that_normalises_can_be_exported(
 
     torch.manual_seed(40)
     shape = TINY | {"conv_dim": (16,) * 3, "conv_kernel": (400, 3, 2), "conv_stride": (160, 1, 2)}
-    model = HubertModel(
-        HubertConfig(**shape, num_feat_extract_layers=3, feat_extract_norm="layer", conv_bias=True)
-    )
+    model = HubertModel(HubertConfig(**shape, num_feat_extract_layers=3, feat_extract_norm="layer", conv_bias=True))
     model.save_pretrained(tmp_path / "encoder")
     (tmp_path / "encoder" / "preprocessor_config.json").write_text('{"do_normalize": true}')
     encoder = Encoder.load(tmp_path / "encoder")
@@ -201,10 +195,7 @@ def test_an_export_measures_on_labelled_recordings_what_it_answers_otherwise(
     assert main([*arguments, "--corpus", str(tmp_path / "corpus.csv")]) == 0
     told = capsys.readouterr().out
     right = 100 * sum(predictor(one).emotion == one.stem for one in files) / (len(files) - 1)
-    assert (
-        f"On {len(files) - 1} recordings: {right:.1f} % right by the checkpoint, {right:.1f} % by the file"
-        in told
-    )
+    assert f"On {len(files) - 1} recordings: {right:.1f} % right by the checkpoint, {right:.1f} % by the file" in told
     assert "the same emotion for 100.0 %" in told
     assert main([*arguments, "--corpus", str(tmp_path / "corpus.csv"), "--emotions", "boredom"]) == 2
     assert "No recording of --corpus is labelled" in capsys.readouterr().err
@@ -282,12 +273,7 @@ def test_files_that_are_no_export_are_refused(exported, tmp_path):
 
 
 def test_a_damaged_description_is_refused(exported, tmp_path):
-    for key, value in {
-        "labels": ["one"],
-        "calibration": {"threshold": 7},
-        "encoder": {},
-        "max_frames": 0,
-    }.items():
+    for key, value in {"labels": ["one"], "calibration": {"threshold": 7}, "encoder": {}, "max_frames": 0}.items():
         model = onnx.load(exported)
         (entry,) = model.metadata_props
         content = json.loads(entry.value)

@@ -225,9 +225,7 @@ def test_an_ensemble_answers_with_the_mean_of_its_members_probabilities(toy, tmp
     torch.testing.assert_close(found, torch.stack(each).mean(dim=0))
 
 
-def test_an_ensemble_answers_through_the_predictor_and_a_wrong_number_of_members_is_refused(
-    tiny_encoder, tmp_path
-):
+def test_an_ensemble_answers_through_the_predictor_and_a_wrong_number_of_members_is_refused(tiny_encoder, tmp_path):
     encoder, settings = Encoder.load(tiny_encoder), ClassifierSettings(4, 4, 1)
     members = [BiGRUClassifier(encoder.dim, len(EMOTIONS), settings) for _ in range(2)]
     save_checkpoint(tmp_path, checkpoint_of(encoder, settings, 2), Ensemble.of(members, [1.0, 2.0]))
@@ -252,9 +250,7 @@ def test_the_effect_of_an_ensemble_is_measured_on_speakers_new_to_all_members(to
     assert not toy.gathered  # nothing was trained or tested again
 
 
-def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_are_measured(
-    toy, tmp_path, monkeypatch
-):
+def test_an_option_that_the_corpus_is_too_small_for_is_named_and_the_others_are_measured(toy, tmp_path, monkeypatch):
     def too_few(settings, corpus, outer=None):
         if outer:
             raise FoldError("Too few speakers.")

@@ -105,12 +105,7 @@ def test_a_window_s_probabilities_do_not_depend_on_the_other_windows(predictor):
 
 
 def test_the_timeline_has_a_gap_where_nobody_speaks(predictor):
-    parts = [
-        np.zeros(2 * RATE_HZ, np.float32),
-        voice(3.0),
-        np.zeros(4 * RATE_HZ, np.float32),
-        voice(3.0, seed=1),
-    ]
+    parts = [np.zeros(2 * RATE_HZ, np.float32), voice(3.0), np.zeros(4 * RATE_HZ, np.float32), voice(3.0, seed=1)]
     result = predictor((RATE_HZ, np.concatenate(parts)))
     assert result.duration_s == pytest.approx(12)
     assert np.array(result.speech) == pytest.approx(np.array([[2, 5], [9, 12]]), abs=0.4)

@@ -17,9 +17,7 @@ from ser.ui.settings import AppSettings
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-DOCS = {
-    path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
-}
+DOCS = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 # https://huggingface.co/docs/hub/spaces-config-reference
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 SPACE_KEYS = {
@@ -94,9 +92,7 @@ def test_the_commands_of_readme_and_docs_have_the_options_that_they_name():
     for text in DOCS.values():
         for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
             lines = [line.split("  #")[0].rstrip('"') for line in block.replace("\\\n", " ").splitlines()]
-            for words in (
-                shlex.split(m[1]) for m in (re.match(r'(?:\S+=")?ser (.+)', one) for one in lines) if m
-            ):
+            for words in (shlex.split(m[1]) for m in (re.match(r'(?:\S+=")?ser (.+)', one) for one in lines) if m):
                 parser_of(words).parse_args(words)  # ends the test where it is bad usage
 
 
@@ -109,9 +105,7 @@ def test_every_file_of_the_map_and_every_link_exists():
         files += [path.parent / link for link, _ in links]
         for link, place in (one for one in links if one[1]):
             target = (path.parent / link).read_text(encoding="utf-8") if link else text
-            heads = [
-                head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", target, re.MULTILINE)
-            ]
+            heads = [head.lower().replace(" ", "-") for head in re.findall(r"^#+ (.+)$", target, re.MULTILINE)]
             assert place in {re.sub(r"[^\w-]", "", head) for head in heads}, place
     assert not [file for file in files if not file.exists()]
 

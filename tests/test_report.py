@@ -158,9 +158,7 @@ def test_every_chart_is_drawn_without_a_network(page, folder):
 
 
 @pytest.mark.parametrize("watched", ["loss_with_penalty", "loss"])
-def test_figure_5_comes_with_the_penalty_and_without_and_says_what_early_stopping_watched(
-    run, tmp_path, watched
-):
+def test_figure_5_comes_with_the_penalty_and_without_and_says_what_early_stopping_watched(run, tmp_path, watched):
     result, predictions = run
     result["settings"]["training"]["monitor"] = watched
     captions = re.findall("<figcaption>(Figure 5.*?)</figcaption>", page_of(result, predictions, tmp_path))
@@ -209,18 +207,11 @@ def test_a_random_split_is_shown_with_the_premium_and_many_folds_as_their_sum_on
 
 def test_an_evaluation_is_reported_with_what_was_left_out(tmp_path):
     evil = "<script>alert(1)</script>.wav"
-    utterances = tuple(
-        Utterance(Path(f"{i}.wav"), f"S{i % 4}", EMOTIONS[i % 6], "female", "ShEMO") for i in range(60)
-    )
+    utterances = tuple(Utterance(Path(f"{i}.wav"), f"S{i % 4}", EMOTIONS[i % 6], "female", "ShEMO") for i in range(60))
     probabilities = np.random.default_rng(5).dirichlet(np.ones(6), 60)
     evaluation = Evaluation(utterances, EMOTIONS, probabilities, ((evil, "was cut"),), {"boredom": 2}, 0.4)
     protocol = "4 speakers, none of them named by the model's training"
-    content = {
-        "protocol": protocol,
-        "corpus": {"name": "ShEMO"},
-        "labels": list(EMOTIONS),
-        **evaluation.to_dict(),
-    }
+    content = {"protocol": protocol, "corpus": {"name": "ShEMO"}, "labels": list(EMOTIONS), **evaluation.to_dict()}
     page = write_evaluation_report(content, tmp_path / "report.html").read_text(encoding="utf-8")
     read = Page(page)
     assert not read.open

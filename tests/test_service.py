@@ -32,28 +32,8 @@ if os.geteuid() == 0:
     AS_USER = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups",
                f"--inh-caps={READ_ALL}", f"--ambient-caps={READ_ALL}"]  # fmt: skip
 PATIENCE_S = 300
-PARTS = (
-    "app.py",
-    "ser",
-    "assets",
-    "checkpoints",
-    "requirements.txt",
-    "README.md",
-    "pyproject.toml",
-    "LICENSE",
-)
-TRAINING = [
-    "--max-epochs",
-    "300",
-    "--patience",
-    "300",
-    "--base-units",
-    "16",
-    "--final-units",
-    "16",
-    "--folds",
-    "3",
-]
+PARTS = ("app.py", "ser", "assets", "checkpoints", "requirements.txt", "README.md", "pyproject.toml", "LICENSE")
+TRAINING = ["--max-epochs", "300", "--patience", "300", "--base-units", "16", "--final-units", "16", "--folds", "3"]
 
 pytestmark = pytest.mark.slow
 
@@ -168,11 +148,7 @@ def test_told_to_end_it_ends_and_its_job_stops_after_the_epoch_and_goes_on_later
     run = service.data / "runs" / "crossval-20261120-101112-tiny"
     words = {"corpus": tiny_corpus(service), "encoder": service.folder / "model" / "encoder", "out": run,
              "cache": service.data / "features"}  # fmt: skip
-    command = [
-        "crossval",
-        *(str(word) for name, value in words.items() for word in (f"--{name}", value)),
-        *TRAINING,
-    ]
+    command = ["crossval", *(str(word) for name, value in words.items() for word in (f"--{name}", value)), *TRAINING]
     start = (
         "import json, sys; from pathlib import Path; from ser.ui import jobs; "
         "command, run, data = json.loads(sys.argv[1]); "

@@ -24,10 +24,7 @@ import pytest
 import soundfile
 from support import RATE_HZ, voice
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc as Linux has it"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc as Linux has it")]
 FULL = os.environ.get("SER_SOAK") == "full"
 N_CLIENTS, LOAD_S, N_PREDICTIONS = 50, (120 if FULL else 15), (2_000 if FULL else 300)
 QUEUE_LENGTH = 30  # fewer than the clients: some are told that the page is busy
@@ -184,9 +181,7 @@ def test_fifty_clients_at_once_get_answers_or_the_stated_busy(server):
     before = server.use()
     outcomes, seconds, uses = asyncio.run(load(server, N_CLIENTS, LOAD_S))
     after = server.use()
-    print(
-        f"\n{N_CLIENTS} clients, {LOAD_S} s: {dict(outcomes)}; page {max(seconds):.2f} s at most of {len(seconds)}"
-    )
+    print(f"\n{N_CLIENTS} clients, {LOAD_S} s: {dict(outcomes)}; page {max(seconds):.2f} s at most of {len(seconds)}")
     peak = max(use.memory_bytes for use in uses)
     print(f"before {before}\nafter {after}\npeak {peak >> 20} MiB")
     assert set(outcomes) <= {"answered", "busy"}, outcomes

@@ -87,9 +87,7 @@ def test_two_runs_with_one_seed_agree_bit_for_bit_and_another_stream_differs(sou
 
 
 @pytest.mark.parametrize(("optimizer", "average"), [("sgd", 0.0), ("adam", 0.9), ("rmsprop", 0.0)])
-def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(
-    source, tmp_path, optimizer, average
-):
+def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(source, tmp_path, optimizer, average):
     brief = replace(QUICK, momentum=0.9, patience=0, max_epochs=4)
     settings = replace(brief, optimizer=optimizer, weight_average=average)
     whole, path = run(training(source, settings)), tmp_path / "state.safetensors"

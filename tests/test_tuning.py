@@ -29,14 +29,7 @@ from ser.tuning.nested import outer_searches, score_nested
 from ser.tuning.sampler import sampler
 from ser.tuning.search import NOT_NESTED, Search
 from ser.tuning.space import SPACE, TuningSettings, suggest, trial_settings
-from ser.tuning.storage import (
-    FINISHED,
-    default_storage,
-    open_storage,
-    seconds_used,
-    summary,
-    without_password,
-)
+from ser.tuning.storage import FINISHED, default_storage, open_storage, seconds_used, summary, without_password
 
 FORK = multiprocessing.get_context("fork")  # a new interpreter would take seconds to import torch
 PAPER_BEST = {"base_units": 192, "final_units": 32, "gru_layers": 2, "learning_rate": 0.003, "dropout": 0.2,
@@ -364,10 +357,7 @@ def test_a_study_about_something_else_is_refused(toy, storage, what, change):
     words = {"corpus": toy.corpus, "features": toy, "encoder": ENCODER, "base": BASE, "space": SMALL_SPACE}
     words["settings"] = TuningSettings()
     Search(**words).open(storage, "mine")
-    for same in (
-        {"settings": TuningSettings(20, sampler="cmaes")},
-        {"encoder": replace(ENCODER, source="/x")},
-    ):
+    for same in ({"settings": TuningSettings(20, sampler="cmaes")}, {"encoder": replace(ENCODER, source="/x")}):
         Search(**words | same).open(storage, "mine")
     with pytest.raises(SettingsError, match=f"other.* {what}"):
         Search(**words | change(toy.corpus)).open(storage, "mine")
@@ -384,13 +374,7 @@ def test_a_study_of_another_program_and_a_name_that_is_a_path_are_refused(toy, s
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [
-        ("trials", 0),
-        ("timeout_s", 0),
-        ("timeout_s", float("nan")),
-        ("sampler", "grid"),
-        ("reduction_factor", 1),
-    ],
+    [("trials", 0), ("timeout_s", 0), ("timeout_s", float("nan")), ("sampler", "grid"), ("reduction_factor", 1)],
 )
 def test_settings_that_make_no_sense_are_refused(name, value):
     with pytest.raises(SettingsError, match="got"):

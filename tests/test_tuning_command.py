@@ -67,10 +67,7 @@ def ended(study: optuna.Study) -> int:
 
 
 def test_a_search_is_stopped_resumed_and_scored(corpus, tiny_encoder, home):
-    command, folder = (
-        tune_command(corpus, tiny_encoder, home, "stopped", "--trials", 3),
-        home / "runs" / "stopped",
-    )
+    command, folder = (tune_command(corpus, tiny_encoder, home, "stopped", "--trials", 3), home / "runs" / "stopped")
     first = start(command)
     until(first, "complete")
     until(first, EPOCH)

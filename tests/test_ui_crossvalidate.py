@@ -30,14 +30,7 @@ from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.crossvalidate import PAPER, QUICK, CrossvalidateTab
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS
-from ser.ui.run_view import (
-    bar,
-    fold_table,
-    matrices_figure,
-    matrices_of,
-    state_box,
-    time_left,
-)
+from ser.ui.run_view import bar, fold_table, matrices_figure, matrices_of, state_box, time_left
 from ser.ui.runs import LATEST, Run, Runs
 from ser.ui.settings import AppSettings
 from ser.ui.training_texts import TEXTS, Problem, say
@@ -104,9 +97,7 @@ def test_a_preset_makes_a_command_and_that_of_the_paper_the_default_one(tab):
     [(0, 0), (0, 301), (0, 2.5), (0, "3"), (0, None), (0, float("nan")), (2, 0), (2, float("inf")), (3, -1),
      (8, 1), (8, 11), (10, "lion"), (10, None), (10, "--out")],
 )  # fmt: skip
-def test_a_value_outside_its_range_is_refused_by_the_name_that_the_page_gives_it(
-    tab, started, quick, place, value
-):
+def test_a_value_outside_its_range_is_refused_by_the_name_that_the_page_gives_it(tab, started, quick, place, value):
     quick[3 + place] = value
     name = TEXTS[f"ser_job_{[*(number.name for number in CROSSVAL_NUMBERS), 'optimizer'][place]}"]
     for language, expected in (("en", name.en), ("fa", name.fa)):
@@ -325,12 +316,7 @@ def test_a_running_box_says_epoch_scores_and_time_left(tmp_path):
     stage = {"stage": "training", "first": 0, "done": 6, "total": 18, "started": now - 300, "updated": now}
     run = write_run(tmp_path / SHEMO, job={"started_ns": 1}, progress=progress(3), stage=stage)
     box = state_box(run, JobStatus("running"), "en")
-    for words in (
-        "Epoch 3 of at most 9",
-        'aria-valuenow="33"',
-        "accuracy 44.4",
-        "At most 10 min of training left",
-    ):
+    for words in ("Epoch 3 of at most 9", 'aria-valuenow="33"', "accuracy 44.4", "At most 10 min of training left"):
         assert words in box
     assert "دوره‌ی ۳ از حداکثر ۹" in state_box(run, JobStatus("running"), "fa")
     write_run(run.folder, job={"started_ns": time.time_ns() + 10**9})  # what an earlier job left says nothing
@@ -339,14 +325,7 @@ def test_a_running_box_says_epoch_scores_and_time_left(tmp_path):
 
 def test_a_run_that_prepares_shows_how_far_it_is_and_no_line_of_its_log(tmp_path):
     status, now = JobStatus("running", reason="2 1.1515 50.96%"), time.time()
-    stage = {
-        "stage": "features",
-        "first": 52,
-        "done": 152,
-        "total": 252,
-        "started": now - 240,
-        "updated": now,
-    }
+    stage = {"stage": "features", "first": 52, "done": 152, "total": 252, "started": now - 240, "updated": now}
     run = write_run(tmp_path / SHEMO, job={"started_ns": 1})
     assert 'class="bar busy"' in state_box(run, status, "en")
     box = state_box(write_run(run.folder, stage=stage), status, "en")

@@ -149,9 +149,7 @@ def test_an_upload_holds_so_many_files_and_bytes_and_no_more(url):
     large = [("files", (f"{number}.wav", os.urandom(1 << 20))) for number in range(9)]
     assert httpx.post(url + UPLOAD, files=large).status_code == 413
     form = {"content-type": "multipart/form-data"}
-    assert (
-        httpx.post(url + UPLOAD, content=iter([b"x"]), headers=form).status_code == 411
-    )  # of no stated length
+    assert httpx.post(url + UPLOAD, content=iter([b"x"]), headers=form).status_code == 411  # of no stated length
 
 
 def test_a_full_store_and_a_full_disk_are_told_as_such_before_anything_is_written(context, monkeypatch):

@@ -49,9 +49,7 @@ def test_without_a_password_a_public_page_has_no_owner_and_says_what_is_missing(
     assert str(refused.value) == TEXTS["owner_closed"].fa
 
 
-@pytest.mark.parametrize(
-    "settings", [PUBLIC, AppSettings(password="x"), AppSettings(on_space=True, password="x")]
-)
+@pytest.mark.parametrize("settings", [PUBLIC, AppSettings(password="x"), AppSettings(on_space=True, password="x")])
 def test_with_a_password_it_is_needed_and_leads_to_a_session(settings):
     owner = Owner(settings)
     session = owner.sign_in(settings.password, "en", "192.0.2.1", request())

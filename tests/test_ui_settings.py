@@ -74,9 +74,7 @@ def test_a_value_that_makes_no_sense_is_named_with_its_variable(name, value):
 
 def test_the_readme_lists_every_setting_and_no_other_and_every_field_is_explained():
     read = set(re.findall(r'"((?:SER|GRADIO|SPACE)_\w+)"', (ROOT / "ser/ui/settings.py").read_text()))
-    table = (
-        (ROOT / "docs/page.md").read_text().split("Settings are environment variables:")[1].split("\n\n")[1]
-    )
+    table = (ROOT / "docs/page.md").read_text().split("Settings are environment variables:")[1].split("\n\n")[1]
     assert set(re.findall(r"`((?:SER|GRADIO|SPACE)_\w+)`", table)) == read | {"SER_CACHE", "SER_DEVICE"}
     explained = re.findall(r"^ {8}(\w+): ", AppSettings.__doc__ or "", re.MULTILINE)
     assert explained == [field.name for field in fields(AppSettings)]
@@ -92,9 +90,7 @@ def test_the_data_folder_is_made_for_this_user_only_or_named(tmp_path):
 
 
 @pytest.mark.parametrize("fault", ["a link", "writable by others", "another user's"])
-def test_a_temporary_data_folder_that_another_user_may_have_laid_out_is_refused(
-    tmp_path, fault, monkeypatch, caplog
-):
+def test_a_temporary_data_folder_that_another_user_may_have_laid_out_is_refused(tmp_path, fault, monkeypatch, caplog):
     folder = tmp_path / "data"
     folder.mkdir(mode=0o700)
     if fault == "a link":
@@ -106,8 +102,6 @@ def test_a_temporary_data_folder_that_another_user_may_have_laid_out_is_refused(
         monkeypatch.setattr(os, "geteuid", lambda: folder.stat().st_uid + 1)
     with pytest.raises(SettingsError, match="SER_DATA to a folder of your own"):
         AppSettings(data=folder).make_data_folder()
-    named = AppSettings(
-        data=folder, data_is_temporary=False
-    )  # the owner's choice, as a volume of a Space may be
+    named = AppSettings(data=folder, data_is_temporary=False)  # the owner's choice, as a volume of a Space may be
     assert named.make_data_folder() == folder
     assert ("event=data_shared" in caplog.text) is (fault != "a link")

@@ -120,9 +120,7 @@ def in_work(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     """Let the run and the study be in work, or nothing be."""
 
     def let(is_running: bool) -> None:
-        monkeypatch.setattr(
-            jobs, "is_running", lambda folder: is_running and Path(folder).name in (RUN, STUDY)
-        )
+        monkeypatch.setattr(jobs, "is_running", lambda folder: is_running and Path(folder).name in (RUN, STUDY))
 
     return let
 
@@ -140,18 +138,7 @@ def press_all(site: Site, session: Any, in_work: Callable[[bool], None]) -> set[
 def attacks(site: Site) -> list[Any]:
     path = str(site.secret)
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    return [
-        path,
-        f"../../{site.secret.name}",
-        file,
-        [file],
-        {"url": f"file://{path}"},
-        RUN,
-        STUDY,
-        "",
-        None,
-        -1,
-    ]
+    return [path, f"../../{site.secret.name}", file, [file], {"url": f"file://{path}"}, RUN, STUDY, "", None, -1]
 
 
 def test_the_session_is_what_visitors_lack(site: Site, in_work: Callable[[bool], None]) -> None:
@@ -180,25 +167,13 @@ def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(si
 
 def test_nothing_goes_past_the_queue_and_its_limits(site: Site) -> None:
     for endpoint in (one for one in site.endpoints if one["queue"] is not False):
-        body = {
-            "fn_index": endpoint["id"],
-            "data": [None] * len(endpoint["inputs"]),
-            "session_hash": "visitor",
-        }
+        body = {"fn_index": endpoint["id"], "data": [None] * len(endpoint["inputs"]), "session_hash": "visitor"}
         assert httpx.post(f"{site.url}gradio_api/run/predict", json=body, timeout=60).status_code == 404
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "SECRET",
-        "DATA/runs/RUN/log.txt",
-        "DATA/runs/RUN/job.json",
-        "/etc/passwd",
-        "UPLOADS",
-        "UPLOADS/../",
-        "app.py",
-    ],
+    ["SECRET", "DATA/runs/RUN/log.txt", "DATA/runs/RUN/job.json", "/etc/passwd", "UPLOADS", "UPLOADS/../", "app.py"],
 )
 def test_no_file_of_the_server_can_be_fetched(site: Site, path: str) -> None:
     for short, full in (("SECRET", site.secret), ("DATA", site.context.settings.data), ("RUN", RUN),
@@ -211,14 +186,7 @@ def test_no_file_of_the_server_can_be_fetched(site: Site, path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        "log.txt",
-        "job.json",
-        "..%2F..%2F..%2Fprivate%2Fsecret.txt",
-        "%2Fetc%2Fpasswd",
-        "checkpoint%2Fmodel.json",
-    ],
+    "name", ["log.txt", "job.json", "..%2F..%2F..%2Fprivate%2Fsecret.txt", "%2Fetc%2Fpasswd", "checkpoint%2Fmodel.json"]
 )
 def test_of_a_run_only_its_results_can_be_fetched(site: Site, name: str) -> None:
     for run in (RUN, "..%2Fprivate", "latest", STUDY):
@@ -226,16 +194,12 @@ def test_of_a_run_only_its_results_can_be_fetched(site: Site, name: str) -> None
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
-@pytest.mark.parametrize(
-    "path", ["api/studies", "api/studies/0", "api/studies/0/rename", "api/trials/0/note"]
-)
+@pytest.mark.parametrize("path", ["api/studies", "api/studies/0", "api/studies/0/rename", "api/trials/0/note"])
 def test_no_study_can_be_made_changed_or_deleted(site: Site, method: str, path: str) -> None:
     assert httpx.request(method, site.url + path, json={}).status_code == 405
 
 
-def test_a_recording_lies_under_a_digest_of_its_sound_that_nobody_can_guess(
-    site: Site, tmp_path: Path
-) -> None:
+def test_a_recording_lies_under_a_digest_of_its_sound_that_nobody_can_guess(site: Site, tmp_path: Path) -> None:
     content = recording(tmp_path / "clip.wav").read_bytes()
     (path,) = httpx.post(f"{site.url}gradio_api/upload", files={"files": ("clip.wav", content)}).json()
     assert re.fullmatch(r"[0-9a-f]{64}", Path(path).parent.name)
@@ -243,9 +207,7 @@ def test_a_recording_lies_under_a_digest_of_its_sound_that_nobody_can_guess(
     assert site.context.uploads.stat().st_mode & 0o077 == 0
 
 
-@pytest.mark.parametrize(
-    ("forwarded", "client"), [("9.9.9.9, 203.0.113.7", "203.0.113.7"), ("", "testclient")]
-)
+@pytest.mark.parametrize(("forwarded", "client"), [("9.9.9.9, 203.0.113.7", "203.0.113.7"), ("", "testclient")])
 def test_on_a_space_a_client_is_who_its_proxy_says(site: Site, forwarded: str, client: str) -> None:
     request: Any = SimpleNamespace(
         client=SimpleNamespace(host="testclient"), headers=Headers({"x-forwarded-for": forwarded})

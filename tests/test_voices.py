@@ -96,9 +96,7 @@ def test_training_keeps_them_beside_the_weights_and_none_without_voices():
 
 
 def known(shape: tuple[int, ...] = (DIM,)) -> Known:
-    return Known(
-        "print", np.zeros(shape, np.float32), np.ones(shape, np.float32), np.full(shape, 3, np.float32)
-    )
+    return Known("print", np.zeros(shape, np.float32), np.ones(shape, np.float32), np.full(shape, 3, np.float32))
 
 
 def test_a_well_known_voice_is_moved_onto_the_training_speakers_and_a_little_known_one_less():
@@ -176,23 +174,11 @@ def command(adaptable, tiny_encoder, tmp_path, capsys):
     write_voice(tmp_path / "neutral.wav", 2.0, seed=5)
 
     def run(*words):
-        given = [
-            "--json",
-            "--checkpoint",
-            tmp_path / "model",
-            "--encoder",
-            tiny_encoder,
-            tmp_path / "clips",
-            *words,
-        ]
+        given = ["--json", "--checkpoint", tmp_path / "model", "--encoder", tiny_encoder, tmp_path / "clips", *words]
         capsys.readouterr()
         status = main(["predict", *map(str, given)])
         out, err = capsys.readouterr()
-        return (
-            status,
-            {line["file"]: line["probabilities"] for line in map(json.loads, out.splitlines())},
-            err,
-        )
+        return (status, {line["file"]: line["probabilities"] for line in map(json.loads, out.splitlines())}, err)
 
     return run
 
@@ -203,9 +189,7 @@ def test_the_command_hears_one_voice_or_one_a_folder_or_neutral_recordings(comma
     expected = {
         (): dict.fromkeys(files),
         ("--one-voice",): dict.fromkeys(files, adaptable.adapt(files)),
-        ("--voice-folders",): {
-            file: adaptable.adapt(sorted(file.parent.glob("[0-2].wav"))) for file in files
-        },
+        ("--voice-folders",): {file: adaptable.adapt(sorted(file.parent.glob("[0-2].wav"))) for file in files},
         ("--neutral", tmp_path / "neutral.wav"): dict.fromkeys(
             files, adaptable.adapt(neutral=[tmp_path / "neutral.wav"])
         ),

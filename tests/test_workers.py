@@ -44,9 +44,7 @@ class Cluster:
         command = [sys.executable, "-m", f"distributed.cli.dask_{kind}", "--scheduler-file", str(self.file)]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
         with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                [*command, *words], env=environment, stdout=log, stderr=log, cwd=self.folder
-            )
+            return subprocess.Popen([*command, *words], env=environment, stdout=log, stderr=log, cwd=self.folder)
 
 
 @pytest.fixture

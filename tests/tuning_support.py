@@ -36,9 +36,7 @@ SMALL_SPACE: Space = {
 class Toy:
     """A corpus of 12 speakers and frames whose mean tells the emotion; gathering is recorded."""
 
-    def __init__(
-        self, root: Path, n: int = 120, lengths: tuple[int, int] = (4, 12), apart: float = 1.5
-    ) -> None:
+    def __init__(self, root: Path, n: int = 120, lengths: tuple[int, int] = (4, 12), apart: float = 1.5) -> None:
         rng = np.random.default_rng(0)
         utterances, self.frames = [], []
         self.gathered: list[int] = []
@@ -47,9 +45,7 @@ class Toy:
             gender = "female" if number % 2 else "male"
             utterances.append(Utterance(root / f"{speaker}_{number}.wav", speaker, emotion, gender, "toy"))
             centre = apart * np.eye(3, DIM)[EMOTIONS.index(emotion)]
-            self.frames.append(
-                (rng.standard_normal((rng.integers(*lengths), DIM)) + centre).astype(np.float32)
-            )
+            self.frames.append((rng.standard_normal((rng.integers(*lengths), DIM)) + centre).astype(np.float32))
         self.corpus = Corpus("toy", root, tuple(utterances))
 
     def gather(self, indices, max_frames):

@@ -39,9 +39,7 @@ def buttons(tab: JobTab) -> dict[str, Callable[..., Any]]:
     return dict(zip(PRESSES, [one.fn for one in functions if tab.context.session in one.inputs], strict=True))
 
 
-def pressed(
-    tab: JobTab, button: str, *values: Any, secret: Any = ..., language: str = "en"
-) -> dict[Any, Any]:
+def pressed(tab: JobTab, button: str, *values: Any, secret: Any = ..., language: str = "en") -> dict[Any, Any]:
     """What the page is told after a press, by default the owner's."""
     request = SimpleNamespace(client=SimpleNamespace(host="127.0.0.1"), headers={"host": "127.0.0.1"})
     session = tab.context.owner.token if secret is ... else secret
@@ -56,11 +54,7 @@ def progress(n_epochs: int = 2, state: str = "training") -> dict[str, Any]:
         matrix = np.ones((6, 6), int) + number * np.eye(6, dtype=int)
         scored = accuracy_and_uar(matrix)
         losses = {"train_loss": 1.5 / number, "validation_loss": 1.6 / number + fold}
-        scores = {
-            "validation_wa": scored.wa,
-            "validation_uar": scored.uar,
-            "validation_confusion": matrix.tolist(),
-        }
+        scores = {"validation_wa": scored.wa, "validation_uar": scored.uar, "validation_confusion": matrix.tolist()}
         return {"epoch": number, **losses, **scores}
 
     epochs = [[epoch(number, fold) for number in range(1, n_epochs + 1)] for fold in range(2)]

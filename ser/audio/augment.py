@@ -25,11 +25,7 @@ REVERBERATION_S = (0.1, 0.6)  # time to fall by 60 dB
 TELEPHONE_HZ = (300.0, 3_400.0)
 GAIN_DB = (-20.0, 6.0)
 SPEEDS = (0.9, 1.0, 1.1)  # Ko et al. 2015
-SILENCE_S, CUT_S, LEFT_S = (
-    1.5,
-    0.3,
-    0.5,
-)  # at most in front and behind; at most off the start; what a cut leaves
+SILENCE_S, CUT_S, LEFT_S = (1.5, 0.3, 0.5)  # at most in front and behind; at most off the start; what a cut leaves
 # libsndfile's name of a codec, and how hard it may compress, of 1.
 CODECS = (("OGG", "OPUS", 0.8, 0.98), ("OGG", "VORBIS", 0.6, 1.0), ("MP3", "MPEG_LAYER_III", 0.3, 0.9))
 VERSION = 2  # of the copies: part of the key of cached features
@@ -124,9 +120,7 @@ def _coded(rng: np.random.Generator, samples: Samples, rate_hz: int) -> Samples:
     return coded(samples, form, subtype, compression_level=rng.uniform(least, most))
 
 
-def coded(
-    samples: Samples, form: str, subtype: str, rate_hz: int = SAMPLE_RATE_HZ, **options: Any
-) -> Samples:
+def coded(samples: Samples, form: str, subtype: str, rate_hz: int = SAMPLE_RATE_HZ, **options: Any) -> Samples:
     """What is left of the samples behind a codec of libsndfile at a rate; the length stays."""
     file = io.BytesIO()
     sent = resample(samples, SAMPLE_RATE_HZ, rate_hz)

@@ -172,9 +172,7 @@ def _falls_short(sound: SoundFile, n_read: int) -> bool:
     if sound.subtype.startswith("MPEG"):  # its frame count can be an estimate
         expected = int(0.95 * expected)
     promises = ((int(claimed), int(found)) for claimed, found in SHORT_CHUNK.findall(sound.extra_info))
-    return n_read < expected or any(
-        found + HARMLESS_BYTES < claimed < NO_PROMISE_BYTES for claimed, found in promises
-    )
+    return n_read < expected or any(found + HARMLESS_BYTES < claimed < NO_PROMISE_BYTES for claimed, found in promises)
 
 
 def _ogg_is_cut(file: IO[bytes]) -> bool:

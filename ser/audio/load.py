@@ -147,9 +147,7 @@ def _until_damage(blocks: Iterator[tuple[Samples, int]]) -> Iterator[tuple[Sampl
 def _floats(samples: NDArray[np.generic]) -> NDArray[np.float32]:
     """`(samples, channels)` of any type as float32 within about [-1, 1]."""
     if samples.ndim != 2 or not 1 <= samples.shape[1] <= MAX_CHANNELS:
-        raise AudioError(
-            f"Samples of shape {samples.shape} are no recording; (samples,) or (samples, channels) are."
-        )
+        raise AudioError(f"Samples of shape {samples.shape} are no recording; (samples,) or (samples, channels) are.")
     if np.issubdtype(samples.dtype, np.integer):
         limits: Any = np.iinfo(samples.dtype)
         half = (float(limits.max) - float(limits.min) + 1) / 2

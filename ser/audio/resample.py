@@ -47,9 +47,7 @@ class Resampler:
         if not (n_ready or is_last):
             return NOTHING
         start, length = (n // self.before * self.after for n in (self._n_past, n_ready))
-        converted = _converted(self._held, self.before, self.after)[
-            start : None if is_last else start + length
-        ]
+        converted = _converted(self._held, self.before, self.after)[start : None if is_last else start + length]
         n_done = self._n_past + n_ready
         self._n_past = min(n_done, reach)
         self._held = self._held[n_done - self._n_past :]

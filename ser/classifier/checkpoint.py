@@ -89,14 +89,10 @@ class Checkpoint:
 
     def __post_init__(self) -> None:
         labels = self.labels
-        if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) < max(
-            2, len(labels)
-        ):
+        if not all(isinstance(label, str) and label for label in labels) or len(set(labels)) < max(2, len(labels)):
             raise SettingsError(f"labels must be at least two different names, got {list(labels)!r}.")
         if min(self.max_frames, self.members) < 1:
-            raise SettingsError(
-                f"max_frames and members must be at least 1, got {self.max_frames} and {self.members}."
-            )
+            raise SettingsError(f"max_frames and members must be at least 1, got {self.max_frames} and {self.members}.")
 
     @property
     def frames_fingerprint(self) -> str:
@@ -121,9 +117,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, model: nn.Module
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = save(
-        {key: value.detach().cpu().contiguous().numpy() for key, value in model.state_dict().items()}
-    )
+    weights = save({key: value.detach().cpu().contiguous().numpy() for key, value in model.state_dict().items()})
     digest = hashlib.sha256(weights).hexdigest()
     write_atomically(folder / WEIGHTS, weights)
     write_json(folder / DESCRIPTION, {"format": FORMAT, "weights_sha256": digest} | asdict(checkpoint))
@@ -234,9 +228,7 @@ def _described(folder: Path) -> tuple[Checkpoint, str]:
     try:
         return checkpoint_from(content), str(content["weights_sha256"])
     except KeyError as error:
-        raise CheckpointError(
-            f"{path} lacks the entry {error}. It was written by another program, or cut."
-        ) from error
+        raise CheckpointError(f"{path} lacks the entry {error}. It was written by another program, or cut.") from error
     except (SettingsError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path} holds a setting that makes no sense: {error}") from error
 

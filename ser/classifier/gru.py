@@ -172,9 +172,7 @@ class BiGRULayer(nn.Module):
             nn.init.xavier_uniform_(self.weight_ih[direction])
             nn.init.orthogonal_(self.weight_hh[direction])
 
-    def forward(
-        self, frames: torch.Tensor, index: PackedIndex, norm: nn.LayerNorm | None = None
-    ) -> torch.Tensor:
+    def forward(self, frames: torch.Tensor, index: PackedIndex, norm: nn.LayerNorm | None = None) -> torch.Tensor:
         """States at every frame, forward and backward: `(total frames, 2 * units)`.
 
         Args:

@@ -139,9 +139,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     for name, line in COMMANDS.items():
         command = commands.add_parser(name, help=line, description=line[0].upper() + line[1:] + ".")
         for flags in (["--debug"], ["-v", "--verbose"], ["-q", "--quiet"]):  # before the command or behind it
-            command.add_argument(
-                *flags, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS
-            )
+            command.add_argument(*flags, action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
         if name == requested:
             importlib.import_module(f"ser.cli.{name}").add_arguments(command)
             apply_config(command, words)

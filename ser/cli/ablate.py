@@ -50,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
 
     base = common.crossval_settings(args)
     corpus, features, encoder = common.prepare_features(args)
-    print(
-        f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}"
-    )
+    print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}")
 
     def source(settings: CrossvalSettings) -> tuple[FeatureSet, EncoderReference]:
         needs = settings.classifier.stacked_layers, settings.training.augmented_copies
@@ -60,9 +58,7 @@ def run(args: argparse.Namespace) -> int:
             return features, encoder
         usable, others, other_encoder = common.encode(corpus, args, *needs)
         if len(usable.utterances) < len(corpus.utterances):
-            raise CorpusError(
-                "Some recordings cannot be used with this option; leave them out of the corpus."
-            )
+            raise CorpusError("Some recordings cannot be used with this option; leave them out of the corpus.")
         return others, other_encoder
 
     ablation = Ablation(corpus, base, source, args.out, print_epoch, common.stop_on_signals())
@@ -86,9 +82,7 @@ def print_contributions(content: dict[str, Any]) -> None:
     base = content["base"]
     print(f"\n{content['protocol']}")
     print(f"base: WA {interval_text(base['wa'])}, UAR {interval_text(base['uar'])}\n")
-    print(
-        f"{'option':20s}{'WA':>8s}  {'contribution [95 %]':25s}{'UAR':>8s}  {'contribution [95 %]':25s} cost"
-    )
+    print(f"{'option':20s}{'WA':>8s}  {'contribution [95 %]':25s}{'UAR':>8s}  {'contribution [95 %]':25s} cost")
     for name, one in content["options"].items():
         if "refused" in one:
             print(f"{name:20s}  not measured: {one['refused']}")

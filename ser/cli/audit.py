@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits", "exit status 1 where one is missed, for pipelines")
     limits.add_argument("--min-uar", type=float, metavar="SHARE", help="UAR under every condition")
     limits.add_argument("--min-stay", type=float, metavar="SHARE", help="answers that stay under every one")
-    limits.add_argument(
-        "--max-gap", type=float, metavar="SHARE", help="UAR of a sex below that of the others"
-    )
+    limits.add_argument("--max-gap", type=float, metavar="SHARE", help="UAR of a sex below that of the others")
     add_corpus_arguments(parser)
     add_machine_arguments(parser)
 
@@ -45,11 +43,7 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     corpus = read_corpus_arguments(args)
     found = audit(load(args.checkpoint, args.encoder), corpus, args.conditions, progress_bar("auditing"))
-    about = {
-        "kind": "audit",
-        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
-        "seed": SEED,
-    }
+    about = {"kind": "audit", "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint}, "seed": SEED}
     missed = _missed(found, args)
     content = about | {"versions": library_versions()} | found | {"missed": missed}
     write_json(args.out / "audit.json", content)
@@ -71,9 +65,7 @@ def _missed(found: dict[str, Any], args: argparse.Namespace) -> list[str]:
     for name, one in found["groups"].get("sex", {}).items():
         gap = -(one["difference"]["uar"]["value"] or 0)
         if args.max_gap is not None and gap > args.max_gap:
-            missed.append(
-                f"{name} speakers: UAR {gap:.1%} below that of the others, more than {args.max_gap:.1%}"
-            )
+            missed.append(f"{name} speakers: UAR {gap:.1%} below that of the others, more than {args.max_gap:.1%}")
     return missed
 
 
@@ -81,9 +73,7 @@ def _print(content: dict[str, Any]) -> None:
     from ser.cli.output import interval_text
 
     plain = content["plain"]
-    print(
-        f"{content['corpus']['name']}: {plain['n_utterances']} recordings of {plain['n_speakers']} speakers"
-    )
+    print(f"{content['corpus']['name']}: {plain['n_utterances']} recordings of {plain['n_speakers']} speakers")
     print(f"  {'as recorded':24s}{'':8s}UAR {interval_text(plain['uar'])}")
     for name, one in content["conditions"].items():
         print(f"  {name:24s}{one['stay']:6.1%} stay  UAR {interval_text(one['scores']['uar'])}")

@@ -71,9 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.check:
         corpus = common.leave_out_unusable(corpus)
     corpus, encoded = _encoded(corpus, args, any(MODELS[name].uses_encoder for name in names))
-    print(
-        f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}"
-    )
+    print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}")
     comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, common.stop_on_signals())
     try:
         content = comparison.run(names)

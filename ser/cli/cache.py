@@ -7,9 +7,7 @@ from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)"
-    )
+    parser.add_argument("--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)")
     parser.add_argument("--clear", action="store_true", help="delete what is cached")
 
 

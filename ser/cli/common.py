@@ -60,9 +60,7 @@ def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True)
         "--corpus", nargs="+", type=Path, required=required, metavar="DIR", help="corpus folders or tables"
     )
     add_label_arguments(group)
-    group.add_argument(
-        "--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six"
-    )
+    group.add_argument("--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six")
     group.add_argument(
         "--without-speakers", metavar="NAMES", help="leave these out, for instance RAVDESS:11,RAVDESS:12"
     )
@@ -92,9 +90,7 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, several: bool = False
             help="hub id, folder, or 'shipped' (default %(default)s)",
         )
     group.add_argument("--layer", type=int, help="hidden layer (default: the last)")
-    group.add_argument(
-        "--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)"
-    )
+    group.add_argument("--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)")
     add_machine_arguments(group)
     add_scheduler(group)
 
@@ -110,9 +106,7 @@ def add_scheduler(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
 
 def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add `--threads` and `--device`, which `ser.cli.main` applies before the command runs."""
-    parser.add_argument(
-        "--threads", type=positive, metavar="N", help="threads to compute with (default: one per core)"
-    )
+    parser.add_argument("--threads", type=positive, metavar="N", help="threads to compute with (default: one per core)")
     parser.add_argument("--device", help="where to compute, for instance cuda (default: SER_DEVICE or cpu)")
 
 
@@ -246,9 +240,7 @@ def load_encoder(source: str, layer: int | None, n_layers: int = 0) -> tuple[Enc
     from ser.encoders.encoder import Encoder
 
     encoder = Encoder.load(source, layer).stacked(n_layers)
-    return encoder, EncoderReference(
-        encoder.source, encoder.layer, encoder.fingerprint, encoder.dim, encoder.engine
-    )
+    return encoder, EncoderReference(encoder.source, encoder.layer, encoder.fingerprint, encoder.dim, encoder.engine)
 
 
 def prepare_features(args: argparse.Namespace) -> tuple[Corpus, FeatureSet, EncoderReference]:
@@ -279,9 +271,7 @@ def encode(
     return corpus, with_copies(corpus, features, encoder, n_copies, args.cache), reference
 
 
-def share_extraction(
-    paths: Sequence[Path], args: argparse.Namespace, n_layers: int = 0, n_copies: int = 0
-) -> int:
+def share_extraction(paths: Sequence[Path], args: argparse.Namespace, n_layers: int = 0, n_copies: int = 0) -> int:
     """Have the workers of `--scheduler` compute features into the cache; returns how many they had to compute."""
     from ser.features.extract import progress_bar
     from ser.features.share import Piece, extract_on

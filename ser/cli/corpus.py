@@ -19,9 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_label_arguments(parser)
     parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON")
-    parser.add_argument(
-        "--html", type=Path, metavar="OUT", help="also write the report as a page with charts"
-    )
+    parser.add_argument("--html", type=Path, metavar="OUT", help="also write the report as a page with charts")
     parser.add_argument("--no-decode", action="store_true", help="look at names and labels, not at the sound")
 
 

@@ -123,9 +123,7 @@ def compare_splits(folder: Path, result: dict[str, Any], leaky: dict[str, Any]) 
     result["random_split"] = shown | {"premium": premium}
     write_json(folder / "result.json", result)
     print_result(leaky)
-    print(
-        f"Leak premium: {interval_text(premium['wa'])} of accuracy come from hearing the test speakers in training."
-    )
+    print(f"Leak premium: {interval_text(premium['wa'])} of accuracy come from hearing the test speakers in training.")
 
 
 def draw_report(folder: Path) -> Path:
@@ -147,10 +145,7 @@ def print_epoch(number: int, report: EpochReport) -> None:
     train, *validation = (
         cell(value, ".2%") for value in (report.train_wa, report.validation_wa, report.validation_uar)
     )
-    print(
-        f"{report.epoch:5d}  {number + 1:4d}  {losses[0]}{train}  {losses[1]}{''.join(validation)}",
-        flush=True,
-    )
+    print(f"{report.epoch:5d}  {number + 1:4d}  {losses[0]}{train}  {losses[1]}{''.join(validation)}", flush=True)
 
 
 def print_result(result: dict[str, Any]) -> None:

@@ -24,11 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--teacher", required=True, metavar="SRC", help="hub id, folder, or 'shipped'")
     parser.add_argument(
-        "--out",
-        required=True,
-        type=Path,
-        metavar="DIR",
-        help="folder of the run; the encoder lands in DIR/encoder",
+        "--out", required=True, type=Path, metavar="DIR", help="folder of the run; the encoder lands in DIR/encoder"
     )
     student = parser.add_mutually_exclusive_group(required=True)
     student.add_argument(
@@ -52,12 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the encoder is to be given speech alone, at one level: silence then changes nothing",
     )  # fmt: skip
     parser.add_argument("--half", action="store_true", help="store the encoder in half precision")
-    parser.add_argument(
-        "--licence", metavar="TEXT", help="the teacher's, for the encoder's distillation.json"
-    )
-    parser.add_argument(
-        "--save-every-s", type=float, default=60.0, help="seconds between saved states (%(default)s)"
-    )
+    parser.add_argument("--licence", metavar="TEXT", help="the teacher's, for the encoder's distillation.json")
+    parser.add_argument("--save-every-s", type=float, default=60.0, help="seconds between saved states (%(default)s)")
     add_machine_arguments(parser)
     add_settings(parser, DistillSettings, CropSettings, leave_out=("teacher_layers", "crops", "speeds"))
 
@@ -72,9 +64,7 @@ def run(args: argparse.Namespace) -> int:
     args.crops = settings_of(CropSettings, args)
     settings = settings_of(DistillSettings, args)
     if settings.steps and not args.audio:
-        raise SettingsError(
-            "--audio names the recordings to learn from; --steps 0 writes the encoder as it begins."
-        )
+        raise SettingsError("--audio names the recordings to learn from; --steps 0 writes the encoder as it begins.")
     teacher = Encoder.load(args.teacher, engine="torch")
     start = teacher if args.init is None else Encoder.load(args.init, device="cpu", engine="torch")
     student = Student.first_layers(start, args.from_teacher)
@@ -85,9 +75,7 @@ def run(args: argparse.Namespace) -> int:
         folder = args.out / "encoder"
         about = {"name": teacher.name, "fingerprint": teacher.fingerprint}
         student.write(
-            folder,
-            {"teacher": about, "student": student.origin, "licence": args.licence, "steps": 0},
-            args.half,
+            folder, {"teacher": about, "student": student.origin, "licence": args.licence, "steps": 0}, args.half
         )
     print(f"The encoder is in {folder}")
     return 0
@@ -116,10 +104,7 @@ def _train(args: argparse.Namespace, teacher: Encoder, student: Student, setting
             _note(log, line)
             left = f"{line['left_s'] // 3600:.0f}:{line['left_s'] % 3600 // 60:02.0f}"
             losses = " ".join(f"{loss:.3f}" for loss in line["loss"])
-            print(
-                f"step {line['step']}/{line['of']}  loss {losses}  epoch {line['epoch']}  left {left} h",
-                flush=True,
-            )
+            print(f"step {line['step']}/{line['of']}  loss {losses}  epoch {line['epoch']}  left {left} h", flush=True)
 
         distillation.run(report, lambda text: print(text, flush=True), args.save_every_s)
     for path, message in distillation.stream.bad_files.items():

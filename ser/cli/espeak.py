@@ -16,12 +16,7 @@ from pathlib import Path
 from ser.errors import SettingsError
 from ser.files import ASSETS
 
-VOICES = [
-    *(f"m{number}" for number in range(1, 9)),
-    *(f"f{number}" for number in range(1, 6)),
-    "croak",
-    "whisper",
-]
+VOICES = [*(f"m{number}" for number in range(1, 9)), *(f"f{number}" for number in range(1, 6)), "croak", "whisper"]
 VOICES += ["klatt", "klatt2", "klatt3", "klatt4"]
 PITCH = (5, 95)  # espeak-ng's scale, 0 to 99
 WORDS_A_MINUTE = (110, 230)

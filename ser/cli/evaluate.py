@@ -28,9 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--voice", type=positive, default=0, metavar="N",
         help="know each speaker by N recordings, which are not scored; prints the gain",
     )  # fmt: skip
-    voices.add_argument(
-        "--neutral-voice", type=positive, default=0, metavar="N", help="the same by N neutral ones"
-    )
+    voices.add_argument("--neutral-voice", type=positive, default=0, metavar="N", help="the same by N neutral ones")
     add_corpus_arguments(parser)
     add_machine_arguments(parser)
 

@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="only the encoder's graph, into the encoder's own folder beside its weights: answers then need no torch",
     )
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)"
-    )
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="a trained model (default: the shipped one)")
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
     parser.add_argument("--int8", action="store_true", help="matrix products of the encoder in 8 bits")
     parser.add_argument("--licence", metavar="TEXT", help="a note that the file carries")
@@ -40,9 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     if args.out and args.out.suffix.lower() != ".onnx":
-        raise SettingsError(
-            f"--out {args.out} must end in .onnx, which is how the other commands know the file."
-        )
+        raise SettingsError(f"--out {args.out} must end in .onnx, which is how the other commands know the file.")
     from ser.classifier.checkpoint import check_encoder, read_state
     from ser.encoders.encoder import Encoder
     from ser.files import SHIPPED_CLASSIFIER
@@ -61,9 +57,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     path = export_onnx(checkpoint, state, encoder, args.out, args.licence, args.int8)
     furthest = _furthest(folder, encoder, path)
-    print(
-        f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities within {furthest:.1e} of those of torch"
-    )
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB; probabilities within {furthest:.1e} of those of torch")
     if args.corpus:
         from ser import load
 

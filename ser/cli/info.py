@@ -111,9 +111,7 @@ def _lines(content: Mapping[str, Any]) -> Iterator[str]:
             yield "scores"
             yield from _score_lines(value)
         elif isinstance(value, Mapping):
-            yield f"{key:10s} " + ", ".join(
-                f"{name} {entry}" for name, entry in value.items() if entry is not None
-            )
+            yield f"{key:10s} " + ", ".join(f"{name} {entry}" for name, entry in value.items() if entry is not None)
         else:
             yield f"{key:10s} {value or 'not found'}"
 
@@ -127,9 +125,7 @@ def _model_lines(model: Mapping[str, Any]) -> Iterator[str]:
     yield f"  emotions: {', '.join(model['labels'])}"
     yield f"  classifier: {', '.join(f'{key} {value}' for key, value in model['classifier'].items())}"
     data = model["data"]
-    size = (
-        f" ({data['n_utterances']} utterances, {data['n_speakers']} speakers)" if "n_speakers" in data else ""
-    )
+    size = f" ({data['n_utterances']} utterances, {data['n_speakers']} speakers)" if "n_speakers" in data else ""
     corpus = data.get("name", "unknown data")
     size_of = f"{model['parameters']:,} parameters, " if "parameters" in model else ""
     yield f"  {size_of}trained with seed {model['seed']} on {corpus}{size}"

@@ -38,38 +38,26 @@ class Question:
     voice: Voice | None
 
     def put(self, predictor: Recogniser) -> Prediction:
-        answer = predictor(
-            self.file, timeline=self.timeline, max_duration_s=self.max_duration_s, voice=self.voice
-        )
+        answer = predictor(self.file, timeline=self.timeline, max_duration_s=self.max_duration_s, voice=self.voice)
         return replace(answer, file=self.name)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.audio.decode import MAX_DURATION_S
 
-    parser.add_argument(
-        "inputs", nargs="+", type=Path, metavar="FILE|FOLDER", help="recordings, or their folders"
-    )
+    parser.add_argument("inputs", nargs="+", type=Path, metavar="FILE|FOLDER", help="recordings, or their folders")
     parser.add_argument("--json", action="store_true", help="one JSON object a line on standard output")
-    parser.add_argument(
-        "--csv", type=Path, metavar="OUT", help="append to this CSV table; run again to resume"
-    )
+    parser.add_argument("--csv", type=Path, metavar="OUT", help="append to this CSV table; run again to resume")
     parser.add_argument(
         "-o", "--out", type=Path, metavar="OUT", help="append JSON lines to this file; run again to resume"
     )
-    parser.add_argument(
-        "--timeline", action="store_true", help="also the emotion over time, in windows of 2 s"
-    )
+    parser.add_argument("--timeline", action="store_true", help="also the emotion over time, in windows of 2 s")
     parser.add_argument(
         "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
     )
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
     parser.add_argument(
-        "--processes",
-        type=positive,
-        default=1,
-        metavar="N",
-        help="answer in N processes (default %(default)s)",
+        "--processes", type=positive, default=1, metavar="N", help="answer in N processes (default %(default)s)"
     )
     add_scheduler(parser)
     parser.add_argument(
@@ -80,19 +68,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="refuse longer recordings (default %(default)s s)",
     )
     voices = parser.add_argument_group(
-        "voices",
-        "what is lost on a stranger is mostly a shift, which other recordings of the same speaker measure",
+        "voices", "what is lost on a stranger is mostly a shift, which other recordings of the same speaker measure"
     ).add_mutually_exclusive_group()
     voices.add_argument("--one-voice", action="store_true", help="all recordings are of one speaker")
+    voices.add_argument("--voice-folders", action="store_true", help="each folder holds one speaker's recordings")
     voices.add_argument(
-        "--voice-folders", action="store_true", help="each folder holds one speaker's recordings"
-    )
-    voices.add_argument(
-        "--neutral",
-        nargs="+",
-        type=Path,
-        metavar="FILE",
-        help="neutral recordings of the one speaker of all others",
+        "--neutral", nargs="+", type=Path, metavar="FILE", help="neutral recordings of the one speaker of all others"
     )
     add_machine_arguments(parser)
 
@@ -113,9 +94,7 @@ def run(args: argparse.Namespace) -> int:
         fingerprint += "-voices"  # such answers do not go on a file of others
     with contextlib.ExitStack() as stack:
         outputs = [stack.enter_context(output) for output in _outputs(args, labels, fingerprint)]
-        waiting = [
-            file for file in files if not outputs or any(shown(file) not in output.done for output in outputs)
-        ]
+        waiting = [file for file in files if not outputs or any(shown(file) not in output.done for output in outputs)]
         if not args.debug:
             stack.enter_context(_own_stderr())
         n_bad += _predict(args, waiting, files, outputs)
@@ -154,16 +133,9 @@ def _predict(
     voices = _voices(args, predictor, every) if predictor else lambda file: None
     n_bad = 0
     # None: a bar where people look, no lines in a log.
-    bar = tqdm(
-        unit="clip",
-        initial=len(every) - len(files),
-        total=len(every),
-        disable=None if outputs else True,
-    )
+    bar = tqdm(unit="clip", initial=len(every) - len(files), total=len(every), disable=None if outputs else True)
     questions = (
-        Question(
-            file.resolve() if shared else file, str(file), args.timeline, args.max_duration, voices(file)
-        )
+        Question(file.resolve() if shared else file, str(file), args.timeline, args.max_duration, voices(file))
         for file in files
     )
     for question, answer in _answers(args, predictor, questions):
@@ -214,9 +186,7 @@ def _model_here(checkpoint: Path | None, encoder: str | None) -> Recogniser:
     return load(checkpoint, encoder)
 
 
-def _voices(
-    args: argparse.Namespace, predictor: Recogniser, files: Sequence[Path]
-) -> Callable[[Path], Voice | None]:
+def _voices(args: argparse.Namespace, predictor: Recogniser, files: Sequence[Path]) -> Callable[[Path], Voice | None]:
     """Which voice speaks in a file; None for every file where no option names any.
 
     Raises:
@@ -308,9 +278,7 @@ def _own_stderr() -> Iterator[None]:
     before, kept = sys.stderr, os.dup(STDERR)
     with contextlib.suppress(OSError, AttributeError):  # not a real stream
         if before.fileno() == STDERR:
-            sys.stderr = os.fdopen(
-                os.dup(kept), "w", buffering=1, encoding=before.encoding, errors="backslashreplace"
-            )
+            sys.stderr = os.fdopen(os.dup(kept), "w", buffering=1, encoding=before.encoding, errors="backslashreplace")
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), STDERR)
     try:

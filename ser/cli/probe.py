@@ -46,9 +46,7 @@ def run(args: argparse.Namespace) -> int:
     result = probe(vectors, [utterance.emotion for utterance in corpus.utterances], speakers, args.c)
     predicted = result.true, result.probabilities, speakers, result.labels
     scores: dict[str, Any] = score(*predicted).to_dict()
-    by_speaker: dict[str, Any] = {
-        name: one.to_dict() for name, one in scores_by(speakers, *predicted, 0).items()
-    }
+    by_speaker: dict[str, Any] = {name: one.to_dict() for name, one in scores_by(speakers, *predicted, 0).items()}
     print(
         f"{corpus.name}: {len(speakers)} utterances, {len(corpus.speakers)} speakers, {len(result.labels)} emotions\n"
         + ", ".join(f"{name} {value}" for name, value in encoder.items())

@@ -15,9 +15,7 @@ from ser.cli import crossval as crossval_command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     crossval_command.add_shared_arguments(parser)
     parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for the checkpoint")
-    parser.add_argument(
-        "--out", type=Path, help="run folder of the cross-validation (default: TO/run); it is resumed"
-    )
+    parser.add_argument("--out", type=Path, help="run folder of the cross-validation (default: TO/run); it is resumed")
     parser.set_defaults(no_final=False)
 
 

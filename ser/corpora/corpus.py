@@ -96,8 +96,7 @@ class Corpus:
     def fingerprint(self) -> str:
         """First 16 hex digits of a SHA-256 over names, speakers and labels, wherever the corpus lies."""
         lines = sorted(
-            f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n"
-            for one in self.utterances
+            f"{self.file_of(one.path, outside=False)}\0{one.speaker}\0{one.emotion}\n" for one in self.utterances
         )
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
@@ -173,9 +172,7 @@ def read_corpus(
     elif os.path.isdir(source):  # noqa: PTH112
         corpus = _read_folder(source, reader, labels, own_labels=metadata is None)
     else:
-        raise CorpusError(
-            f"There is no corpus {source}. Give a folder of recordings, or a CSV that lists them."
-        )
+        raise CorpusError(f"There is no corpus {source}. Give a folder of recordings, or a CSV that lists them.")
     if metadata is not None:
         corpus = _relabelled(corpus, Path(metadata), labels)
     mapped = label_map or {}
@@ -213,9 +210,7 @@ def read_corpora(
     ]
     [(path, times)] = Counter(one.path for one in utterances).most_common(1)
     if times > 1:
-        raise CorpusError(
-            f"{path} would be in the joined corpus {times} times. Give folders that do not overlap."
-        )
+        raise CorpusError(f"{path} would be in the joined corpus {times} times. Give folders that do not overlap.")
     return Corpus(
         name="+".join(names),
         root=Path(os.path.commonpath([corpus.root for corpus in corpora])),
@@ -235,9 +230,7 @@ def keep_emotions(corpus: Corpus, emotions: Sequence[str]) -> tuple[Corpus, dict
     wanted = {folded(common_label(name)) for name in emotions}
     kept = tuple(one for one in corpus.utterances if folded(one.emotion) in wanted)
     if not kept:
-        raise CorpusError(
-            f"{corpus.name} has none of {', '.join(emotions)}; it has {', '.join(corpus.emotions)}."
-        )
+        raise CorpusError(f"{corpus.name} has none of {', '.join(emotions)}; it has {', '.join(corpus.emotions)}.")
     dropped = Counter(one.emotion for one in corpus.utterances if folded(one.emotion) not in wanted)
     return replace(corpus, utterances=kept), dict(dropped)
 
@@ -276,9 +269,7 @@ def _read_names(folder: Path, name: str | None) -> Corpus:
         )
     known = [reader for reader in READERS if name is None or reader.name.casefold() == name.casefold()]
     if not known:
-        raise CorpusError(
-            f"There is no reader {name!r}; there are {', '.join(one.name for one in READERS)} and csv."
-        )
+        raise CorpusError(f"There is no reader {name!r}; there are {', '.join(one.name for one in READERS)} and csv.")
     found = [(reader, _matched(reader, folder, files)) for reader in known]
     reader, utterances = max(found, key=lambda pair: len(pair[1]))
     if name is None and 2 * len(utterances) < len(files):
@@ -335,9 +326,7 @@ def _relabelled(corpus: Corpus, table: Path, labels: Labels) -> Corpus:
     by_name = read_labels(table, labels == "corrected")
     missing = [one.path.name for one in corpus.utterances if one.path.stem not in by_name]
     if len(missing) == len(corpus.utterances) or (missing and labels == "corrected"):
-        raise CorpusError(
-            f"{table} has no label for {len(missing)} files of {corpus.name}, {missing[0]} the first."
-        )
+        raise CorpusError(f"{table} has no label for {len(missing)} files of {corpus.name}, {missing[0]} the first.")
     labelled = (replace(one, emotion=by_name.get(one.path.stem, one.emotion)) for one in corpus.utterances)
     return replace(corpus, utterances=tuple(labelled))
 

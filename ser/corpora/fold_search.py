@@ -67,9 +67,7 @@ def make_plan(counts: Counts, n_folds: int, share: float, rng: np.random.Generat
     if all((part @ counts > 0).all() for part in (plan.test, plan.validation, ~plan.test & ~plan.validation)):
         return plan
     solved = solve(counts, n_folds, share)
-    return solved and Plan(
-        solved.test, split_validation(counts, solved.test, share, fair, rng, solved.validation)
-    )
+    return solved and Plan(solved.test, split_validation(counts, solved.test, share, fair, rng, solved.validation))
 
 
 def split_test(counts: Counts, n_folds: int, rng: np.random.Generator) -> Mask:
@@ -114,9 +112,7 @@ def _greedy(counts: Counts, n_folds: int, rng: np.random.Generator, first: bool)
     return test
 
 
-def _improve_test(
-    counts: Counts, test: Assignment, n_folds: int, rng: np.random.Generator
-) -> tuple[float, Assignment]:
+def _improve_test(counts: Counts, test: Assignment, n_folds: int, rng: np.random.Generator) -> tuple[float, Assignment]:
     """Best moves and swaps between test folds until none helps: `(cost, (speakers,))`."""
     total, present = counts.sum(axis=0), counts > 0
     n_present, n_emotions = present.sum(axis=0), counts.shape[1]
@@ -146,9 +142,7 @@ def _improve_test(
     return float(cost_of(folds).sum()), test
 
 
-def _changes(
-    test: Assignment, n_folds: int, rng: np.random.Generator
-) -> tuple[Assignment, Assignment, Assignment]:
+def _changes(test: Assignment, n_folds: int, rng: np.random.Generator) -> tuple[Assignment, Assignment, Assignment]:
     """All moves and swaps as `(speaker, the one it changes places with or -1, fold it goes to)`."""
     n = len(test)
     one, target = (axis.ravel() for axis in np.meshgrid(np.arange(n), np.arange(n_folds), indexing="ij"))

@@ -34,11 +34,7 @@ class Fold:
 
 
 def split_corpus(
-    corpus: Corpus,
-    split: Split = "speakers",
-    n_folds: int = 5,
-    validation_share: float = 0.10,
-    seed: int = 40,
+    corpus: Corpus, split: Split = "speakers", n_folds: int = 5, validation_share: float = 0.10, seed: int = 40
 ) -> tuple[Fold, ...]:
     """The folds of a corpus, the same for every command.
 
@@ -65,11 +61,7 @@ def split_corpus(
 
 
 def make_folds(
-    speakers: Sequence[str],
-    emotions: Sequence[str],
-    n_folds: int = 5,
-    validation_share: float = 0.10,
-    seed: int = 40,
+    speakers: Sequence[str], emotions: Sequence[str], n_folds: int = 5, validation_share: float = 0.10, seed: int = 40
 ) -> tuple[Fold, ...]:
     """Split into folds without a shared speaker, class shares alike, every emotion in every part.
 
@@ -145,11 +137,7 @@ def leave_one_corpus_out(
 
 
 def random_folds(
-    speakers: Sequence[str],
-    emotions: Sequence[str],
-    n_folds: int = 5,
-    validation_share: float = 0.10,
-    seed: int = 40,
+    speakers: Sequence[str], emotions: Sequence[str], n_folds: int = 5, validation_share: float = 0.10, seed: int = 40
 ) -> tuple[Fold, ...]:
     """A split by utterances that IGNORES SPEAKERS: only to measure how much of a figure is leak.
 
@@ -236,13 +224,9 @@ def _leave_one_out(
     return folds
 
 
-def _check_settings(
-    speakers: Sequence[str], emotions: Sequence[str], n_folds: int, validation_share: float
-) -> None:
+def _check_settings(speakers: Sequence[str], emotions: Sequence[str], n_folds: int, validation_share: float) -> None:
     if len(speakers) != len(emotions):
-        raise FoldError(
-            f"{len(speakers)} speakers were given for {len(emotions)} emotions: one each per utterance."
-        )
+        raise FoldError(f"{len(speakers)} speakers were given for {len(emotions)} emotions: one each per utterance.")
     if not speakers:
         raise FoldError("There are no utterances to split.")
     if len(set(emotions)) < 2:

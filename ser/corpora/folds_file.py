@@ -32,8 +32,7 @@ def read_folds(path: str | Path, corpus: Corpus) -> tuple[Fold, ...]:
     try:
         rows = json.loads(Path(path).read_text(encoding="utf-8-sig"))
         folds = tuple(
-            Fold(*(tuple(sorted(known[name] for name in row[part] if name in known)) for part in PARTS))
-            for row in rows
+            Fold(*(tuple(sorted(known[name] for name in row[part] if name in known)) for part in PARTS)) for row in rows
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FoldError(

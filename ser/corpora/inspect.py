@@ -127,9 +127,7 @@ def usable(corpus: Corpus, report: CorpusReport) -> Corpus:
         CorpusError: the report is of another corpus, or nothing is left.
     """
     if report.fingerprint != corpus.fingerprint:
-        raise CorpusError(
-            f"The report is not of this corpus ({report.name}, as it was); inspect {corpus.name} again."
-        )
+        raise CorpusError(f"The report is not of this corpus ({report.name}, as it was); inspect {corpus.name} again.")
     kept = _kept(corpus, report.problems)
     if not kept:
         raise CorpusError(f"None of the {len(corpus.utterances)} recordings of {corpus.name} can be used.")
@@ -141,9 +139,7 @@ def _kept(corpus: Corpus, problems: Sequence[Problem]) -> tuple[Utterance, ...]:
     return tuple(one for one in corpus.utterances if corpus.file_of(one.path) not in dropped)
 
 
-def _report(
-    corpus: Corpus, problems: Sequence[Problem], sounds: Mapping[Path, Sound], decoded: bool
-) -> CorpusReport:
+def _report(corpus: Corpus, problems: Sequence[Problem], sounds: Mapping[Path, Sound], decoded: bool) -> CorpusReport:
     kept = _kept(corpus, problems)
     heard = [sounds[one.path] for one in kept] if decoded else []
     rows = tuple(_emotion_row(name, kept, sounds) for name in in_order(one.emotion for one in kept))

@@ -74,8 +74,7 @@ def read_table(path: Path) -> list[Row]:
     for row in rows:
         if row.path in lines:
             raise CorpusError(
-                f"{path}, line {row.line}: {row.path} is listed already in line {lines[row.path]}. Delete "
-                "one of them."
+                f"{path}, line {row.line}: {row.path} is listed already in line {lines[row.path]}. Delete one of them."
             )
         lines[row.path] = row.line
     return rows
@@ -154,18 +153,14 @@ def _row(
     empty = [name for name in ("corrected", *required) if cleaned(row.get(name, "-")).casefold() in EMPTY]
     if empty:
         how = f" ({row[empty[0]]}: so programs write an empty cell)" if row[empty[0]] else ""
-        raise CorpusError(
-            f"{path}, line {line}: {', '.join(empty)} is empty{how}. Fill it in or delete the line."
-        )
+        raise CorpusError(f"{path}, line {line}: {', '.join(empty)} is empty{how}. Fill it in or delete the line.")
     return row
 
 
 def _places(header: Sequence[str]) -> dict[str, int]:
     """Our name of a column -> where it stands."""
     lower = [name.casefold() for name in header]
-    found = {
-        column: next((name for name in names if name in lower), None) for column, names in COLUMNS.items()
-    }
+    found = {column: next((name for name in names if name in lower), None) for column, names in COLUMNS.items()}
     return {column: lower.index(name) for column, name in found.items() if name is not None}
 
 

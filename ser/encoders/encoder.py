@@ -218,9 +218,7 @@ class Encoder:
             except Exception as error:  # onnxruntime's classes have no common base
                 self._give_up(error)
         with torch.inference_mode():
-            frames: NDArray[np.float32] = (
-                self.frames(torch.from_numpy(waveforms).to(self.device)).float().cpu().numpy()
-            )
+            frames: NDArray[np.float32] = self.frames(torch.from_numpy(waveforms).to(self.device)).float().cpu().numpy()
         return frames
 
     def _give_up(self, reason: Exception) -> None:

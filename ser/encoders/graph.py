@@ -145,9 +145,7 @@ def find_session(fingerprint: str, folder: Path) -> Session | None:
     try:
         return None if content is None else _checked(Session(content), fingerprint, folder)
     except Exception as error:
-        log.warning(
-            "the cached encoder %s cannot be used: %s", fingerprint, " ".join(str(error).split())[:200]
-        )
+        log.warning("the cached encoder %s cannot be used: %s", fingerprint, " ".join(str(error).split())[:200])
         return None
 
 

@@ -95,9 +95,7 @@ def load_model(place: Place) -> Any:
     """
     model_type, classes = str(place.json("config.json").get("model_type")), _model_classes()
     if model_type not in classes:
-        raise EncoderError(
-            f"{place.name} is a model of the kind {model_type!r}; the kinds {', '.join(classes)} work."
-        )
+        raise EncoderError(f"{place.name} is a model of the kind {model_type!r}; the kinds {', '.join(classes)} work.")
     options: dict[str, Any] = {"local_files_only": True, "dtype": torch.float32}
     if model_type == WHISPER:  # a whole Whisper has its encoder under a prefix
         options["key_mapping"] = {r"^(model\.)?encoder\.": ""}

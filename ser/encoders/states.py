@@ -118,8 +118,6 @@ def _mel_tables(n_bands: int) -> tuple[torch.Tensor, torch.Tensor]:
     phase = 2 * np.pi / MEL_WINDOW * turns
     window = (1 - np.cos(2 * np.pi / MEL_WINDOW * np.arange(MEL_WINDOW))) / 2  # of Hann
     basis = np.concatenate([np.cos(phase), np.sin(phase)]) * window
-    filters = mel_filter_bank(
-        MEL_BINS, n_bands, 0.0, MEL_HIGHEST_HZ, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney"
-    )
+    filters = mel_filter_bank(MEL_BINS, n_bands, 0.0, MEL_HIGHEST_HZ, SAMPLE_RATE_HZ, norm="slaney", mel_scale="slaney")
     with torch.inference_mode(False):  # they serve a distillation's gradients too
         return torch.from_numpy(basis[:, None]).float(), torch.from_numpy(filters.T.copy()).float()

@@ -113,9 +113,7 @@ class Ablation:
                 result = self._result(option, settings[option])
                 gain = contribution(self.folder / option, self.folder / BASE, result["labels"])
                 row |= {**_summary(result), "contribution": gain, "cost": self._cost(settings[option])}
-            except (
-                FoldError
-            ) as error:  # too few speakers to split the rest once more: the others are measured
+            except FoldError as error:  # too few speakers to split the rest once more: the others are measured
                 row["refused"] = str(error)
             write_json(self.folder / FILE, content)
         return content

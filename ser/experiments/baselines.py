@@ -92,9 +92,7 @@ class ListedFrames:
     def __init__(self, frames: Sequence[NDArray[np.float32]]) -> None:
         self.frames = frames
 
-    def gather(
-        self, indices: Sequence[int], max_frames: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def gather(self, indices: Sequence[int], max_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         chosen = [self.frames[index][:max_frames] for index in indices]
         return np.concatenate(chosen), np.array([len(one) for one in chosen])
 
@@ -218,9 +216,7 @@ class ReducedLayers(nn.Module):
         super().__init__()
         (n_layers, dim), width = shape, settings.width
         self.reduce = nn.ModuleList(
-            nn.Sequential(
-                nn.LayerNorm(dim), nn.Dropout(0.2), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width)
-            )
+            nn.Sequential(nn.LayerNorm(dim), nn.Dropout(0.2), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(n_layers)
         )
         self.attention = nn.Linear(2 * width, 1)

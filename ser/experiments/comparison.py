@@ -230,9 +230,7 @@ class Comparison:
         write_atomically(folder / "predictions.csv", table.encode())
         return {**about, "labels": list(labels), "pooled": scores}
 
-    def _predictions(
-        self, name: str, run: str, one: Encoded
-    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _predictions(self, name: str, run: str, one: Encoded) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """`(utterances, labels)` probabilities of every utterance by the fold that tests it, and which that is."""
         fit, targets, n_labels = MODELS[name].fit, self.corpus.targets, len(self.corpus.emotions)
         assert fit is not None
@@ -240,9 +238,7 @@ class Comparison:
         probabilities, fold_of = np.zeros((len(targets), n_labels)), np.zeros(len(targets), dtype=np.int64)
         for number, fold in enumerate(self.settings.crossval.folds(self.corpus)):
             if self.should_stop():
-                raise Stopped(
-                    f"Stopped before fold {number + 1} of {run}. Run the same command again to resume."
-                )
+                raise Stopped(f"Stopped before fold {number + 1} of {run}. Run the same command again to resume.")
             task = Task(source, targets, n_labels, fold, self.settings.baseline, number)
             probabilities[list(fold.test)] = fit(task, partial(self.listener, run, number))
             fold_of[list(fold.test)] = number

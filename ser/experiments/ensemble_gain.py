@@ -26,10 +26,7 @@ from ser.training.trainer import EpochReport
 
 
 def cross_validate_ensemble(
-    outer: Crossval,
-    folder: Path,
-    listener: Callable[[int, EpochReport], None],
-    should_stop: Callable[[], bool],
+    outer: Crossval, folder: Path, listener: Callable[[int, EpochReport], None], should_stop: Callable[[], bool]
 ) -> dict[str, Any]:
     """Result of the average of fold models, computed or, where the folder holds it, read.
 
@@ -63,9 +60,7 @@ def cross_validate_ensemble(
         "answers each test part",
         **outer.run_folder.identity,
         "labels": list(outer.corpus.emotions),
-        "pooled": score(
-            outer.data.targets, probabilities, outer.data.speakers, outer.corpus.emotions
-        ).to_dict(),
+        "pooled": score(outer.data.targets, probabilities, outer.data.speakers, outer.corpus.emotions).to_dict(),
         "folds": [{"best_epoch": one} for one in epochs],
     }
     table = predictions_table(outer.corpus, probabilities, fold_of)

@@ -78,15 +78,10 @@ class Evaluation:
             "by_corpus": by([one.corpus or "corpus" for one in self.utterances], 1000),
             "by_gender": by([one.gender or "unknown" for one in self.utterances], 1000),
             "by_speaker": by(speakers, 0),
-            "left_out": {
-                "unknown_emotions": dict(self.unknown),
-                "unreadable": [list(one) for one in self.unreadable],
-            },
+            "left_out": {"unknown_emotions": dict(self.unknown), "unreadable": [list(one) for one in self.unreadable]},
         }
 
-    def _gain(
-        self, true: NDArray[np.int64], speakers: Sequence[str], strangers: NDArray[np.float64]
-    ) -> dict[str, Any]:
+    def _gain(self, true: NDArray[np.int64], speakers: Sequence[str], strangers: NDArray[np.float64]) -> dict[str, Any]:
         """What knowing the voices changed."""
         gain = paired_difference(true, self.probabilities, strangers, speakers, len(self.labels))
         return {

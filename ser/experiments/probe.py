@@ -34,9 +34,7 @@ class Probe:
     probabilities: NDArray[np.float64]
 
 
-def probe(
-    features: NDArray[np.floating], emotions: Sequence[str], speakers: Sequence[str], c: float = C
-) -> Probe:
+def probe(features: NDArray[np.floating], emotions: Sequence[str], speakers: Sequence[str], c: float = C) -> Probe:
     """Predict each speaker's emotions by a model of the others; an emotion that the others lack has probability 0.
 
     Args:

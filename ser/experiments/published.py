@@ -35,12 +35,7 @@ class ComparisonRow:
 PUBLISHED: tuple[ComparisonRow, ...] = tuple(
     ComparisonRow(name, value, published=True, protocol=protocol, source=source)
     for name, value, protocol, source in (
-        (
-            "DistilHuBERT, Bi-GRU, Optuna (2026)",
-            0.7877,
-            "ShEMO, speakers apart, mean of five folds",
-            FIGURE_6,
-        ),
+        ("DistilHuBERT, Bi-GRU, Optuna (2026)", 0.7877, "ShEMO, speakers apart, mean of five folds", FIGURE_6),
         ("1D-CNN [22]", 0.74, f"{NOT_STATED}; about 74 % by the text", FIGURE_6),
         ("HuBERT-CNN + Conformer [33]", None, NOT_STATED, FIGURE_6),
         ("DistilHuBERT [33]", None, NOT_STATED, FIGURE_6),

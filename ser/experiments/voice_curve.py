@@ -46,10 +46,7 @@ def voice_curve(crossval: Crossval) -> list[dict[str, Any]]:
             row = _row(crossval, kind, count)
             if row is None:
                 continue
-            true, answers = (
-                data.targets[row.indices],
-                (row.known.argmax(axis=1), unknown[row.indices].argmax(axis=1)),
-            )
+            true, answers = (data.targets[row.indices], (row.known.argmax(axis=1), unknown[row.indices].argmax(axis=1)))
             speakers = [data.speakers[index] for index in row.indices]
             scores = [score(true, one, speakers, emotions).to_dict() for one in answers]
             gain = paired_difference(true, *answers, speakers, len(emotions))
@@ -88,9 +85,7 @@ def _by_speaker(crossval: Crossval, test: Sequence[int]) -> Iterator[list[int]]:
         yield [index for index, other in zip(test, names, strict=True) if other == name]
 
 
-def _heard(
-    crossval: Crossval, spoken: Sequence[int], kind: str, count: int, rng: np.random.Generator
-) -> list[int]:
+def _heard(crossval: Crossval, spoken: Sequence[int], kind: str, count: int, rng: np.random.Generator) -> list[int]:
     """Utterances of one speaker to know the voice by; none where there are too few."""
     data = crossval.data
     labels = data.targets[list(spoken)]

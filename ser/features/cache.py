@@ -36,13 +36,7 @@ FILE_BYTES = 32 << 20
 FILE_S = 120.0  # a slow encoder's work is written at least this often
 STALE_S = 3600.0  # an unfinished file this old belongs to nobody
 DESCRIPTION, VERIFIED, SUFFIX, UNFINISHED = "encoder.json", "verified.json", ".safetensors", ".tmp"
-OWN_FILES = (
-    f"*{SUFFIX}",
-    f".*{UNFINISHED}",
-    DESCRIPTION,
-    VERIFIED,
-    "*.shard",
-)  # the last: of earlier versions
+OWN_FILES = (f"*{SUFFIX}", f".*{UNFINISHED}", DESCRIPTION, VERIFIED, "*.shard")  # the last: of earlier versions
 
 HALF = np.dtype("<f2")
 
@@ -79,9 +73,7 @@ class Cached:
             numbers = np.fromfile(self.file, HALF, n * math.prod(self.frame_shape), offset=self.offset)
             return numbers.reshape(n, *self.frame_shape)
         except (OSError, ValueError) as error:
-            raise CacheError(
-                f"Cached features are gone ({error}); was the cache cleared? Run again."
-            ) from error
+            raise CacheError(f"Cached features are gone ({error}); was the cache cleared? Run again.") from error
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,7 @@ class FeatureSet:
     """
 
     def __init__(
-        self,
-        paths: Sequence[Path],
-        cached: Sequence[Cached | None],
-        failed: Sequence[Failure],
-        n_computed: int = 0,
+        self, paths: Sequence[Path], cached: Sequence[Cached | None], failed: Sequence[Failure], n_computed: int = 0
     ) -> None:
         self.paths, self.failed, self.n_computed = tuple(paths), tuple(failed), n_computed
         self._cached = tuple(cached)
@@ -177,9 +173,7 @@ def extract(
     if missing:
         found = store.find(wanted.keys() - broken)
     if vanished := wanted.keys() - broken - found.keys():
-        raise CacheError(
-            f"{len(vanished)} features vanished while others were computed; run the same command again."
-        )
+        raise CacheError(f"{len(vanished)} features vanished while others were computed; run the same command again.")
     utterances = [None if key is None else found.get(key) for key in keys]
     return FeatureSet(paths, utterances, failed, len(missing) - len(broken))
 
@@ -225,9 +219,7 @@ def with_copies(
         bar = progress_bar(f"copy {number} of {n_copies}")
         copies.append(extract(corpus, encoder, place, bar, augmentation=Augmentation(number)))
         for path, message in copies[-1].failed:
-            raise CorpusError(
-                f"No augmented copy of {path} can be made: {message} Leave it out of the corpus."
-            )
+            raise CorpusError(f"No augmented copy of {path} can be made: {message} Leave it out of the corpus.")
     return features.followed_by(copies)
 
 

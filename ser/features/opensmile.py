@@ -52,6 +52,5 @@ def _extractor(feature_set: str) -> Any:
             "openSMILE is not installed. It is free for research alone: pip install opensmile"
         ) from error
     return opensmile.Smile(
-        feature_set=getattr(opensmile.FeatureSet, feature_set),
-        feature_level=opensmile.FeatureLevel.Functionals,
+        feature_set=getattr(opensmile.FeatureSet, feature_set), feature_level=opensmile.FeatureLevel.Functionals
     )

@@ -22,16 +22,12 @@ def averaged(frames: NDArray[Any], n: int) -> NDArray[Any]:
     return averaged_each(frames, np.array([len(frames)]), n)[0]
 
 
-def averaged_each(
-    frames: NDArray[Any], lengths: NDArray[np.int64], n: int
-) -> tuple[NDArray[Any], NDArray[np.int64]]:
+def averaged_each(frames: NDArray[Any], lengths: NDArray[np.int64], n: int) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """The same for utterances one after the other, `(total frames, ...)`, and their new lengths."""
     if n == 1:
         return frames, lengths
     ends = np.cumsum(lengths)
-    starts = np.concatenate(
-        [np.arange(end - length, end, n) for end, length in zip(ends, lengths, strict=True)]
-    )
+    starts = np.concatenate([np.arange(end - length, end, n) for end, length in zip(ends, lengths, strict=True)])
     counts = np.diff(starts, append=len(frames)).reshape(-1, *[1] * (frames.ndim - 1))
     averages = np.add.reduceat(frames, starts, axis=0, dtype=np.float32) / counts.astype(np.float32)
     return averages, -(-lengths // n)
@@ -59,9 +55,7 @@ def principal_components(
         frames = some.reshape(len(some), -1).astype(np.float64)
         n, total, products = n + len(frames), total + frames.sum(axis=0), products + frames.T @ frames
     if not 1 <= n_components <= min(n, total.size):
-        raise SettingsError(
-            f"{n} frames of {total.size} dimensions have no {n_components} principal components."
-        )
+        raise SettingsError(f"{n} frames of {total.size} dimensions have no {n_components} principal components.")
     mean = total / n
     _, axes = np.linalg.eigh(products / n - np.outer(mean, mean))
     return mean.astype(np.float32), axes[:, ::-1][:, :n_components].astype(np.float32)

@@ -61,11 +61,7 @@ class Voice:
 
     @classmethod
     def of(
-        cls,
-        recordings: Sequence[Frames],
-        fingerprint: str,
-        neutral: bool = False,
-        rate_hz: float = FRAME_RATE_HZ,
+        cls, recordings: Sequence[Frames], fingerprint: str, neutral: bool = False, rate_hz: float = FRAME_RATE_HZ
     ) -> Voice:
         """From the frames of a speaker's recordings, at least one, `rate_hz` a second."""
         frames = np.concatenate(recordings).astype(np.float64)
@@ -128,6 +124,4 @@ class Voice:
                     float(about["seconds"]), int(about["recordings"]), about["neutral"] == "1",
                 )  # fmt: skip
         except Exception as error:  # safetensors raises whatever the damage leads to
-            raise CheckpointError(
-                f"{path} holds no voice ({error}). Save one with ser.load().adapt(...)."
-            ) from error
+            raise CheckpointError(f"{path} holds no voice ({error}). Save one with ser.load().adapt(...).") from error

@@ -102,9 +102,7 @@ def session_of(model: ModelProto, n_threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
 def recording_nodes(checkpoint: Checkpoint, state: State) -> Nodes:
@@ -142,9 +140,7 @@ def _averages(graph: Nodes, n: int, frame_shape: tuple[int, ...]) -> str:
     grouped = graph.add("Reshape", padded, _ints(-1, n, *frame_shape))
     numbers = graph.add("Range", np.int64(0), graph.add("Squeeze", groups, _ints(0)), np.int64(1))
     counts = graph.add("Min", graph.add("Sub", total, graph.add("Mul", numbers, _ints(n))), _ints(n))
-    divisors = graph.add(
-        "Reshape", graph.add("Cast", counts, to=TensorProto.FLOAT), _ints(-1, *[1] * len(frame_shape))
-    )
+    divisors = graph.add("Reshape", graph.add("Cast", counts, to=TensorProto.FLOAT), _ints(-1, *[1] * len(frame_shape)))
     return graph.add("Div", graph.add("ReduceSum", grouped, _ints(1), keepdims=0), divisors)
 
 
@@ -191,9 +187,7 @@ def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
     if settings.components:
         mean, axes = (state[name] for name in AXES_BUFFERS)
         x = graph.add("MatMul", graph.add("Sub", x, mean), axes)
-    x = graph.add(
-        "LayerNormalization", x, state["norm.weight"], state["norm.bias"], axis=-1, epsilon=NORM_EPSILON
-    )
+    x = graph.add("LayerNormalization", x, state["norm.weight"], state["norm.bias"], axis=-1, epsilon=NORM_EPSILON)
     *before, last = (_below(state, f"gru.{number}.") for number in range(settings.gru_layers))
     for layer in before:
         x = _states(graph, layer, x)
@@ -233,9 +227,7 @@ def _units(layer: State) -> int:
 
 def _attentive(graph: Nodes, states: str, state: State) -> str:
     """Mean and standard deviation over the steps that are there, `(pieces, 4 * units)`."""
-    scores = graph.add(
-        "Add", graph.add("MatMul", states, state["attention.weight"].T), state["attention.bias"]
-    )
+    scores = graph.add("Add", graph.add("MatMul", states, state["attention.weight"].T), state["attention.bias"])
     n_steps = graph.add("Squeeze", graph.add("Shape", states, start=0, end=1), _ints(0))
     steps = graph.add("Unsqueeze", graph.add("Range", np.int64(0), n_steps, np.int64(1)), _ints(1))
     there = graph.add("Less", steps, graph.add("Cast", LENGTHS, to=TensorProto.INT64))

@@ -40,9 +40,7 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
     """
     if checkpoint is not None and is_model_file(checkpoint):
         if encoder is not None:
-            raise SettingsError(
-                f"{checkpoint} holds its own encoder; leave out the one that was given, {encoder}."
-            )
+            raise SettingsError(f"{checkpoint} holds its own encoder; leave out the one that was given, {encoder}.")
         return open_model_file(checkpoint)
     described, state = read_state(SHIPPED_CLASSIFIER if checkpoint is None else checkpoint)
     fit = encoder_of(described, encoder)

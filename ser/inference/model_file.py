@@ -62,9 +62,7 @@ def _training(model: Any, fingerprint: str) -> Training | None:
     """What the file keeps of the training speakers: initializers that its graph does not need."""
     from onnx import numpy_helper
 
-    kept = {
-        one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.name in VOICE_NAMES
-    }
+    kept = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.name in VOICE_NAMES}
     return Training(fingerprint, *(kept[name] for name in VOICE_NAMES)) if kept else None
 
 

@@ -57,9 +57,7 @@ class JsonLines:
             if list(content["probabilities"]) != self.labels:
                 raise ValueError(f"line {number} holds other emotions")
             if content["model"] != self.model:
-                raise ValueError(
-                    f"line {number} is of the model {content['model']}, this one is {self.model}"
-                )
+                raise ValueError(f"line {number} is of the model {content['model']}, this one is {self.model}")
             yield content["file"], number
 
 
@@ -74,9 +72,7 @@ class Table:
     def line(self, prediction: Prediction) -> str:
         content = prediction.to_dict()
         sure, numbers = str(content["confident"]).lower(), content["probabilities"].values()
-        return self._text(
-            [content["file"], content["emotion"], sure, content["duration_s"], self.model, *numbers]
-        )
+        return self._text([content["file"], content["emotion"], sure, content["duration_s"], self.model, *numbers])
 
     def read(self, lines: Sequence[str]) -> Iterator[tuple[str | None, int]]:
         reader = csv.reader(lines)
@@ -120,9 +116,7 @@ class ResultFile:
             self._resume()
         except BlockingIOError as error:
             self._file.close()
-            raise SerError(
-                f"{path} is being written by another run. Wait for it, or name another file."
-            ) from error
+            raise SerError(f"{path} is being written by another run. Wait for it, or name another file.") from error
         except BaseException:
             self._file.close()
             raise

@@ -94,9 +94,7 @@ class Prediction:
                 {
                     "start_s": round(float(start), 3),
                     "end_s": round(float(end), 3),
-                    "probabilities": dict(
-                        zip(self.probabilities, (round(float(p), 6) for p in row), strict=True)
-                    ),
+                    "probabilities": dict(zip(self.probabilities, (round(float(p), 6) for p in row), strict=True)),
                 }
                 for start, end, row in rows
             ]
@@ -191,9 +189,7 @@ class Recogniser:
         """
         assert self.known_training
         if bool(recordings) == bool(neutral):
-            raise SettingsError(
-                "adapt takes recordings of one speaker, or neutral ones; give one of the two."
-            )
+            raise SettingsError("adapt takes recordings of one speaker, or neutral ones; give one of the two.")
         heard = [self.frames(recording) for recording in recordings or neutral]
         return self.voice_of(heard, neutral=bool(neutral))
 
@@ -274,8 +270,7 @@ def _speech(samples: Samples, name: str) -> Speech:
     speech = speech_of(samples)
     if not speech.spans:
         raise AudioError(
-            f"No speech was found in {name}. Record somebody who speaks, nearer to the microphone.",
-            "no_speech",
+            f"No speech was found in {name}. Record somebody who speaks, nearer to the microphone.", "no_speech"
         )
     return speech
 

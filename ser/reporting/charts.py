@@ -39,9 +39,7 @@ HOVER: Mapping[str, str] = {
 }
 
 
-def confusion_figure(
-    matrix: ArrayLike, labels: Sequence[str], title: str = "", show_scale: bool = True
-) -> go.Figure:
+def confusion_figure(matrix: ArrayLike, labels: Sequence[str], title: str = "", show_scale: bool = True) -> go.Figure:
     """A confusion matrix, `(classes, classes)` counts, rows = true class; see `fold_matrices_figure`."""
     figure = go.Figure(_matrix_traces(matrix, labels, 12 if show_scale else 10, HOVER))
     figure.update_layout(coloraxis_showscale=show_scale)
@@ -122,11 +120,7 @@ def _matrix_traces(
     cells = list(np.ndindex(counts.shape))
     hover = [
         words["hover_cell"].format(
-            true=names[i],
-            answered=names[j],
-            count=counts[i, j],
-            total=totals[i],
-            share=f"{100 * shares[i, j]:.1f}",
+            true=names[i], answered=names[j], count=counts[i, j], total=totals[i], share=f"{100 * shares[i, j]:.1f}"
         )
         for i, j in cells
     ]
@@ -164,9 +158,7 @@ def _curve(epochs: Sequence[Row], part: str, with_penalty: bool) -> dict[int, fl
     }
 
 
-def _fold_line(
-    curve: Mapping[int, float], part: str, number: int, colour: str, words: Mapping[str, str]
-) -> go.Scatter:
+def _fold_line(curve: Mapping[int, float], part: str, number: int, colour: str, words: Mapping[str, str]) -> go.Scatter:
     hover = words["hover_fold"].format(fold=number, part=words[f"hover_{part}"])
     return go.Scatter(
         x=list(curve),

@@ -41,12 +41,7 @@ def comparison_figure(rows: Sequence[ComparisonRow]) -> go.Figure:
     lengths = [len(part) for _, part in parts] or [1]
     headings = [heading for heading, _ in parts]
     figure = make_subplots(
-        len(lengths),
-        1,
-        True,
-        row_heights=lengths,
-        subplot_titles=headings,
-        vertical_spacing=0.9 / (sum(lengths) + 4),
+        len(lengths), 1, True, row_heights=lengths, subplot_titles=headings, vertical_spacing=0.9 / (sum(lengths) + 4)
     )
     for index, (_, part) in enumerate(parts, start=1):
         figure.add_trace(_accuracy_bars(part), row=index, col=1)

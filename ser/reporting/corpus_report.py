@@ -39,9 +39,7 @@ def report_page(report: CorpusReport) -> str:
     names, emotions = _genders(report), [row.emotion for row in report.emotions]
     colours = {"female": ORANGE, "male": BLUE}
     genders = {name: [row.by_gender.get(name, 0) for row in report.emotions] for name in names}
-    spoken = {
-        row.emotion: [row.by_speaker.get(name, 0) for name in report.speakers] for row in report.emotions
-    }
+    spoken = {row.emotion: [row.by_speaker.get(name, 0) for name in report.speakers] for row in report.emotions}
     by_speaker = _bars(spoken, list(report.speakers), emotion_colours(emotions), horizontal=True)
     return render(
         "corpus.html",
@@ -111,10 +109,7 @@ def _problem_lines(problems: Sequence[Problem]) -> Iterator[str]:
 
 
 def _bars(
-    counts: Mapping[str, Sequence[int]],
-    names: Sequence[str],
-    colours: Mapping[str, str],
-    horizontal: bool = False,
+    counts: Mapping[str, Sequence[int]], names: Sequence[str], colours: Mapping[str, str], horizontal: bool = False
 ) -> Figure:
     """Stacked bars, one a name; `counts` has the recordings of each name for every layer of the stack."""
     import plotly.graph_objects as go

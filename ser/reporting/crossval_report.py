@@ -67,9 +67,7 @@ def write_report(result: Row, predictions: Sequence[Row], path: str | Path) -> P
         strip=speaker_strip_figure({name: {**row, "wa": number(row["wa"])} for name, row in speakers}),
         calibration=reliability_figure(reliability(true, probabilities)),
         settings=[
-            row
-            for key in ("settings", "encoder", "corpus", "versions")
-            for row in flat(result.get(key, {}), key)
+            row for key in ("settings", "encoder", "corpus", "versions") for row in flat(result.get(key, {}), key)
         ],
     )
 

@@ -34,9 +34,7 @@ def validated_by(validation: Iterable[Iterable[str | None]]) -> str:
     return f"Validated by {len(uses)} speakers, the most used in {most} fold{'s' if most > 1 else ''}."
 
 
-def folds_text(
-    folds: Sequence[Fold], speakers: Sequence[str], emotions: Sequence[str], promise: str
-) -> Iterator[str]:
+def folds_text(folds: Sequence[Fold], speakers: Sequence[str], emotions: Sequence[str], promise: str) -> Iterator[str]:
     """The lines of a table for a terminal, and what the folds keep to."""
     yield from aligned(fold_rows(folds, speakers, emotions))
     shares = class_shares(_said(folds, emotions), in_order(emotions))

@@ -24,12 +24,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 NOTHING = "–"
-MEASURES = {
-    "wa": "accuracy (WA)",
-    "uar": "mean recall (UAR)",
-    "macro_f1": "macro F1",
-    "ece": "calibration error (ECE)",
-}
+MEASURES = {"wa": "accuracy (WA)", "uar": "mean recall (UAR)", "macro_f1": "macro F1", "ece": "calibration error (ECE)"}
 
 
 def render(template: str, **values: Any) -> str:

@@ -53,11 +53,7 @@ def reliability_figure(bins: Reliability) -> go.Figure:
         customdata=[count for *_, count in rows],
         mode="lines+markers",
         line={"color": BLUE, "width": 1.5},
-        marker={
-            "size": [7 + 17 * math.sqrt(count / most) for *_, count in rows],
-            "color": BLUE,
-            "opacity": 0.8,
-        },
+        marker={"size": [7 + 17 * math.sqrt(count / most) for *_, count in rows], "color": BLUE, "opacity": 0.8},
         hovertemplate="stated %{x:.0%}, right %{y:.0%}<br>%{customdata} recordings<extra></extra>",
     )
     figure = styled(go.Figure(points), height=400)
@@ -105,7 +101,5 @@ def _strip(gender: str, members: Sequence[tuple[str, Row]], place: int, most: in
             "size": [6 + 12 * math.sqrt(row["n_utterances"] / most) for _, row in members],
             "opacity": 0.75,
         },
-        hovertemplate="%{customdata[0]}, "
-        + plain(gender)
-        + ": %{x:.1%} of %{customdata[1]} recordings<extra></extra>",
+        hovertemplate="%{customdata[0]}, " + plain(gender) + ": %{x:.1%} of %{customdata[1]} recordings<extra></extra>",
     )

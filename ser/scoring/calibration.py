@@ -93,9 +93,7 @@ def choose_threshold(probabilities: NDArray[np.floating], true: NDArray[np.int64
     return float(top[reached[-1]]) if len(reached) else NEVER
 
 
-def calibrate(
-    logits: NDArray[np.floating], true: NDArray[np.int64], temperature: float | None = None
-) -> Calibration:
+def calibrate(logits: NDArray[np.floating], true: NDArray[np.int64], temperature: float | None = None) -> Calibration:
     """Temperature, if none is given, and threshold from logits `(utterances, labels)` of unheard speakers."""
     temperature = fit_temperature(logits, true) if temperature is None else temperature
     return Calibration(temperature, choose_threshold(softmax(logits, temperature), true))

@@ -133,9 +133,7 @@ def score(
     point = _all_scores(matrices.sum(axis=0), residuals.sum(axis=0))
     replicates = _all_scores(np.tensordot(weights, matrices, axes=1), weights @ residuals)
     notes = ["", "", "", "needs probabilities"]
-    notes += [f"no utterance of {label}" for label in labels] + [
-        f"never predicted {label}" for label in labels
-    ]
+    notes += [f"no utterance of {label}" for label in labels] + [f"never predicted {label}" for label in labels]
     wa, uar, f1, ece, *by_class = (
         _interval(float(point[i]), replicates[:, i], len(matrices), note, is_biased=i == ECE)
         for i, note in enumerate(notes)
@@ -213,9 +211,7 @@ def reliability(true: ArrayLike, probabilities: ArrayLike, n_bins: int = CALIBRA
     top, right = values.max(axis=1), values.argmax(axis=1) == np.asarray(true)
     bins = _bin_of(top, n_bins)
     counts = np.bincount(bins, minlength=n_bins)
-    confidence, accuracy = (
-        _ratio(np.bincount(bins, weights=sums, minlength=n_bins), counts) for sums in (top, right)
-    )
+    confidence, accuracy = (_ratio(np.bincount(bins, weights=sums, minlength=n_bins), counts) for sums in (top, right))
     return Reliability(tuple(confidence.tolist()), tuple(accuracy.tolist()), tuple(counts.tolist()))
 
 
@@ -262,9 +258,7 @@ def _checked(
     predicted = (given.argmax(axis=1) if given.ndim == 2 else given).astype(np.int64)
     both = np.concatenate([truth, predicted])
     if both.min() < 0 or both.max() >= n_classes:
-        raise ValueError(
-            f"Class numbers run from {both.min()} to {both.max()}, but there are {n_classes} labels."
-        )
+        raise ValueError(f"Class numbers run from {both.min()} to {both.max()}, but there are {n_classes} labels.")
     return truth, predicted, confidence
 
 
@@ -280,9 +274,7 @@ def _bootstrap_weights(n_speakers: int, n_bootstrap: int) -> Floats:
     return np.random.default_rng(SEED).multinomial(n_speakers, shares, n_bootstrap).astype(np.float64)
 
 
-def _interval(
-    value: float, replicates: Floats, n_speakers: int, absent: str, is_biased: bool = False
-) -> Interval:
+def _interval(value: float, replicates: Floats, n_speakers: int, absent: str, is_biased: bool = False) -> Interval:
     """Percentile interval over the replicates in which the score exists, none for a single speaker.
 
     The replicates of a calibration error are biased: speakers drawn twice make the residuals noisier, and noise only

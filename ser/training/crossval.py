@@ -37,21 +37,14 @@ OF_ENSEMBLE = (
     "measured on the fold models one by one; what answers is their average, which no speaker here can measure, "
     "since none is new to all of them"
 )
-CROSS_FITTED = (
-    "calibration error, precision and coverage by a calibration that the test part did not help to fit"
-)
+CROSS_FITTED = "calibration error, precision and coverage by a calibration that the test part did not help to fit"
 
 
 class Crossval:
     """One cross-validation in its run folder."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        features: FrameSource,
-        encoder: EncoderReference,
-        settings: CrossvalSettings,
-        folder: Path,
+        self, corpus: Corpus, features: FrameSource, encoder: EncoderReference, settings: CrossvalSettings, folder: Path
     ) -> None:
         """Prepare, or resume what an earlier process left in the folder.
 
@@ -105,10 +98,7 @@ class Crossval:
         return result
 
     def run_once(
-        self,
-        listener: Callable[[int, EpochReport], None],
-        should_stop: Callable[[], bool],
-        final: bool = True,
+        self, listener: Callable[[int, EpochReport], None], should_stop: Callable[[], bool], final: bool = True
     ) -> dict[str, Any]:
         """Content of `result.json`: that of an earlier process that came to the end, else by `run`."""
         progress, result = (self.run_folder.path / f"{name}.json" for name in ("progress", "result"))
@@ -178,9 +168,7 @@ class Crossval:
 def train_on_all(data: LabelledFrames, settings: CrossvalSettings, epochs: int) -> nn.Module:
     """Classifier trained on every utterance for a fixed number of epochs."""
     schedule = replace(settings.training, max_epochs=epochs, patience=0)
-    training = Training(
-        data, range(len(data.targets)), [], settings.classifier, schedule, stream=FINAL_STREAM
-    )
+    training = Training(data, range(len(data.targets)), [], settings.classifier, schedule, stream=FINAL_STREAM)
     while not training.stopped:
         training.run_epoch()
     return training.best_model()

@@ -18,9 +18,7 @@ MASKED_STEPS, MASKED_DIMENSIONS = 0.1, 0.1  # widest span that frame masking tak
 class FrameSource(Protocol):
     """Frames of a corpus' utterances, wherever they are stored."""
 
-    def gather(
-        self, indices: Sequence[int], max_frames: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def gather(self, indices: Sequence[int], max_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Frames `(total frames, dim)` float32, utterance after utterance, each cut to `max_frames`, and their lengths.
 
         From an encoder of several layers they are `(total frames, layers, dim)`.
@@ -67,9 +65,7 @@ class LabelledFrames:
     def weights(self, indices: NDArray[np.int64], balance: str) -> NDArray[np.float32]:
         """Loss weights `(indices,)` with the mean 1; see `TrainingSettings.balance` for the formula."""
         weights = np.ones(len(indices))
-        for names in {"none": [], "corpora": [self.corpora], "speakers": [self.corpora, self.speakers]}[
-            balance
-        ]:
+        for names in {"none": [], "corpora": [self.corpora], "speakers": [self.corpora, self.speakers]}[balance]:
             chosen = [names[index] for index in indices]
             _, group, counts = np.unique(chosen, return_inverse=True, return_counts=True)
             weights /= np.sqrt(counts[group])

@@ -29,11 +29,7 @@ class Lockstep:
     """A training for each fold."""
 
     def __init__(
-        self,
-        data: LabelledFrames,
-        folds: Sequence[Fold],
-        classifier: ClassifierSettings,
-        settings: TrainingSettings,
+        self, data: LabelledFrames, folds: Sequence[Fold], classifier: ClassifierSettings, settings: TrainingSettings
     ) -> None:
         self.folds = tuple(folds)
         self.trainings = [

@@ -148,8 +148,7 @@ class RunFolder:
             "mean_over_folds": _mean_scores([fold["test_scores"] for fold in folds]),
             "by_gender": {key: value.to_dict() for key, value in scores_by(genders, *predictions).items()},
             "by_speaker": {
-                key: value.to_dict() | {"gender": genders[speakers.index(key)]}
-                for key, value in by_speaker.items()
+                key: value.to_dict() | {"gender": genders[speakers.index(key)]} for key, value in by_speaker.items()
             },
             "pooled_confusion": confusion(targets, tested.probabilities.argmax(axis=1), len(labels)).tolist(),
             "majority_share": float(np.bincount(targets).max() / len(targets)),

@@ -106,9 +106,7 @@ class Training:
         self.voices: Voices | None = None
         if classifier.voices:
             self.voices = Voices(data, train, settings.max_frames, classifier.averaged_frames)
-            self._fill(
-                VOICE_BUFFERS, [getattr(self.voices, name.removeprefix("voice_")) for name in VOICE_BUFFERS]
-            )
+            self._fill(VOICE_BUFFERS, [getattr(self.voices, name.removeprefix("voice_")) for name in VOICE_BUFFERS])
         if classifier.components:
             self._fill(AXES_BUFFERS, principal_components(self._unmoved, train, classifier.components))
         self.optimizer = optimizer(self.model, settings)
@@ -147,10 +145,7 @@ class Training:
         return report
 
     def logits(
-        self,
-        indices: Sequence[int] | NDArray[np.int64],
-        best: bool = True,
-        move: Move = lambda frames: frames,
+        self, indices: Sequence[int] | NDArray[np.int64], best: bool = True, move: Move = lambda frames: frames
     ) -> NDArray[np.float32]:
         """Logits `(indices, n_labels)` of any utterances, by the best epoch's weights or the current ones.
 
@@ -209,9 +204,7 @@ class Training:
         """Frames of utterances one after the other, as the classifier takes them, and their lengths."""
         return self.data.gather(indices, self.settings.max_frames, self.model.settings.averaged_frames)
 
-    def _gathered(
-        self, batch: NDArray[np.int64], rng: np.random.Generator
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gathered(self, batch: NDArray[np.int64], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames and lengths of utterances to train on, masked and moved as the generator draws."""
         frames, lengths = self.frames(batch.tolist())
         if self.voices is not None:
@@ -224,9 +217,7 @@ class Training:
         """Weighted mean of the cross entropies of a batch."""
         target = torch.from_numpy(self.targets[batch]).to(self.device)
         smoothing = self.settings.label_smoothing
-        each = functional.cross_entropy(
-            logits, target, self.class_weights, reduction="none", label_smoothing=smoothing
-        )
+        each = functional.cross_entropy(logits, target, self.class_weights, reduction="none", label_smoothing=smoothing)
         total = len(batch) if self.class_weights is None else self.class_weights[target].sum()
         return (each * torch.from_numpy(self.weights[batch]).to(self.device)).sum() / total
 
@@ -303,9 +294,7 @@ class Training:
                 state["state"].setdefault(int(index), {})[entry] = value
             self.optimizer.load_state_dict(state)
         except Exception as error:
-            raise SettingsError(
-                f"The saved state {path} cannot be used ({error}). Delete it to begin anew."
-            ) from error
+            raise SettingsError(f"The saved state {path} cannot be used ({error}). Delete it to begin anew.") from error
         self.epochs = [EpochReport(**report) for report in progress["epochs"]]
         best = progress["best_monitored"]
         self.best_epoch, self.best_monitored = progress["best_epoch"], math.inf if best is None else best

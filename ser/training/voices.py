@@ -24,9 +24,7 @@ class Voices:
         from_neutral: mean over speakers of what lies between a speaker's neutral utterances and all of theirs.
     """
 
-    def __init__(
-        self, data: LabelledFrames, train: Sequence[int], max_frames: int, n_averaged: int = 1
-    ) -> None:
+    def __init__(self, data: LabelledFrames, train: Sequence[int], max_frames: int, n_averaged: int = 1) -> None:
         self.speakers: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
         by_speaker: dict[tuple[str, str], list[int]] = {}
         for index in train:
@@ -39,10 +37,7 @@ class Voices:
             neutral, others = data.sums[key]
             every = neutral + others
             total += every
-            if (
-                len({int(data.targets[index]) for index in indices}) < LEAST_EMOTIONS
-                or len(indices) < LEAST_UTTERANCES
-            ):
+            if len({int(data.targets[index]) for index in indices}) < LEAST_EMOTIONS or len(indices) < LEAST_UTTERANCES:
                 continue
             self.speakers[name] = every.mean, every.deviation
             if neutral.n:
@@ -57,9 +52,7 @@ class Voices:
     ) -> NDArray[np.float32]:  # fmt: skip
         """The frames of a batch, a share of its utterances moved, those of speakers with one emotion never."""
         moved, ends = frames.copy(), np.cumsum(lengths)
-        for index, end, length, drawn in zip(
-            indices, ends, lengths, rng.random(len(ends)) < share, strict=True
-        ):
+        for index, end, length, drawn in zip(indices, ends, lengths, rng.random(len(ends)) < share, strict=True):
             speaker = self._of[index % len(self._of)]
             if drawn and speaker is not None:
                 mean, deviation = speaker
@@ -68,9 +61,7 @@ class Voices:
         return moved
 
 
-def _sums(
-    data: LabelledFrames, indices: Sequence[int], max_frames: int, n_averaged: int
-) -> tuple[_Sums, _Sums]:
+def _sums(data: LabelledFrames, indices: Sequence[int], max_frames: int, n_averaged: int) -> tuple[_Sums, _Sums]:
     """Of a speaker's neutral frames, and of the others."""
     neutral, others = _Sums(), _Sums()
     for index in indices:

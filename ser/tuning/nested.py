@@ -81,12 +81,7 @@ def score_nested(
         "majority_share": float(np.bincount(data.targets).max() / len(data.targets)),
         "pooled": score(data.targets, probabilities, data.speakers, labels).to_dict(),
         "folds": [
-            {
-                "study": study.study_name,
-                "trial": trial.number,
-                "parameters": trial.params,
-                "value": trial.value,
-            }
+            {"study": study.study_name, "trial": trial.number, "parameters": trial.params, "value": trial.value}
             | scores.to_dict()
             for (_, study), trial, scores in zip(outer, best, by_fold.values(), strict=True)
         ],

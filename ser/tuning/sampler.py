@@ -33,9 +33,7 @@ class ByNumber(BaseSampler):
         before = [one for first, one in everyone.items() if first < number]
         if len(before) != self.place:
             self.inner = self._replayed(before)
-        self.place = (
-            -1 if RETRY_OF in trial.system_attrs else len(before) + 1
-        )  # a retry draws but what it lacks
+        self.place = -1 if RETRY_OF in trial.system_attrs else len(before) + 1  # a retry draws but what it lacks
         return self.inner.infer_relative_search_space(study, trial)
 
     def sample_relative(self, *words: Any) -> dict[str, Any]:
@@ -63,9 +61,7 @@ def sampler(settings: TuningSettings, seed: int) -> Any:
     """TPE as in the paper, or CMA-ES (which draws the optimizer at random, for it knows numbers only)."""
     n = settings.startup_trials
     if settings.sampler == "cmaes":
-        return CmaEsSampler(
-            n_startup_trials=n, seed=seed, consider_pruned_trials=True, warn_independent_sampling=False
-        )
+        return CmaEsSampler(n_startup_trials=n, seed=seed, consider_pruned_trials=True, warn_independent_sampling=False)
     # The constant liar reckons with trials of other workers; where there are none it changes nothing.
     return TPESampler(
         multivariate=True, group=True, n_startup_trials=n, n_ei_candidates=24, constant_liar=True, seed=seed

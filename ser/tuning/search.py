@@ -130,10 +130,7 @@ class Search:
         return study
 
     def run(
-        self,
-        study: Study,
-        listener: Listener = lambda event: None,
-        should_stop: Callable[[], bool] = lambda: False,
+        self, study: Study, listener: Listener = lambda event: None, should_stop: Callable[[], bool] = lambda: False
     ) -> None:
         """Run trials until all workers together have finished as many as requested, or time is up.
 
@@ -167,9 +164,7 @@ class Search:
         waits_or_ended = (TrialState.WAITING, *FINISHED)
         others = [one for one in trial.study.get_trials(deepcopy=False) if one.number != trial.number]
         before = [one for one in others if first_number(one) < trial.number]
-        n_before = sum(one.state in waits_or_ended for one in before) + self._count_running(
-            trial.study, before
-        )
+        n_before = sum(one.state in waits_or_ended for one in before) + self._count_running(trial.study, before)
         return n_before >= self.settings.trials
 
     def _count_running(self, study: Study, trials: Sequence[FrozenTrial]) -> int:
@@ -234,9 +229,7 @@ def best_trial(study: Study) -> FrozenTrial:
     """The completed trial with the highest value. Raises JobError where there is none."""
     best = best_of(study)
     if best is None:
-        raise JobError(
-            f"No trial of the study {study.study_name!r} was completed, so there is none to score."
-        )
+        raise JobError(f"No trial of the study {study.study_name!r} was completed, so there is none to score.")
     return best
 
 

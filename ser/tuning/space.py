@@ -61,8 +61,7 @@ class TuningSettings:
     def __post_init__(self) -> None:
         if self.trials < 1 or not 0 < self.timeout_s < math.inf:
             raise SettingsError(
-                f"trials must be at least 1 and the time limit positive, "
-                f"got {self.trials} and {self.timeout_s}."
+                f"trials must be at least 1 and the time limit positive, got {self.trials} and {self.timeout_s}."
             )
         if self.sampler not in ("tpe", "cmaes"):
             raise SettingsError(f"sampler must be tpe or cmaes, got {self.sampler!r}.")
@@ -101,8 +100,6 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
 
 def trial_settings(base: CrossvalSettings, parameters: Mapping[str, Any]) -> CrossvalSettings:
     """Settings that a trial's parameters describe, 0.009 for 0.009000000000000001; the rest stays as in `base`."""
-    clean = {
-        name: round(value, 9) if isinstance(value, float) else value for name, value in parameters.items()
-    }
+    clean = {name: round(value, 9) if isinstance(value, float) else value for name, value in parameters.items()}
     classifier, training = settings_from({**asdict(base.classifier), **asdict(base.training), **clean})
     return replace(base, classifier=classifier, training=training)

@@ -81,9 +81,7 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     begin, end = answer.live or (0.0, answer.prediction.duration_s)
     envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
     envelope = replace(envelope, times_s=envelope.times_s + begin)
-    figure = timeline_figure(
-        envelope, moves.start_s + begin, moves.end_s + begin, moves.probabilities, labels, words
-    )
+    figure = timeline_figure(envelope, moves.start_s + begin, moves.end_s + begin, moves.probabilities, labels, words)
     step = next((step for step in STEPS_S if end - begin <= 8 * step), STEPS_S[-1])
     seconds = [step * number for number in range(ceil(begin / step), int(end / step) + 1)]
     ticks = [localised(f"{one:g}", language) for one in seconds]
@@ -97,9 +95,7 @@ def timeline_chart(answer: Answer, language: str) -> Any:
 def row_of(answer: Answer) -> dict[str, Any]:
     """An answer as a row of the table."""
     content = answer.prediction.to_dict()
-    return {key: content[key] for key in ("file", "emotion", "confident", "duration_s")} | content[
-        "probabilities"
-    ]
+    return {key: content[key] for key in ("file", "emotion", "confident", "duration_s")} | content["probabilities"]
 
 
 def table(rows: Sequence[Row], language: str) -> dict[str, Any]:
@@ -118,11 +114,7 @@ def saved(rows: Sequence[Row], content: Any, language: str) -> str:
     writer.writeheader()
     writer.writerows(rows)
     links = [
-        download(
-            "answers.json" if len(rows) > 1 else "answer.json",
-            json.dumps(content, indent=2),
-            "application/json",
-        ),
+        download("answers.json" if len(rows) > 1 else "answer.json", json.dumps(content, indent=2), "application/json"),
         download("answers.csv" if len(rows) > 1 else "answer.csv", text.getvalue(), "text/csv"),
     ]
     return f'<p class="downloads">{escape(say("downloads", language))} {" ".join(links)}</p>'

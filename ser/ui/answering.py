@@ -166,9 +166,7 @@ class Answering:
         decoded = time.perf_counter() - begun
         answer = self.of_samples(samples, voice)
         seconds = answer.prediction.seconds | {"decode": decoded + answer.prediction.seconds["decode"]}
-        return replace(
-            answer, prediction=replace(answer.prediction, file=Path(recording).name, seconds=seconds)
-        )
+        return replace(answer, prediction=replace(answer.prediction, file=Path(recording).name, seconds=seconds))
 
     def of_samples(self, samples: Samples, voice: Voice | None) -> Answer:
         """What the model makes of `(samples,)` at 16 kHz, with a voice if it is one that this model knows.
@@ -177,9 +175,7 @@ class Answering:
             AudioError, CheckpointError: as the model's.
         """
         predictor = self.context.model.get(MODEL_TIMEOUT_S)
-        if voice is not None and (
-            predictor.training is None or predictor.training.fingerprint != voice.fingerprint
-        ):
+        if voice is not None and (predictor.training is None or predictor.training.fingerprint != voice.fingerprint):
             voice = None  # of a model that answered before this one
         prediction = predictor((SAMPLE_RATE_HZ, samples), voice=voice)
         return Answer(prediction, samples, predictor.checkpoint.calibration, voice)

@@ -87,9 +87,7 @@ class Dashboard:
 
                 page: Any = wsgi(self.open_storage())
                 # The dashboard takes this header for granted.
-                self._app = WSGIMiddleware(
-                    lambda env, start: page({"HTTP_ACCEPT_ENCODING": "", **env}, start), WORKERS
-                )
+                self._app = WSGIMiddleware(lambda env, start: page({"HTTP_ACCEPT_ENCODING": "", **env}, start), WORKERS)
             return self._app
 
 

@@ -37,14 +37,8 @@ USED: Mapping[str, tuple[str, ...]] = {
         f"{API}/call/v2/{{api_name}}", f"{API}/cancel", f"{API}/reset",
     ),
 }  # fmt: skip
-SIGN_IN = (
-    "/login/huggingface",
-    "/login/callback",
-    "/logout",
-)  # on a Space whose author may sign in with the hub
-PATTERNS = {
-    method: [compile_path(template)[0] for template in templates] for method, templates in USED.items()
-}
+SIGN_IN = ("/login/huggingface", "/login/callback", "/logout")  # on a Space whose author may sign in with the hub
+PATTERNS = {method: [compile_path(template)[0] for template in templates] for method, templates in USED.items()}
 POSTS_PER_RECORDING = 20  # requests that one client may send for each recording that it may send
 MAX_FILES = 100  # in one upload
 STORED_UPLOADS = 32  # largest uploads that may lie on the server at once
@@ -110,9 +104,7 @@ class Gate:
                 headers["x-content-type-options"] = "nosniff"
                 headers["referrer-policy"] = "same-origin"  # the address may hold the owner's token
                 if not self.settings.on_space:
-                    headers.append(
-                        "content-security-policy", "frame-ancestors 'self'"
-                    )  # beside a route's own
+                    headers.append("content-security-policy", "frame-ancestors 'self'")  # beside a route's own
             await send(message)
 
         return send_with_headers

@@ -43,9 +43,7 @@ def import_gradio(temporary: Path) -> None:
         return find_file(thing)
 
     os.environ["GRADIO_TEMP_DIR"] = str(temporary)
-    os.environ.setdefault(
-        "FORWARDED_ALLOW_IPS", ""
-    )  # who a client is decides `limits.client_name`, not uvicorn
+    os.environ.setdefault("FORWARDED_ALLOW_IPS", "")  # who a client is decides `limits.client_name`, not uvicorn
     with mock.patch.object(inspect, "getfile", find_other_file):
         importlib.import_module("gradio")
 
@@ -85,9 +83,7 @@ def in_a_sentence(error: BaseException | None, show_error: bool) -> dict[str, An
         error = failure(error) if is_ours else None
     if error is None:
         return {"error": UNUSABLE, "visible": True}
-    return {name: getattr(error, name) for name in ("duration", "visible", "title")} | {
-        "error": error.message
-    }
+    return {name: getattr(error, name) for name in ("duration", "visible", "title")} | {"error": error.message}
 
 
 def in_a_response(error: BaseException | None, show_error: bool) -> dict[str, Any]:

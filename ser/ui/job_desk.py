@@ -119,16 +119,12 @@ class JobDesk(ABC):
         log.info("event=run_started run=%s", run.name)
         return Outcome(say("started", language), show=LATEST)
 
-    def accept(
-        self, language: str, offer: str, corpus: str, encoder: str, name: str, *values: Any
-    ) -> Outcome:
+    def accept(self, language: str, offer: str, corpus: str, encoder: str, name: str, *values: Any) -> Outcome:
         """Do what was offered: start with fewer folds, or delete a run."""
         what, _, rest = str(offer).partition(" ")
         if what == "folds" and rest.isdecimal():
             place = [number.name for number in self.numbers].index("folds")
-            return self.start(
-                language, corpus, encoder, name, *values[:place], int(rest), *values[place + 1 :]
-            )
+            return self.start(language, corpus, encoder, name, *values[:place], int(rest), *values[place + 1 :])
         self.remove(self.run_of(rest if what == "delete" else None, "gone"))
         log.info("event=run_deleted run=%s", rest)
         return Outcome(say("deleted", language), show=LATEST)

@@ -141,9 +141,7 @@ class JobTab(JobDesk):
         self.noting = {"inputs": self.run, "js": NOTE_JS.replace("KIND", word), **PRIVATE}
         self.run.input(**self.asking)
         self.run.input(None, **self.noting)
-        opened = tab.select(
-            None, self.run, [self.run, columns], js=OPENED_JS.replace("KIND", word), **PRIVATE
-        )
+        opened = tab.select(None, self.run, [self.run, columns], js=OPENED_JS.replace("KIND", word), **PRIVATE)
         opened = opened.then(**self.asking)
         opened.then(self.facts, [self.corpus, language], self.corpus, **AT_ONCE)
 

@@ -25,9 +25,7 @@ class RateLimit:
         now = self.clock()
         with self._lock:
             if len(self._times) >= MOST_CLIENTS:
-                self._times = {
-                    name: times for name, times in self._times.items() if now - times[-1] < WINDOW_S
-                }
+                self._times = {name: times for name, times in self._times.items() if now - times[-1] < WINDOW_S}
             times = self._times.setdefault(client, deque())
             while times and now - times[0] >= WINDOW_S:
                 times.popleft()

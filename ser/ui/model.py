@@ -138,9 +138,7 @@ class ModelHolder:
         """Wait until a model answers or none can be had; False where that takes longer than `timeout_s`."""
         return self._answered.wait(timeout_s)
 
-    def replace(
-        self, checkpoint: str | Path | None, encoder: str | None = None, title: str = ""
-    ) -> Recogniser:
+    def replace(self, checkpoint: str | Path | None, encoder: str | None = None, title: str = "") -> Recogniser:
         """Load another checkpoint and let it answer from now on; the old one answers until then.
 
         Args:
@@ -208,9 +206,7 @@ class ModelHolder:
         except Exception as error:  # whatever a damaged model leads to, the page says it and goes on
             self._failed(error)
             return False
-        self._change(
-            lambda state: state if state.is_chosen else replace(state, predictor=predictor, source=source)
-        )
+        self._change(lambda state: state if state.is_chosen else replace(state, predictor=predictor, source=source))
         self._answered.set()
         return True
 
@@ -218,9 +214,7 @@ class ModelHolder:
         """Remember the first reason: what follows is about the stand-in."""
         log.warning("event=model_failed reason=%r", str(error), exc_info=not isinstance(error, SerError))
         reason = without_folders(str(error)) if isinstance(error, SerError) else type(error).__name__
-        self._change(
-            lambda state: state if state.is_chosen or state.problem else replace(state, problem=reason)
-        )
+        self._change(lambda state: state if state.is_chosen or state.problem else replace(state, problem=reason))
 
     def _change(self, change: Callable[[State], State]) -> None:
         with self._lock:

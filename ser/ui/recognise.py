@@ -121,20 +121,13 @@ def build(context: Context) -> None:
 def _several(context: Context, answering: Answering) -> list[Any]:
     """Several files at once, and the table of a visitor's answers so far: its rows, itself, and its files."""
     with gr.Accordion(translated("ser_several"), open=False, elem_id="several"):
-        files = gr.File(
-            file_count="multiple", file_types=SOUND_FILES, label=translated("ser_files"), elem_id="files"
-        )
+        files = gr.File(file_count="multiple", file_types=SOUND_FILES, label=translated("ser_files"), elem_id="files")
         fetch_nothing(files)
         press = gr.Button(translated("ser_recognise_all"), elem_id="recognise-all")
         progress = gr.HTML(elem_id="progress")
         rows = gr.State([], time_to_live=3600)
         answers = gr.Dataframe(
-            interactive=False,
-            datatype="auto",
-            show_search="filter",
-            wrap=True,
-            visible=False,
-            elem_id="answers",
+            interactive=False, datatype="auto", show_search="filter", wrap=True, visible=False, elem_id="answers"
         )
         links = gr.HTML(elem_id="answers-files")
 
@@ -172,9 +165,7 @@ def with_rows(
     return rows, gr.Dataframe(shown, column_widths=widths, visible=True), saved(rows, rows, language)
 
 
-def _about(
-    context: Context, answering: Answering, examples: list[gr.Button], voices: gr.Accordion
-) -> gr.Markdown:
+def _about(context: Context, answering: Answering, examples: list[gr.Button], voices: gr.Accordion) -> gr.Markdown:
     """Which model answers, its card, and for the owner the way back to the shipped one."""
     note = gr.Markdown(translated("ser_model_loading"), elem_id="model-note")
     back = gr.Button(translated("ser_shipped"), size="sm", visible=False, elem_id="shipped")

@@ -51,9 +51,7 @@ class Recordings:
         clock: seconds; one that nobody sets, so that a recording goes in time whatever becomes of the date.
     """
 
-    def __init__(
-        self, folder: Path, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, folder: Path, grace_s: float = GRACE_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.folder, self.grace_s, self.clock = folder.resolve(), grace_s, clock
         self._kept: set[Path] = set()
         self._due: dict[Path, tuple[float, int]] = {}  # when it goes, and the time that its file then bore

@@ -27,14 +27,7 @@ from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
 BOX_KINDS = {"running": "running", "finished": "sure", "stopped": "unsure", "failed": "problem"}
-NOW: tuple[str, ...] = (
-    "epoch",
-    "train_loss",
-    "validation_loss",
-    "validation_wa",
-    "validation_uar",
-    "best_epoch",
-)
+NOW: tuple[str, ...] = ("epoch", "train_loss", "validation_loss", "validation_wa", "validation_uar", "best_epoch")
 TESTED: tuple[str, ...] = ("test_wa", "test_uar", "validation_wa", "validation_uar", "best_epoch")
 # For gr.HTML's `css_template`; browsers draw a bare <progress> each in their own way.
 BAR_CSS = """
@@ -54,9 +47,7 @@ def state_box(run: Run, status: JobStatus, language: str) -> str:
         return run_box(run, "running", *_running(run, language), language)
     is_done = run.result is not None and status.state in ("finished", "never")
     if is_done:
-        return run_box(
-            run, "finished", say("finished", language), test_scores(run.result, language), language
-        )
+        return run_box(run, "finished", say("finished", language), test_scores(run.result, language), language)
     lines = [*ended(status, language), *_scores_now(run.read("progress.json"), language)]
     return run_box(run, status.state, say(status.state, language), lines, language)
 
@@ -153,9 +144,7 @@ def fold_table(progress: Content, result: Content | None, language: str) -> str:
         rows = [_tested(fold) for fold in result["folds"]]
     means = {key: _mean([row.get(key) for row in rows]) for key in columns if not key.endswith("epoch")}
     names = [*(str(number + 1) for number in range(len(rows))), say("mean", language)]
-    body = [
-        [name, *(_cell(key, row) for key in columns)] for name, row in zip(names, [*rows, means], strict=True)
-    ]
+    body = [[name, *(_cell(key, row) for key in columns)] for name, row in zip(names, [*rows, means], strict=True)]
     heads = [say(key, language) for key in ("fold", *columns)]
     return paragraph(say(caption, language), "quiet") + table(heads, body, language)
 
@@ -202,9 +191,7 @@ def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: st
     names = [emotion_name(label, language) for label in labels]
     figure = fold_matrices_figure(matrices, names, columns, words=hover_words(language))
     titles = [say("fold_title", language, number=number + 1) for number in range(len(matrices))]
-    for annotation, text in zip(
-        figure.layout.annotations, [*titles, say("all_folds", language)], strict=False
-    ):
+    for annotation, text in zip(figure.layout.annotations, [*titles, say("all_folds", language)], strict=False):
         annotation.text = text
     return figure
 

@@ -112,11 +112,7 @@ class Run:
         if file.suffix in (".json", ".csv"):
             return without_folders(content.decode()).encode()
         source = ((self.read("run.json") or {}).get("encoder") or {}).get("source", "")
-        return (
-            content.replace(source.encode(), Path(source).name.encode())
-            if source.startswith("/")
-            else content
-        )
+        return content.replace(source.encode(), Path(source).name.encode()) if source.startswith("/") else content
 
 
 class Study(Run):

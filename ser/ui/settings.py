@@ -103,9 +103,7 @@ class AppSettings:
             dashboard_writable=_whole(given, "SER_DASHBOARD_WRITABLE", 0, 1, least=0) == 1,
             password=environment["SER_PASSWORD"] if "SER_PASSWORD" in given else None,
             on_space=on_space,
-            space_author=given.get("SPACE_AUTHOR_NAME", "")
-            if on_space and "OAUTH_CLIENT_ID" in given
-            else "",
+            space_author=given.get("SPACE_AUTHOR_NAME", "") if on_space and "OAUTH_CLIENT_ID" in given else "",
             trusted_proxies=_whole(given, "SER_TRUSTED_PROXIES", int(on_space), 10, least=0),
             max_upload_mb=_whole(given, "SER_MAX_UPLOAD_MB", cls.max_upload_mb, 4_096),
             max_audio_s=_number(given, "SER_MAX_AUDIO_S", cls.max_audio_s, 36_000),
@@ -160,9 +158,7 @@ def _whole(given: Mapping[str, str], name: str, default: int, most: int, least: 
 def _hub_encoder(given: Mapping[str, str], on_space: bool) -> str | None:
     encoder = given.get("SER_HUB_ENCODER", SPACE_ENCODER if on_space else "none")
     if encoder != "none" and not HUB_ID.fullmatch(encoder):
-        raise SettingsError(
-            f"SER_HUB_ENCODER must be OWNER/NAME, OWNER/NAME@COMMIT or none, got {encoder!r}."
-        )
+        raise SettingsError(f"SER_HUB_ENCODER must be OWNER/NAME, OWNER/NAME@COMMIT or none, got {encoder!r}.")
     return None if encoder == "none" else encoder
 
 

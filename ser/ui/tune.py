@@ -65,9 +65,7 @@ class TuneTab(JobTab):
         return Study(run.folder).best_run
 
     def allowed(self, run: Run, status: JobStatus) -> set[str]:
-        can_train = (
-            status.state != "running" and status.command and Study(run.folder).best_run and not run.model()
-        )
+        can_train = status.state != "running" and status.command and Study(run.folder).best_run and not run.model()
         return super().allowed(run, status) | ({"train"} if can_train else set())
 
     def as_started(self, run: Run) -> list[str]:

@@ -40,9 +40,7 @@ def build(context: Context, answering: Answering, recording: gr.Audio, limits: d
         shown = gr.HTML(elem_id="voice-known")
         voice = gr.State(None, time_to_live=KEPT_S)
 
-    def remember(
-        request: gr.Request, path: str | None, language: str, known: Voice | None
-    ) -> tuple[Voice | None, str]:
+    def remember(request: gr.Request, path: str | None, language: str, known: Voice | None) -> tuple[Voice | None, str]:
         try:
             heard = answering.voice(path, language, request)
         except Refusal as refusal:

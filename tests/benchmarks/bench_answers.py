@@ -27,9 +27,7 @@ from ser.files import DEMO_CORPUS, PACKAGE_PARENT
 
 SECONDS, RATE_HZ = 4, 16_000
 IDLE_S = 10
-IMPORTS = (
-    "import ser.runtime as r; r.import_torchaudio(); import transformers.models.whisper.modeling_whisper"
-)
+IMPORTS = "import ser.runtime as r; r.import_torchaudio(); import transformers.models.whisper.modeling_whisper"
 WARM = """
 import sys, time
 begun = time.perf_counter()
@@ -90,18 +88,13 @@ def main() -> None:
         clip = Path(folder) / "clip.wav"
         spoken = np.resize(load_audio(next(DEMO_CORPUS.glob("*.ogg"))), SECONDS * RATE_HZ)
         soundfile.write(clip, spoken, RATE_HZ)
-        runs = [
-            (measured("-m", "ser", "predict", str(clip)), measured("-c", IMPORTS), page())
-            for _ in range(rounds)
-        ]
+        runs = [(measured("-m", "ser", "predict", str(clip)), measured("-c", IMPORTS), page()) for _ in range(rounds)]
         told = subprocess.check_output([sys.executable, "-c", WARM, str(clip)], text=True)
     (cold_s, cold_mb), (import_s, import_mb), (page_s, page_mb) = np.median(runs, axis=0)
     times = [line.split() for line in told.splitlines()]
     load_s = next(float(value) for name, value in times if name == "load")
     warm_ms = 1000 * np.median([float(value) for name, value in times if name == "warm"])
-    print(
-        f"ser predict, cold        {cold_s:6.2f} s  {cold_mb:5.0f} MB  ({import_s / cold_s:.1f} times as fast as)"
-    )
+    print(f"ser predict, cold        {cold_s:6.2f} s  {cold_mb:5.0f} MB  ({import_s / cold_s:.1f} times as fast as)")
     print(f"import torch, transformers {import_s:4.2f} s  {import_mb:5.0f} MB")
     print(f"ser.load()               {load_s:6.2f} s")
     print(f"answer of {SECONDS} s, warm     {warm_ms:6.0f} ms")

@@ -77,15 +77,11 @@ def main() -> None:
     expected, *others = frames.values()
     furthest = max(float(np.abs(one - expected).max() / np.abs(expected).max()) for one in others)
     medians_s = {name: float(np.median(times)) for name, times in times_s.items()}
-    print(
-        f"{options.seconds:g} s of sound, {options.threads} threads, medians of {options.rounds} rounds in turns"
-    )
+    print(f"{options.seconds:g} s of sound, {options.threads} threads, medians of {options.rounds} rounds in turns")
     eager_s = next(iter(medians_s.values()))
     for name, median_s in medians_s.items():
         least_ms = 1000 * min(times_s[name])
-        print(
-            f"{name:28s} {1000 * median_s:7.1f} ms (least {least_ms:.1f})  {eager_s / median_s:.2f} times eager"
-        )
+        print(f"{name:28s} {1000 * median_s:7.1f} ms (least {least_ms:.1f})  {eager_s / median_s:.2f} times eager")
     print(f"furthest from eager: {furthest:.1e} of the largest value")
     if furthest > TOLERANCE:
         raise SystemExit("The frames differ by more than rounding.")

@@ -79,9 +79,7 @@ def memory(n: int) -> None:
         for start in range(0, n, 16):
             features.gather(range(start, min(start + 16, n)), 300)
         size_mb = features.lengths.sum() * 768 * 2 / 1e6
-    status = Path(
-        "/proc/self/status"
-    ).read_text()  # not getrusage: that counts the parent before the child began
+    status = Path("/proc/self/status").read_text()  # not getrusage: that counts the parent before the child began
     peak_mb = int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
     print(f"{n} clips, {size_mb:.0f} MB of frames: peak {peak_mb:.0f} MB")
 
@@ -98,10 +96,7 @@ def main() -> None:
         torch.manual_seed(40)
         model = HubertModel(DISTILHUBERT).eval()
         model.save_pretrained(Path(folder) / "encoder")
-        encoder, paths = (
-            Encoder.load(Path(folder) / "encoder", device="cpu"),
-            write_clips(Path(folder), args.clips),
-        )
+        encoder, paths = (Encoder.load(Path(folder) / "encoder", device="cpu"), write_clips(Path(folder), args.clips))
         one_by_one(model, paths[:2])
         ours(encoder, paths[:4])
         pairs = [(one_by_one(model, paths), ours(encoder, paths)) for _ in range(args.rounds)]

@@ -57,10 +57,7 @@ def ten_parts(n: int) -> list[Fold]:
     """Five folds of seven, one and two tenths of the utterances."""
     parts = np.array_split(np.arange(n), 2 * N_FOLDS)
     rolled = [parts[2 * number :] + parts[: 2 * number] for number in range(N_FOLDS)]
-    return [
-        Fold(*(tuple(np.concatenate(part).tolist()) for part in (one[3:], one[2:3], one[:2])))
-        for one in rolled
-    ]
+    return [Fold(*(tuple(np.concatenate(part).tolist()) for part in (one[3:], one[2:3], one[:2]))) for one in rolled]
 
 
 def lockstep(data, folds, classifier, settings) -> list[float]:
@@ -90,9 +87,7 @@ def main() -> None:
     check = data, folds[:1], replace(classifier, dropout=0.0), replace(settings, max_epochs=1)
     losses = [train(*check)[0] for train in (train_folds, lockstep)]
     if abs(losses[0] - losses[1]) > TOLERANCE * losses[0]:
-        raise SystemExit(
-            f"The losses after one epoch do not agree: {losses[0]} by nn.GRU, {losses[1]} by ours."
-        )
+        raise SystemExit(f"The losses after one epoch do not agree: {losses[0]} by nn.GRU, {losses[1]} by ours.")
     runs = {"nn.GRU padded": train_folds, "the same, tiny numbers rounded": flushed, "ours": lockstep}
     wall_s: dict[str, list[float]] = {name: [] for name in runs}
     busy_s: dict[str, list[float]] = {name: [] for name in runs}

@@ -29,8 +29,7 @@ class ReferenceClassifier(nn.Module):
         self.dropout = nn.Dropout(ours.settings.dropout)
         self.norm = nn.LayerNorm(ours.dim, eps=NORM_EPSILON)
         self.gru = nn.ModuleList(
-            nn.GRU(layer.weight_ih.shape[2], layer.units, batch_first=True, bidirectional=True)
-            for layer in ours.gru
+            nn.GRU(layer.weight_ih.shape[2], layer.units, batch_first=True, bidirectional=True) for layer in ours.gru
         )
         self.dense = nn.Linear(2 * ours.gru[-1].units, ours.n_labels)
         self.norm.load_state_dict(ours.norm.state_dict())
@@ -76,9 +75,7 @@ def train_folds(
                 optimizer.step()
             model.eval()
             with torch.inference_mode():
-                losses.append(
-                    float(functional.cross_entropy(*_predicted(model, data, fold.validation, settings)))
-                )
+                losses.append(float(functional.cross_entropy(*_predicted(model, data, fold.validation, settings))))
     return losses[settings.max_epochs - 1 :: settings.max_epochs]
 
 

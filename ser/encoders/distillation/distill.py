@@ -23,13 +23,7 @@ from safetensors.torch import save
 from torch.nn import functional
 
 from ser.audio.load import SAMPLE_RATE_HZ
-from ser.encoders.distillation.data import (
-    CropSettings,
-    CropStream,
-    Position,
-    files_fingerprint,
-    teacher_statistics,
-)
+from ser.encoders.distillation.data import CropSettings, CropStream, Position, files_fingerprint, teacher_statistics
 from ser.encoders.distillation.student import Distiller, Student
 from ser.encoders.encoder import Encoder
 from ser.errors import SettingsError
@@ -74,9 +68,7 @@ class DistillSettings:
                 raise SettingsError(f"{name} must be at least 0, got {getattr(self, name)}.")
 
 
-def distillation_loss(
-    prediction: torch.Tensor, target: torch.Tensor, cosine_weight: float = 1.0
-) -> torch.Tensor:
+def distillation_loss(prediction: torch.Tensor, target: torch.Tensor, cosine_weight: float = 1.0) -> torch.Tensor:
     """Equation 1 of the paper for one teacher layer, averaged over the batch.
 
     Args:

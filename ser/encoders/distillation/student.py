@@ -45,9 +45,7 @@ class Student:
         """
         n = encoder.n_layers if n is None else n
         if not 1 <= n <= encoder.n_layers:
-            raise SettingsError(
-                f"{encoder.name} has layers 1 to {encoder.n_layers}; the first {n} were requested."
-            )
+            raise SettingsError(f"{encoder.name} has layers 1 to {encoder.n_layers}; the first {n} were requested.")
         config = copy.deepcopy(encoder.model.config)
         for name, value in config.to_dict().items():
             if isinstance(value, float) and ("drop" in name or name in MASKING):
