@@ -275,6 +275,9 @@ def test_damaged_folders_are_refused_with_the_reason(damaged, capfd):
     weights.write_bytes(whole)
     change_config(damaged, num_hidden_layers=3)
     assert "missing" in message()
+    for layers in (100_000, "many"):
+        change_config(damaged, num_hidden_layers=layers)
+        assert f"claims {layers} layers" in message()
     change_config(damaged, num_hidden_layers=2, model_type="bert")
     assert "'bert'" in message()
     (damaged / "config.json").write_text("{")

@@ -283,7 +283,7 @@ def _check_state(expected: Mapping[str, tuple[int, ...]], found: State, path: Pa
     if missing or extra:
         raise CheckpointError(
             f"{path} does not hold this classifier's weights: "
-            f"missing {sorted(missing) or 'none'}, unknown {sorted(extra) or 'none'}."
+            f"missing {sorted(missing)[:5] or 'none'}, unknown {sorted(extra)[:5] or 'none'}."
         )
     for key, shape in expected.items():
         if found[key].shape != shape or found[key].dtype != np.float32:

@@ -23,6 +23,7 @@ from ser.errors import EncoderError
 from ser.files import SHIPPED, SHIPPED_ENCODER
 from ser.runtime import import_torchaudio
 
+MOST_LAYERS = 1_000
 TRAINING_ONLY = "masked_spec_embed"  # not in every checkpoint, without effect on features
 # Fields of config.json that decide how the same weights compute; sizes are in the weights' own shapes.
 COMPUTING_FIELDS = (
@@ -96,6 +97,7 @@ def load_model(place: Place) -> Any:
     model_type, classes = str(place.json("config.json").get("model_type")), _model_classes()
     if model_type not in classes:
         raise EncoderError(f"{place.name} is a model of the kind {model_type!r}; the kinds {', '.join(classes)} work.")
+    _check_number_of_layers(place)
     options: dict[str, Any] = {"local_files_only": True, "dtype": torch.float32}
     if model_type == WHISPER:  # a whole Whisper has its encoder under a prefix
         options["key_mapping"] = {r"^(model\.)?encoder\.": ""}
@@ -115,6 +117,24 @@ def load_model(place: Place) -> Any:
             f"the first {wrong[0]}. {place.remedy}"
         )
     return model
+
+
+def _check_number_of_layers(place: Place) -> None:
+    """Refuse more layers than the weights can have tensors, before any is built."""
+    from safetensors import SafetensorError, safe_open
+
+    config = place.json("config.json")
+    claimed = config.get("encoder_layers" if config.get("model_type") == WHISPER else "num_hidden_layers", 0)
+    path = place.folder / "model.safetensors"
+    try:
+        with safe_open(str(path), "numpy") as file:
+            held = len(file.keys())
+    except (OSError, SafetensorError):
+        held = MOST_LAYERS  # other files, or none: said by what loads them
+    if not isinstance(claimed, int) or claimed > min(held, MOST_LAYERS):
+        raise EncoderError(
+            f"config.json of {place.name} claims {claimed} layers, more than its weights can hold. {place.remedy}"
+        )
 
 
 def identify(model: nn.Module) -> str:
