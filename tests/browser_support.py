@@ -30,7 +30,7 @@ BROWSER = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH (Debian: apt install chromium)"),
 ]
 APP = Path(__file__).parent.parent / "app.py"
-PATIENCE_S = 120  # for a machine that does much else
+PATIENCE_S = 240  # for a machine that does much else
 PATIENCE_MS = 1000 * PATIENCE_S
 TOKENS: dict[str, str] = {}  # of the owner, by the address of a server
 
@@ -43,17 +43,23 @@ class Server:
         self.address, self.log = f"http://127.0.0.1:{self.port}/", folder / "server.log"
         own = {"GRADIO_SERVER_PORT": str(self.port), "SER_DATA": str(folder / "data")}
         own |= {"SER_CHECKPOINT": str(checkpoint), "TMPDIR": str(folder), "OMP_NUM_THREADS": "1"}
+        n_before = len(self._tokens()) if self.log.exists() else 0
         with self.log.open("ab") as log:
             command = [sys.executable, str(APP)]
             self.process = subprocess.Popen(command, env=os.environ | own | environment, stdout=log, stderr=log)
-        self._wait()
+        self._wait(n_before)
 
-    def _wait(self) -> None:
+    def _tokens(self) -> list[str]:
+        """Of the servers of this folder that have printed theirs."""
+        return re.findall(r"\?token=(\S+)", self.log.read_text())
+
+    def _wait(self, n_before: int) -> None:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until and self.process.poll() is None:
             try:
-                if b'"ready"' in urllib.request.urlopen(self.address + "healthz", timeout=5).read():
-                    TOKENS[self.address] = re.findall(r"\?token=(\S+)", self.log.read_text())[-1]
+                is_ready = b'"ready"' in urllib.request.urlopen(self.address + "healthz", timeout=5).read()
+                if is_ready and len(self._tokens()) > n_before:  # the model may be there before the line is printed
+                    TOKENS[self.address] = self._tokens()[-1]
                     return
             except OSError:
                 pass

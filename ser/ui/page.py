@@ -180,6 +180,7 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
 def serve(settings: AppSettings, uploads: Path) -> None:
     """Show the page until the process is interrupted or terminated."""
     context = Context.of(settings, uploads)
+    context.model.start()  # beside the building of the page
     page = build_page(settings, context)
     try:
         settings.make_data_folder()
