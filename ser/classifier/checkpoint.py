@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,20 +24,12 @@ from ser.scoring.calibration import Calibration
 if TYPE_CHECKING:
     from torch import nn
 
+    from ser.encoders.encoder import Encoder
+
 FORMAT = "persian-ser checkpoint 1"
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 Kind = TypeVar("Kind")
 State: TypeAlias = Mapping[str, NDArray[np.float32]]  # weights by name
-
-
-class FrozenEncoder(Protocol):
-    """What is asked of an encoder before it may serve a checkpoint."""
-
-    name: str
-    layer: int
-
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -188,7 +180,7 @@ def load_checkpoint(folder: str | Path = SHIPPED_CLASSIFIER) -> tuple[Checkpoint
     return checkpoint, model.eval()
 
 
-def check_encoder(checkpoint: Checkpoint, encoder: FrozenEncoder) -> None:
+def check_encoder(checkpoint: Checkpoint, encoder: Encoder) -> None:
     """Refuse an encoder that the classifier was not trained on.
 
     Raises:

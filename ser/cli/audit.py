@@ -6,16 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ser.cli.common import add_corpus_arguments, add_machine_arguments, read_corpus_arguments
+from ser.cli.common import add_corpus_arguments, add_machine_arguments, add_model_arguments, read_corpus_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.audio.conditions import CONDITIONS
 
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
-    )
-    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+    add_model_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("runs") / "audit", metavar="DIR",
         help="folder for audit.json and report.html (default %(default)s)",

@@ -66,6 +66,14 @@ def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True)
     )
 
 
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--checkpoint` and `--encoder`: what answers, as `ser.load` takes it."""
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
+    )
+    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+
+
 def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add `--labels` and `--metadata`: which of ShEMO's two label sets, and where the corrected one is."""
     parser.add_argument(

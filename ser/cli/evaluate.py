@@ -7,14 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ser.cli.common import add_corpus_arguments, add_machine_arguments, positive, read_corpus_arguments
+from ser.cli.common import (
+    add_corpus_arguments,
+    add_machine_arguments,
+    add_model_arguments,
+    positive,
+    read_corpus_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
-    )
-    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+    add_model_arguments(parser)
     parser.add_argument(
         "-o", "--out", type=Path, default=Path("runs") / "evaluation", metavar="DIR",
         help="folder for evaluation.json, predictions.csv and report.html (default %(default)s)",

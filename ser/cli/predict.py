@@ -15,7 +15,7 @@ from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser.cli.common import add_machine_arguments, add_scheduler, positive
+from ser.cli.common import add_machine_arguments, add_model_arguments, add_scheduler, positive
 
 if TYPE_CHECKING:
     from ser.encoders.chunking import Frames
@@ -29,17 +29,16 @@ HEARD = 50  # recordings by which a voice is known; more change little
 
 @dataclass(frozen=True)
 class Question:
-    """One recording to be answered, what it is called, and how."""
+    """One recording to be answered, as it was named and where it is, and how."""
 
+    named: Path
     file: Path
-    name: str
     timeline: bool
     max_duration_s: float
     voice: Voice | None
 
     def put(self, predictor: Recogniser) -> Prediction:
-        answer = predictor(self.file, timeline=self.timeline, max_duration_s=self.max_duration_s, voice=self.voice)
-        return replace(answer, file=self.name)
+        return predictor(self.file, timeline=self.timeline, max_duration_s=self.max_duration_s, voice=self.voice)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,10 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--out", type=Path, metavar="OUT", help="append JSON lines to this file; run again to resume"
     )
     parser.add_argument("--timeline", action="store_true", help="also the emotion over time, in windows of 2 s")
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
-    )
-    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+    add_model_arguments(parser)
     parser.add_argument(
         "--processes", type=positive, default=1, metavar="N", help="answer in N processes (default %(default)s)"
     )
@@ -135,21 +131,20 @@ def _predict(
     # None: a bar where people look, no lines in a log.
     bar = tqdm(unit="clip", initial=len(every) - len(files), total=len(every), disable=None if outputs else True)
     questions = (
-        Question(file.resolve() if shared else file, str(file), args.timeline, args.max_duration, voices(file))
+        Question(file, file.resolve() if shared else file, args.timeline, args.max_duration, voices(file))
         for file in files
     )
-    for question, answer in _answers(args, predictor, questions):
-        file = Path(question.name)
+    for question, answer in _answers(args, None if shared else predictor, questions):
         try:
             prediction = answer()
         except Exception as error:  # whatever one file leads to, the others are done
             n_bad += 1
             with tqdm.external_write_mode(sys.stderr):
-                _report(file, error, args.debug)
+                _report(question.named, error, args.debug)
             continue
         finally:
             bar.update()
-        prediction = replace(prediction, file=shown(file))  # a name may have bytes that a table may not
+        prediction = replace(prediction, file=shown(question.named))  # a name may have bytes that a table may not
         for output in outputs:
             output.write(prediction)
         if args.json or not outputs:
@@ -161,10 +156,10 @@ def _predict(
 def _answers(
     args: argparse.Namespace, predictor: Recogniser | None, questions: Iterator[Question]
 ) -> Iterator[tuple[Question, Callable[[], Prediction]]]:
-    """Each question with what gives its answer, in this process or in others."""
+    """Each question with what gives its answer: the predictor, or without one other processes."""
     from ser.workers import in_order, pool
 
-    if predictor is not None and not (args.scheduler or args.processes > 1):
+    if predictor is not None:
         for question in questions:
             yield question, partial(question.put, predictor)
         return

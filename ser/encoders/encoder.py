@@ -179,7 +179,8 @@ class Encoder:
         digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         about = replace(self.description, weights=weights.name, weights_sha256=digest)
         path = self._folder / graph_name(self.fingerprint)
-        write_atomically(path, trace.without_weights(trace.traced(self.frames, about), weights))
+        graph, _ = trace.traced(self.frames, about)
+        write_atomically(path, trace.without_weights(graph, weights))
         trace.compare(Session(path), self.frames)
         return path
 
@@ -202,8 +203,7 @@ class Encoder:
                 try:
                     self._onnx = find_session(self.fingerprint, self._folder)
                     if self._onnx is None:
-                        graph = trace.traced(self.frames, self.description)
-                        self._onnx = Session(graph)
+                        graph, self._onnx = trace.traced(self.frames, self.description)
                         keep(self.fingerprint, graph)
                 except Exception as error:  # tracer and onnxruntime raise whatever the model leads to
                     self._give_up(error)

@@ -31,6 +31,7 @@ from ser.runtime import give_back_memory, n_threads, version_of
 FORMAT = 2  # part of every name in the cache: raise it when what is traced changes
 DESCRIPTION_KEY = "persian-ser encoder"  # in the file's metadata: a `GraphDescription` as JSON
 WAVEFORMS, FRAMES = "waveforms", "frames"  # input `(batch, samples)` and output `(batch, frames, ...)`
+OPSET = 17  # of every graph here: those of encoder and classifier are joined into one
 LONG_S = 20  # after a waveform longer than that, memory goes back to the system
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ class Session:
     def within_threads(self) -> Any:
         """The session of ONNX Runtime; an exception of its own where the graph is damaged."""
         with self._lock:
-            if self._n_threads != n_threads():
-                self._session, self._n_threads = _open(self._graph, n_threads()), n_threads()
+            wanted = n_threads()
+            if self._n_threads != wanted:
+                self._session, self._n_threads = open_graph(self._graph, wanted), wanted
             return self._session
 
     @property
@@ -94,8 +96,8 @@ class GraphEncoder:
 
     parallel = True
 
-    def __init__(self, session: Session) -> None:
-        self.session, about = session, session.description
+    def __init__(self, session: Session, about: GraphDescription) -> None:
+        self.session = session
         self.fingerprint, self.normalise = about.fingerprint, about.normalise
         self.speech_only, self.overlap = about.speech_only, about.overlap
 
@@ -108,7 +110,7 @@ class GraphEncoder:
             source: a folder, "shipped", or a hub id, which has no graph of its own.
         """
         session = find_session(fingerprint, SHIPPED_ENCODER if source == SHIPPED else Path(source))
-        return None if session is None else cls(session)
+        return None if session is None else cls(session, session.description)
 
     @property
     def engine(self) -> str:
@@ -186,7 +188,8 @@ def _checked(session: Session, fingerprint: str, folder: Path) -> Session:
     return session
 
 
-def _open(graph: bytes | Path, threads: int) -> Any:
+def open_graph(graph: bytes | Path, threads: int) -> Any:
+    """ONNX Runtime's session of a graph on the processor; an exception of its own where the graph is damaged."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

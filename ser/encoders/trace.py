@@ -21,32 +21,30 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from ser.audio.load import SAMPLE_RATE_HZ
-from ser.encoders.graph import FRAMES, WAVEFORMS, GraphDescription, Session, metadata
+from ser.encoders.graph import FRAMES, OPSET, WAVEFORMS, GraphDescription, Session, metadata
 
-OPSET = 17
 TOLERANCE = 1e-3  # between a fresh graph and torch, of the largest value
 LEAST_SHARED = 256  # numbers of a tensor that is worth leaving in the encoder's file
 
 
-def trace(frames: nn.Module, waveforms: str = WAVEFORMS, states: str = FRAMES) -> onnx.ModelProto:
-    """Trace a module into a graph whose batch and length are free.
+def trace(frames: nn.Module) -> onnx.ModelProto:
+    """Trace a module into a graph from `WAVEFORMS` to `FRAMES` whose batch and length are free.
 
-    `waveforms` and `states` name its input, `(batch, samples)`, and output, `(batch, frames, ...)`. By torch's older
-    exporter: the one on `torch.export` needs another package and fixes what depends on the length.
+    By torch's older exporter: the one on `torch.export` needs another package and fixes what depends on the length.
     """
     content = io.BytesIO()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # of the tracer, on shapes that are fixed on purpose
         torch.onnx.export(
             frames.eval(), (torch.zeros(2, SAMPLE_RATE_HZ),), content, dynamo=False, opset_version=OPSET,
-            input_names=[waveforms], output_names=[states],
-            dynamic_axes={waveforms: {0: "batch", 1: "samples"}, states: {0: "batch", 1: "frames"}},
+            input_names=[WAVEFORMS], output_names=[FRAMES],
+            dynamic_axes={WAVEFORMS: {0: "batch", 1: "samples"}, FRAMES: {0: "batch", 1: "frames"}},
         )  # fmt: skip
     return onnx.load_from_string(content.getvalue())
 
 
-def traced(frames: nn.Module, description: GraphDescription) -> bytes:
-    """The graph of an encoder, whole, compared with torch.
+def traced(frames: nn.Module, description: GraphDescription) -> tuple[bytes, Session]:
+    """The graph of an encoder, whole, and its session, which was compared with torch.
 
     Raises:
         AssertionError: it differs at other lengths than the traced one.
@@ -54,8 +52,9 @@ def traced(frames: nn.Module, description: GraphDescription) -> bytes:
     model = trace(frames)
     helper.set_model_props(model, metadata(description))
     content = model.SerializeToString()
-    compare(Session(content), frames)
-    return content
+    session = Session(content)
+    compare(session, frames)
+    return content, session
 
 
 def without_weights(graph: bytes, weights: Path) -> bytes:

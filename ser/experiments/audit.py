@@ -1,6 +1,6 @@
 """What noise, rooms, telephones and more do to a model's answers, and how fair it is to groups of speakers.
 
-In: a `Recogniser`, a `Corpus`, and conditions of `ser.audio.conditions`. Out: an `Audit`, as plain values: for each
+In: a `Recogniser`, a `Corpus`, and conditions of `ser.audio.conditions`. Out: plain values: for each
 condition the share of answers that stay and the scores that are left; for each group the scores and how far the group
 is from the others, with intervals by speakers. A recording in which the model finds no speech counts as wrong.
 """
@@ -8,7 +8,9 @@ is from the others, with intervals by speakers. A recording in which the model f
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -19,11 +21,28 @@ from ser.audio.load import SAMPLE_RATE_HZ, load_audio
 from ser.corpora.corpus import Corpus, Utterance
 from ser.errors import AudioError, CorpusError
 from ser.inference.recogniser import Recogniser
-from ser.scoring.metrics import group_difference, paired_difference, score
+from ser.scoring.metrics import group_difference, paired_difference, score, scores_by
 
 SEED = 40
 LENGTHS = ("short", "middle", "long")  # thirds of the recordings
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Recordings that were answered, and the probabilities `(utterances, labels)` of each as it is."""
+
+    utterances: Sequence[Utterance]
+    labels: Sequence[str]
+    plain: Floats
+
+    @cached_property
+    def true(self) -> NDArray[np.int64]:
+        return np.array([self.labels.index(one.emotion) for one in self.utterances])
+
+    @cached_property
+    def speakers(self) -> list[str]:
+        return [one.speaker for one in self.utterances]
 
 
 def audit(
@@ -57,13 +76,14 @@ def audit(
         raise CorpusError(
             f"An audit needs recordings of two emotions that the model knows: {', '.join(recogniser.labels)}."
         )
-    answers = np.array(plain)
+    answered = _Heard(heard, recogniser.labels, np.array(plain))
     under = dict(zip(conditions, np.array(changed).transpose(1, 0, 2), strict=True))
     return {
         "n_unusable": unusable,
         "labels": list(recogniser.labels),
-        **_scores(recogniser, heard, answers, under),
-        "groups": _groups(recogniser, heard, lengths_s, answers),
+        "plain": score(answered.true, answered.plain, answered.speakers, answered.labels).to_dict(),
+        "conditions": _conditions(answered, recogniser.calibration.threshold, under),
+        "groups": _groups(answered, lengths_s),
     }
 
 
@@ -81,51 +101,38 @@ def _under(recogniser: Recogniser, samples: NDArray[np.float32], condition: Cond
         return np.zeros(len(recogniser.labels))
 
 
-def _scores(
-    recogniser: Recogniser, heard: Sequence[Utterance], plain: Floats, under: dict[str, Floats]
-) -> dict[str, Any]:
-    labels = recogniser.labels
-    true = np.array([labels.index(one.emotion) for one in heard])
-    speakers = [one.speaker for one in heard]
-    before, threshold = plain.argmax(axis=1), recogniser.calibration.threshold
+def _conditions(heard: _Heard, threshold: float, under: Mapping[str, Floats]) -> dict[str, Any]:
+    labels, true, speakers, before = heard.labels, heard.true, heard.speakers, heard.plain.argmax(axis=1)
     rows = {}
     for name, answers in under.items():
         unanswered = answers.max(axis=1) == 0
         given = np.where(unanswered, (true + 1) % len(labels), answers.argmax(axis=1))  # counts as wrong
-        loss = paired_difference(true, given, before, speakers, len(labels))
         rows[name] = {
             "stay": float((~unanswered & (answers.argmax(axis=1) == before)).mean()),
             "unanswered": int(unanswered.sum()),
             "sure": float((~unanswered & (answers.max(axis=1) >= threshold)).mean()),
             "scores": score(true, given, speakers, labels).to_dict(),
-            "change": loss.to_dict(),
+            "change": paired_difference(true, given, before, speakers, len(labels)).to_dict(),
         }
-    return {"plain": score(true, plain, speakers, labels).to_dict(), "conditions": rows}
+    return rows
 
 
-def _groups(
-    recogniser: Recogniser, heard: Sequence[Utterance], lengths_s: Sequence[float], plain: Floats
-) -> dict[str, Any]:
+def _groups(heard: _Heard, lengths_s: Sequence[float]) -> dict[str, Any]:
     """By sex, length, corpus and speaker: scores of each group, and its distance from all others."""
-    labels = recogniser.labels
-    true = np.array([labels.index(one.emotion) for one in heard])
-    speakers = [one.speaker for one in heard]
+    labels, true, plain, speakers = heard.labels, heard.true, heard.plain, heard.speakers
     thirds = np.searchsorted(np.quantile(lengths_s, [1 / 3, 2 / 3]), lengths_s)
     group_of = {
-        "sex": [one.gender or "unknown" for one in heard],
+        "sex": [one.gender or "unknown" for one in heard.utterances],
         "length": [LENGTHS[third] for third in thirds],
-        "corpus": [one.corpus or "corpus" for one in heard],
+        "corpus": [one.corpus or "corpus" for one in heard.utterances],
         "speaker": speakers,
     }
     found: dict[str, Any] = {}
     for kind, names in group_of.items():
-        if len(set(names)) < 2:
-            continue
-        found[kind] = {}
-        for name in sorted(set(names)):
-            inside = np.array(names) == name
-            of_group = [speaker for speaker, is_in in zip(speakers, inside, strict=True) if is_in]
-            scores = score(true[inside], plain[inside], of_group, labels).to_dict()
-            apart = group_difference(true, plain, speakers, inside, len(labels)).to_dict()
-            found[kind][name] = scores | {"difference": apart}
+        scores = scores_by(names, true, plain, speakers, labels)
+        if len(scores) > 1:
+            found[kind] = {}
+            for name, one in scores.items():
+                apart = group_difference(true, plain, speakers, np.array(names) == name, len(labels))
+                found[kind][name] = one.to_dict() | {"difference": apart.to_dict()}
     return found

@@ -17,10 +17,9 @@ from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 from ser.classifier.checkpoint import Checkpoint, State
 from ser.classifier.settings import AXES_BUFFERS, NORM_EPSILON, ClassifierSettings
 from ser.encoders.chunking import VARIANCE_FLOOR
-from ser.encoders.graph import WAVEFORMS
+from ser.encoders.graph import OPSET, WAVEFORMS, open_graph
 
 HEAD = "classifier"  # what the names of its nodes begin with
-OPSET = 17
 # The borders at which `ser.inference.model_file` takes an exported graph apart, beside those of an encoder's.
 WAVEFORM, RECORDING = "waveform", "recording"
 BATCH, LENGTHS, ROWS, PROBABILITIES = "batch", "lengths", "rows", "probabilities"
@@ -75,7 +74,7 @@ def classifier_session(checkpoint: Checkpoint, state: State) -> Any:
     graph = Nodes(HEAD)
     _rows(graph, checkpoint, state)
     model = model_of(graph.nodes, graph.initializers, (BATCH, LENGTHS), ROWS)
-    return session_of(model, n_threads=1)  # a hundredth of the encoder's work
+    return session_of(model)
 
 
 def model_of(
@@ -95,14 +94,9 @@ def model_of(
     )
 
 
-def session_of(model: ModelProto, n_threads: int) -> Any:
-    """A session for a model on the processor."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = n_threads
-    options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+def session_of(model: ModelProto) -> Any:
+    """A session of a classifier's graph, on one thread: it is a hundredth of the encoder's work."""
+    return open_graph(model.SerializeToString(), threads=1)
 
 
 def recording_nodes(checkpoint: Checkpoint, state: State) -> Nodes:

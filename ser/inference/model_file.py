@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ser.classifier.checkpoint import checkpoint_from
-from ser.encoders.graph import FRAMES, WAVEFORMS, GraphDescription, GraphEncoder, Session, metadata
+from ser.encoders.graph import FRAMES, WAVEFORMS, GraphDescription, GraphEncoder, Session
 from ser.errors import CheckpointError
 from ser.inference.adaptation import Training
 from ser.inference.graph_nodes import BATCH, LENGTHS, ROWS, model_of, session_of
@@ -35,10 +35,8 @@ def open_model_file(path: str | Path) -> Recogniser:
     try:
         checkpoint = checkpoint_from(description["checkpoint"])
         frames = _part(model, [WAVEFORMS], FRAMES)
-        for key, value in metadata(GraphDescription(**description["graph"])).items():
-            frames.metadata_props.add(key=key, value=value)
-        encoder = GraphEncoder(Session(frames.SerializeToString()))
-        classifier = session_of(_part(model, [BATCH, LENGTHS], ROWS), n_threads=1)
+        encoder = GraphEncoder(Session(frames.SerializeToString()), GraphDescription(**description["graph"]))
+        classifier = session_of(_part(model, [BATCH, LENGTHS], ROWS))
         return Recogniser(checkpoint, encoder, classifier, _training(model, checkpoint.frames_fingerprint))
     except Exception as error:  # protobuf, onnx and onnxruntime raise whatever the damage leads to
         raise CheckpointError(f"{path} is damaged ({str(error).strip()[:200]}). {REMEDY}") from error

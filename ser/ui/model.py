@@ -115,15 +115,10 @@ class ModelHolder:
         self._lock = threading.Lock()
         self._answered = threading.Event()  # a model is there, or none can be had
         self.state = State()
-        self._is_started = False
         self._fetching: Fetching | None = None
 
     def start(self) -> None:
-        """Begin to load in the background, once, and return at once."""
-        with self._lock:
-            if self._is_started:
-                return
-            self._is_started = True
+        """Begin to load in the background, and return at once."""
         threading.Thread(target=self._load_configured, name="model", daemon=True).start()
 
     def get(self, timeout_s: float | None = None) -> Recogniser:

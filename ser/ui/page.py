@@ -143,12 +143,13 @@ def _switch_timers(tabs: gr.Tabs, context: Context) -> None:
 
 
 def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
-    """Start the server, then begin to load the model; returns as soon as the page can be opened.
+    """Start the server, and beside it to load the model; returns as soon as the page can be opened.
 
     Raises:
         SettingsError: the port is taken, or the address is none of this machine's.
     """
     _share_heaps()
+    context.model.start()  # beside the start of the server
     settings = context.settings
     context.routes.insert(0, _health(context))
     tables = [TEXTS, *(getattr(tab, "TEXTS", {}) for _, tab in TABS)]
@@ -173,14 +174,12 @@ def launch(page: gr.Blocks, context: Context, **more: Any) -> gr.Blocks:
         ) from error
     log.info("event=ready url=%s", page.local_url)
     context.recordings.start(lambda: forget_deleted(page))
-    context.model.start()
     return page
 
 
 def serve(settings: AppSettings, uploads: Path) -> None:
     """Show the page until the process is interrupted or terminated."""
     context = Context.of(settings, uploads)
-    context.model.start()  # beside the building of the page
     page = build_page(settings, context)
     try:
         settings.make_data_folder()
