@@ -13,6 +13,8 @@ from support import save_classifier, save_encoder
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 _cache = tempfile.TemporaryDirectory(prefix="ser-cache-")
 os.environ["SER_CACHE"] = _cache.name  # and none may read or write this user's cache
+if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; threads beside it would wait for one another
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 REPOSITORY = Path(__file__).parent.parent
 
 

@@ -141,7 +141,7 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(browser, fo
         old = folder / "data" / "runs" / "crossval-20260102-030405-old"
         old.mkdir(parents=True)
         (old / "job.json").write_text('{"command": ["crossval"], "exit_code": 1}')
-        press_start(page, "cv", {"max_epochs": 300, "patience": 0, "base_units": 512, "folds": 3})
+        press_start(page, "cv", {"max_epochs": 300, "patience": 0, "base_units": 192, "folds": 3})
         seen = epoch_of(page)
         page.wait_for_selector("#cv-matrices .js-plotly-plot .main-svg")
         before = page.evaluate(MATRICES)

@@ -125,7 +125,7 @@ def test_it_stops_after_as_many_epochs_without_improvement_as_patience_says(sour
 
 
 def test_what_early_stopping_watches_is_a_setting(source):
-    settings = replace(QUICK, optimizer="sgd", learning_rate=0.002, l2=0.5, patience=3, max_epochs=60)
+    settings = replace(QUICK, optimizer="sgd", learning_rate=0.002, l2=0.5, patience=3, max_epochs=25)
     for monitor, share in (("loss_with_penalty", 1), ("loss", 0)):
         one = run(training(source, replace(settings, monitor=monitor)))
         watched = [report.validation_loss + share * report.penalty for report in one.epochs]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import gradio as gr
 import numpy as np
@@ -24,7 +25,8 @@ PRESSES = ("start", "accept", "stop", "resume", "use", "train", "delete")
 def built(kind: type[JobTab], data: Path, **settings: Any) -> JobTab:
     """A tab on a page of its own."""
     context = Context.of(AppSettings(data=data, data_is_temporary=False, **settings))
-    with gr.Blocks() as page:
+    no_server = patch("gradio.routes.App.create_app")  # most of the time, for routes that nobody asks here
+    with no_server, gr.Blocks() as page:
         context.language, context.session = gr.Textbox(), gr.Textbox()
         with gr.Tabs(), gr.Tab("this one") as context.tab:
             tab = kind(context)  # type: ignore[call-arg]
