@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from plotly.colors import sample_colorscale
 
 from ser.experiments.published import PUBLISHED, ComparisonRow
 from ser.labels import EMOTIONS
+from ser.reporting.ablation_report import cost_figure, write_ablation_report
 from ser.reporting.charts import confusion_figure, fold_matrices_figure, learning_curves_figure
 from ser.reporting.comparison import comparison_figure, write_comparison_report
 from ser.reporting.recording_charts import timeline_figure, waveform_envelope
@@ -163,6 +165,21 @@ def test_figure_6_has_the_seven_bars_of_the_paper_where_the_corpus_is_shemo_alon
     assert "40.0% to 60.0%" in page
     assert not any(row.name in other for row in PUBLISHED)
     assert "Published figures are of ShEMO, so they do not stand beside these." in other
+
+
+def test_the_curve_of_score_against_cost_joins_what_nothing_cheaper_beats(tmp_path):
+    def row(cost: int, wa: float) -> dict[str, Any]:
+        score = {"value": wa, "low": wa - 0.1, "high": wa + 0.2}
+        return {"cost": cost, "weights": 7, "wa": score, "uar": score, "contribution": {"wa": score}}
+
+    options = {"half": row(50, 0.6), "worse": row(60, 0.5), "few": {"refused": "too few"}, "dear": row(200, 0.8)}
+    about = {"protocol": "p", "intervals": "95 %", "corpus": {"name": "c", "n_utterances": 2, "n_speakers": 2}}
+    content = about | {"base": row(100, 0.7), "options": options}
+    best, others, base = cost_figure(content).data
+    assert list(zip(best.x, best.y, strict=True)) == [(0.5, 0.6), (1, 0.7), (2, 0.8)]
+    assert (list(others.text), list(base.text)) == (["half", "worse", "dear"], ["base"])
+    assert (others.error_y.array[0], others.error_y.arrayminus[0]) == pytest.approx((0.2, 0.1))
+    assert "not measured: too few" in write_ablation_report(content, tmp_path / "report.html").read_text()
 
 
 def test_every_speaker_is_a_point_on_the_strip_of_its_gender():

@@ -31,7 +31,7 @@ from ser.errors import CacheError, CorpusError, SettingsError
 from ser.features import cache as cache_module
 from ser.features.cache import FeatureCache
 from ser.features.extract import FeatureSet, extract, usable_features
-from ser.features.reduce import averaged, averaged_each, principal_components
+from ser.features.reduce import averaged, averaged_each, principal_components, useful_dimensions
 
 HERE = Path(__file__)
 LIMIT_BYTES = 2_000  # of a file, where the system sets one
@@ -210,6 +210,22 @@ def test_principal_components_come_from_the_given_utterances_alone():
     np.testing.assert_allclose(np.abs((frames - mean) @ axes), np.abs(theirs.transform(frames)), atol=1e-4)
     with pytest.raises(SettingsError, match="no 7 principal"):
         principal_components(gather, range(6), 7)
+
+
+def test_the_dimensions_kept_are_those_that_held_out_speakers_are_recognised_by():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(3, size=300)
+    means = rng.standard_normal((300, 8))
+    means[:, 5] += 2 * targets  # true of everybody
+    means[:, 1] += np.where(np.arange(300) < 200, 3 * (targets == 1), 0)  # of training speakers alone
+    means[:, 6] += 2 * (targets == 0)
+    train, held_out = (means[:200], targets[:200]), (means[200:], targets[200:])
+    mean, axes = useful_dimensions(train, held_out, 2)
+    np.testing.assert_array_equal(np.argwhere(axes.T), [[0, 5], [1, 6]])
+    assert not mean.any()
+    assert 1 in np.flatnonzero(useful_dimensions(train, train, 3)[1].sum(axis=1))
+    with pytest.raises(SettingsError, match="do not have 9"):
+        useful_dimensions(train, held_out, 9)
 
 
 def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, text, tmp_path):

@@ -76,6 +76,10 @@ def test_contributions_follow_from_the_written_predictions_of_both_runs(toy, tmp
         assert found[name]["value"] == pytest.approx(scores[0] - scores[1])
     assert found["uar"]["low"] <= found["uar"]["value"] <= found["uar"]["high"]
     assert json.loads((tmp_path / "ablation.json").read_text()) == content
+    assert content["options"]["frame-masking"]["weights"] == content["base"]["weights"]
+    dim, units, n_labels = ENCODER.dim, BRIEF.classifier.base_units, len(toy.corpus.emotions)  # one layer
+    in_gru = 2 * 3 * units * (dim + units + 2)
+    assert content["base"]["weights"] == 2 * dim + in_gru + (2 * units + 1) * n_labels
     with pytest.raises(SettingsError, match="other settings"):
         ablate(toy, tmp_path, ["class-weights"], SETTINGS)
 

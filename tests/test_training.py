@@ -11,7 +11,7 @@ import torch
 
 from ser.classifier.bigru import ClassifierSettings
 from ser.errors import SettingsError
-from ser.features.reduce import principal_components
+from ser.features.reduce import principal_components, useful_dimensions
 from ser.training.frames import LabelledFrames, mask_frames
 from ser.training.optimizers import RMSprop
 from ser.training.settings import TrainingSettings, settings_from
@@ -170,6 +170,17 @@ def test_it_learns_from_the_components_of_its_training_frames(source):
     assert one.model.gru[0].weight_ih.shape[-1] == 3
     assert one.best.validation_wa > 0.7
     assert classifier.cost(DIM) < SMALL.cost(DIM)
+
+
+def test_it_learns_from_the_dimensions_that_validation_speakers_are_recognised_by(source):
+    data, classifier = data_of(source), replace(SMALL, components=3, components_by="validation")
+    one = Training(data, range(36), range(36, N), classifier, replace(QUICK, max_epochs=2))
+    means = np.stack([source.gather([index], 300)[0].mean(axis=0) for index in range(N)])
+    parts = [(means[:36], source.targets[:36]), (means[36:N], source.targets[36:N])]
+    np.testing.assert_array_equal(one.model.components_axes, useful_dimensions(*parts, 3)[1])
+    without = Training(data, range(36), [], classifier, replace(QUICK, max_epochs=2))  # the final model has only these
+    np.testing.assert_array_equal(without.model.components_axes, useful_dimensions(parts[0], parts[0], 3)[1])
+    assert classifier.cost(DIM) < replace(SMALL, components=3).cost(DIM)  # to pick costs nothing
 
 
 def test_class_weights_balance_the_classes(source):

@@ -30,8 +30,10 @@ class ClassifierSettings:
         weighted_layers: 0 takes one layer of the encoder (the paper); more take the sum of so many hidden layers, the
             front end's output counted, under learned softmax weights (Yang et al. 2021, SUPERB).
         concatenated_layers: more than 1 put the numbers of so many hidden layers, up to the chosen one, side by side.
-        components: principal components of the frames, of training speakers, that the classifier gets in place of
-            all their numbers; 0 leaves them.
+        components: numbers a frame that the classifier gets in place of all of them; 0 leaves them.
+        components_by: what they are: the principal components of the frames of training speakers ("variance"), or
+            those of the frames' own dimensions without which validation speakers would be recognised worst
+            ("validation", see `ser.features.reduce.useful_dimensions`).
         averaged_frames: neighbouring frames whose average the classifier gets in their place; 1 leaves them.
         final_dropout: share of the pooled numbers set to zero in training, before the dense layer.
         voices: share of training utterances whose frames are moved to the mean and deviation of all training speakers
@@ -47,6 +49,7 @@ class ClassifierSettings:
     weighted_layers: int = field(default=0, metadata={"may_be_absent": True})  # checkpoints are older
     concatenated_layers: int = field(default=0, metadata={"may_be_absent": True})
     components: int = field(default=0, metadata={"may_be_absent": True})
+    components_by: Literal["variance", "validation"] = field(default="variance", metadata={"may_be_absent": True})
     averaged_frames: int = field(default=1, metadata={"may_be_absent": True})
     final_dropout: float = field(default=0.0, metadata={"may_be_absent": True})
     voices: float = field(default=0.0, metadata={"may_be_absent": True})
@@ -71,6 +74,8 @@ class ClassifierSettings:
         for name in ("dropout", "final_dropout", "voices"):
             if not 0 <= getattr(self, name) < 1:
                 raise SettingsError(f"{name} must be at least 0 and below 1, got {getattr(self, name)}.")
+        if self.components_by not in ("variance", "validation"):
+            raise SettingsError(f"components_by must be 'variance' or 'validation', got {self.components_by!r}.")
         if self.pooling not in ("last", "attentive"):
             raise SettingsError(f"pooling must be 'last' or 'attentive', got {self.pooling!r}.")
 
@@ -87,7 +92,7 @@ class ClassifierSettings:
         """Products of a second of speech in the recurrent layers, what most of the classifier's time goes into."""
         inputs = [self.width(dim), *(2 * units for units in self.units)]
         step = sum(2 * 3 * units * (size + units) for size, units in zip(inputs, self.units, strict=False))
-        projected = self.components * dim * max(1, self.concatenated_layers)
+        projected = self.components * dim * max(1, self.concatenated_layers) * (self.components_by == "variance")
         return round(FRAME_RATE_HZ / self.averaged_frames * (step + projected))
 
     @property

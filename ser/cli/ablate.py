@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out",
         type=Path,
         default=Path("runs") / "ablation",
-        help="folder for ablation.json and a run folder for each option (default %(default)s); finished ones are kept",
+        help="folder for ablation.json, report.html and a run folder for each option (default %(default)s); finished "
+        "ones are kept",
     )
     parser.add_argument(
         "--options",
@@ -47,6 +48,7 @@ def run(args: argparse.Namespace) -> int:
     from ser.cli.crossval import draw_report
     from ser.errors import CorpusError
     from ser.experiments.ablation import FILE, Ablation
+    from ser.reporting.ablation_report import write_ablation_report
 
     base = common.crossval_settings(args)
     corpus, features, encoder = common.prepare_features(args)
@@ -66,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
     for progress in args.out.glob("*/progress.json"):
         draw_report(progress.parent)
     print_contributions(content)
-    print(f"Written: {args.out / FILE}")
+    print(f"Written: {args.out / FILE}, {write_ablation_report(content, args.out / 'report.html')}")
     return 0
 
 
@@ -82,7 +84,9 @@ def print_contributions(content: dict[str, Any]) -> None:
     base = content["base"]
     print(f"\n{content['protocol']}")
     print(f"base: WA {interval_text(base['wa'])}, UAR {interval_text(base['uar'])}\n")
-    print(f"{'option':20s}{'WA':>8s}  {'contribution [95 %]':25s}{'UAR':>8s}  {'contribution [95 %]':25s} cost")
+    print(
+        f"{'option':20s}{'WA':>8s}  {'contribution [95 %]':25s}{'UAR':>8s}  {'contribution [95 %]':25s} cost  weights"
+    )
     for name, one in content["options"].items():
         if "refused" in one:
             print(f"{name:20s}  not measured: {one['refused']}")
@@ -90,7 +94,7 @@ def print_contributions(content: dict[str, Any]) -> None:
         cells = "".join(
             f"{100 * one[key]['value']:8.2f}  {points(one['contribution'][key]):25s}" for key in ("wa", "uar")
         )
-        print(f"{name:20s}{cells} {one['cost'] / base['cost']:.2f}")
+        print(f"{name:20s}{cells} {one['cost'] / base['cost']:.2f} {one['weights']:8,d}")
     print(
         f"\nIn percent and points; {content['intervals']}.\n"
         "An interval that includes 0 shows no effect; one in twenty that should include it misses it by chance. "

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from ser.classifier.bigru import BiGRUClassifier
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.errors import FoldError, SettingsError
@@ -41,6 +42,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "averaged-frames-4": {"averaged_frames": 4},
     "components": {"components": 128},
     "components-32": {"components": 32},
+    "components-by": {"components": 128, "components_by": "validation"},
+    "components-by-32": {"components": 32, "components_by": "validation"},
 }
 # Features and encoder for the settings of an option.
 Source = Callable[[CrossvalSettings], tuple[FrameSource, EncoderReference]]
@@ -102,7 +105,7 @@ class Ablation:
             "intervals": "95 %, bootstrap over speakers; differences paired: the same draws for both",
             **{key: reference[key] for key in ("protocol", "settings", "corpus", "encoder", "labels")},
             "versions": library_versions(),
-            "base": _summary(reference) | {"cost": self._cost(self.base)},
+            "base": _summary(reference) | self._size(self.base),
             "options": {},
         }
         write_json(self.folder / FILE, content)
@@ -112,16 +115,18 @@ class Ablation:
             try:
                 result = self._result(option, settings[option])
                 gain = contribution(self.folder / option, self.folder / BASE, result["labels"])
-                row |= {**_summary(result), "contribution": gain, "cost": self._cost(settings[option])}
+                row |= {**_summary(result), "contribution": gain, **self._size(settings[option])}
             except FoldError as error:  # too few speakers to split the rest once more: the others are measured
                 row["refused"] = str(error)
             write_json(self.folder / FILE, content)
         return content
 
-    def _cost(self, settings: CrossvalSettings) -> int:
-        """Products of a second of speech, see `ClassifierSettings.cost`, of all members of an ensemble."""
-        members = settings.n_folds if settings.ensemble else 1
-        return members * settings.classifier.cost(self.source(settings)[1].dim)
+    def _size(self, settings: CrossvalSettings) -> dict[str, int]:
+        """Products of a second of speech, see `ClassifierSettings.cost`, and weights, of all members of an ensemble."""
+        members, dim = settings.n_folds if settings.ensemble else 1, self.source(settings)[1].dim
+        state = BiGRUClassifier(dim, len(self.corpus.emotions), settings.classifier).state_dict()
+        weights = sum(value.numel() for value in state.values())
+        return {"cost": members * settings.classifier.cost(dim), "weights": members * weights}
 
     def _result(self, option: str, settings: CrossvalSettings) -> dict[str, Any]:
         """The result of one cross-validation, from its folder where that is finished."""

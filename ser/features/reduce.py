@@ -1,4 +1,4 @@
-"""Less of each utterance: averages of neighbouring frames, and principal components of their dimensions.
+"""Less of each utterance: averages of neighbouring frames, and principal components or the best of their dimensions.
 
 In: frames `(frames, dim)`. Out: fewer frames, or the axes of fewer dimensions. A classifier must be given when it
 answers what it was trained on: averages are part of how frames are gathered, and the axes are stored with its weights.
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ser.errors import SettingsError
 
 AT_ONCE = 32  # utterances in memory
+STRENGTH, MAX_ITERATIONS = 0.01, 2_000  # of the linear model that tells useful dimensions: inverse regularisation
 
 
 def averaged(frames: NDArray[Any], n: int) -> NDArray[Any]:
@@ -59,3 +60,45 @@ def principal_components(
     mean = total / n
     _, axes = np.linalg.eigh(products / n - np.outer(mean, mean))
     return mean.astype(np.float32), axes[:, ::-1][:, :n_components].astype(np.float32)
+
+
+def useful_dimensions(
+    train: tuple[NDArray[np.floating], NDArray[np.int64]],
+    held_out: tuple[NDArray[np.floating], NDArray[np.int64]],
+    n_kept: int,
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The dimensions without which a linear model of the training speakers would do worst on those held out.
+
+    The model is a logistic regression on the mean frame of each utterance; a dimension is taken from it by setting it
+    to its mean, and its use is by how much the cross entropy rises.
+
+    Args:
+        train, held_out: mean frames `(utterances, dim)` and indices of emotions `(utterances,)`.
+        n_kept: how many.
+
+    Returns:
+        a mean `(dim,)` of 0 and axes `(dim, n_kept)` that pick the dimensions, as of `principal_components`.
+
+    Raises:
+        SettingsError: there are not that many.
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import StandardScaler
+
+    dim = train[0].shape[1]
+    if n_kept > dim:
+        raise SettingsError(f"Frames of {dim} dimensions do not have {n_kept} to keep.")
+    scaler = StandardScaler().fit(train[0])
+    model = LogisticRegression(C=STRENGTH, max_iter=MAX_ITERATIONS).fit(scaler.transform(train[0]), train[1])
+    weights, bias = model.coef_.T, model.intercept_
+    if len(model.classes_) == 2:  # one row for two classes
+        weights, bias = np.hstack([0 * weights, weights]), np.array([0.0, bias[0]])
+    known = np.isin(held_out[1], model.classes_)
+    inputs, true = scaler.transform(held_out[0])[known], np.searchsorted(model.classes_, held_out[1][known])
+    decisions, uses = inputs @ weights + bias, np.empty(dim)
+    for one in range(dim):
+        without = decisions - np.outer(inputs[:, one], weights[one])
+        right = without[np.arange(len(true)), true]
+        uses[one] = np.sum(np.logaddexp.reduce(without, axis=1) - right)
+    kept = np.sort(np.argsort(-uses, kind="stable")[:n_kept])
+    return np.zeros(dim, dtype=np.float32), np.eye(dim, dtype=np.float32)[:, kept]

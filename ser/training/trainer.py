@@ -29,7 +29,7 @@ from torch.optim.swa_utils import AveragedModel
 from ser.classifier.bigru import BiGRUClassifier
 from ser.classifier.settings import AXES_BUFFERS, VOICE_BUFFERS, ClassifierSettings
 from ser.errors import JobError, SettingsError
-from ser.features.reduce import principal_components
+from ser.features.reduce import principal_components, useful_dimensions
 from ser.files import write_atomically
 from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
@@ -108,7 +108,7 @@ class Training:
             self.voices = Voices(data, train, settings.max_frames, classifier.averaged_frames)
             self._fill(VOICE_BUFFERS, [getattr(self.voices, name.removeprefix("voice_")) for name in VOICE_BUFFERS])
         if classifier.components:
-            self._fill(AXES_BUFFERS, principal_components(self._unmoved, train, classifier.components))
+            self._fill(AXES_BUFFERS, self._axes(train, validation if len(validation) else train))
         self.optimizer = optimizer(self.model, settings)
         self.average = AveragedModel(self.model, avg_fn=self._averaged) if settings.weight_average else None
         self.class_weights = self._class_weights()
@@ -121,6 +121,16 @@ class Training:
     def _fill(self, names: Sequence[str], values: Sequence[NDArray[np.float32]]) -> None:
         for name, value in zip(names, values, strict=True):
             getattr(self.model, name).copy_(torch.from_numpy(value))
+
+    def _axes(self, train: Sequence[int], held_out: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        classifier = self.model.settings
+        if classifier.components_by == "variance":
+            return principal_components(self._unmoved, train, classifier.components)
+        parts = []
+        for some in (train, held_out):
+            means = np.stack([self._unmoved([one]).mean(axis=0).ravel() for one in some])
+            parts.append((means, self.data.targets[np.asarray(some)]))
+        return useful_dimensions(parts[0], parts[1], classifier.components)
 
     def _unmoved(self, indices: Sequence[int]) -> NDArray[np.float32]:
         return self.data.gather(indices, self.settings.max_frames, self.model.settings.averaged_frames)[0]
