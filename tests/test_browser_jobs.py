@@ -136,7 +136,8 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(browser, fo
     server = Server(folder, checkpoint, SER_CORPORA=str(corpus))
     try:
         page = show_tab(opened(browser, server.address, errors), "cv")
-        assert "Press Start" in page.inner_text("#cv-state")
+        state(page, "cv", "Finished")
+        assert "ships with the page" in page.inner_text("#cv-files")  # nobody has started a run yet
         page.locator("#cv-corpus").get_by_text("217 recordings by 10 speakers").wait_for()
         old = folder / "data" / "runs" / "crossval-20260102-030405-old"
         old.mkdir(parents=True)

@@ -25,7 +25,6 @@ class Site:
     def __init__(self, folder: Path) -> None:
         with gr.Blocks(analytics_enabled=False) as self.page:
             text, number, sound = gr.Textbox(), gr.Number(precision=0), gr.Audio(type="filepath")
-            gradio_private.fetch_nothing(sound)
             gradio_private.show_example(sound, "clip.wav")
             language = gr.Textbox()
             gr.Button().click(self.fail, language, text, api_name="fail")
@@ -38,6 +37,7 @@ class Site:
             gr.Button().click(str, number, text, api_name="a_number_at_once", queue=False)
         gradio_private.report_failures(gr.Blocks())  # another page of the same process changes nothing
         gradio_private.report_failures(self.page)
+        gradio_private.fetch_nothing(self.page)
         gradio_private.put_first("<script>first {{ }} {% %}</script>")
         self.page.queue(api_open=True)
         self.page.launch(

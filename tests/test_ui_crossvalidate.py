@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import shutil
 import string
 import time
 import zipfile
@@ -31,7 +32,7 @@ from ser.ui.crossvalidate import PAPER, QUICK, CrossvalidateTab
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS
 from ser.ui.run_view import bar, fold_table, matrices_figure, matrices_of, state_box, time_left
-from ser.ui.runs import LATEST, Run, Runs
+from ser.ui.runs import LATEST, Run, Runs, copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.training_texts import TEXTS, Problem, say
 
@@ -387,6 +388,21 @@ def test_texts_have_both_languages_and_the_same_names_and_no_latin_word_turns_a_
         if not key.startswith("hover_"):
             without_names = re.sub(r"\{\w+\}", "{}", text.fa)
             assert not re.search("[A-Za-z0-9][^\u0600-\u06ff\u200f{]*\\{", without_names), key
+
+
+def test_the_example_is_shown_as_such_where_nobody_has_kept_a_run(tab: Any, tmp_path: Path) -> None:
+    copy_examples(tab.data, ["runs"])
+    run = tab.runs.find(LATEST)
+    assert run.title[0] == "example"
+    assert (run.status().state, tab.allowed(run, run.status())) == ("never", {"delete"})
+    shown = tab.news("", LATEST, "en", 3)
+    assert "Example" in shown[tab.box]
+    assert "Finished" in shown[tab.box]
+    assert "ships with the page" in shown[tab.notes]
+    assert str(Path.home()) not in run.download("result.json").decode()
+    shutil.rmtree(run.folder)
+    copy_examples(tab.data, ["runs"])
+    assert tab.runs.names() == []  # deleted is deleted
 
 
 @pytest.fixture

@@ -165,6 +165,22 @@ def test_no_endpoint_lets_a_visitor_start_a_job_read_a_file_or_change_a_thing(si
     assert sorted(path for path in site.context.settings.data.rglob("*") if path.is_file()) == kept
 
 
+def test_no_address_is_fetched_whatever_input_it_is_given_to(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[str] = []
+    monkeypatch.setattr("gradio.processing_utils.async_ssrf_protected_download", lambda url, **_: fetched.append(url))
+    address = {"path": "https://example.org/a.wav", "meta": {"_type": "gradio.FileData"}}
+    kinds, tried = {one["id"]: one["type"] for one in site.config["components"]}, set()
+    for endpoint in site.endpoints:
+        new = {kinds[place] for place in endpoint["inputs"]} - tried
+        if new:
+            site.call(
+                endpoint, list(itertools.islice(itertools.cycle([address, [{"a": address}]]), len(endpoint["inputs"])))
+            )
+        tried |= new
+    assert {"audio", "file", "textbox", "dropdown"} <= tried
+    assert fetched == []
+
+
 def test_nothing_goes_past_the_queue_and_its_limits(site: Site) -> None:
     for endpoint in (one for one in site.endpoints if one["queue"] is not False):
         body = {"fn_index": endpoint["id"], "data": [None] * len(endpoint["inputs"]), "session_hash": "visitor"}

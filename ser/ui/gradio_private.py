@@ -137,18 +137,22 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def fetch_nothing(component: gr.Audio | gr.File) -> None:
-    """Refuse addresses: gradio would download what a client names as a path, of any size."""
+def fetch_nothing(page: gr.Blocks) -> None:
+    """Refuse addresses: gradio downloads what a client names as a file's path, of any size, for any input."""
     import gradio as gr
+    from gradio_client.utils import is_file_obj_with_meta, traverse
 
-    take = component.async_move_resource_to_block_cache
+    prepare = page.preprocess_data
 
-    async def take_uploads(path: str | Path | None) -> str | None:
-        if path is not None and "://" in str(path):
+    def check(file: dict[str, Any]) -> dict[str, Any]:
+        if "://" in file["path"]:
             raise gr.Error("Upload the recording itself; addresses are not fetched.", print_exception=False)
-        return await take(path)
+        return file
 
-    component.async_move_resource_to_block_cache = take_uploads
+    async def prepare_uploads(function: Any, inputs: list[Any], *rest: Any, **named: Any) -> list[Any]:
+        return await prepare(function, traverse(inputs, check, is_file_obj_with_meta), *rest, **named)
+
+    page.preprocess_data = prepare_uploads
 
 
 def show_example(component: gr.Audio, name: str) -> None:

@@ -25,7 +25,7 @@ from ser.ui.jobs import JobStatus
 from ser.ui.model import without_folders
 from ser.ui.run_settings import Number
 from ser.ui.run_view import BAR_CSS, links, title
-from ser.ui.runs import LATEST, Run
+from ser.ui.runs import EXAMPLE, LATEST, Run
 from ser.ui.texts import emotion_name, localised
 from ser.ui.training_texts import say
 
@@ -218,7 +218,12 @@ class JobTab(JobDesk):
         """What can be downloaded, and what should be known."""
         files = self.tested(run)
         shown = links(files, f"{self.runs.folder.name}/{run.name}", language) if files else ""
-        notes = {"demo_note": run.is_demo(), "temporary": self.context.settings.data_is_temporary}
+        is_example = run.title[0] == EXAMPLE
+        notes = {
+            f"{self.kind}_example_note": is_example,
+            "demo_note": run.is_demo(),
+            "temporary": self.context.settings.data_is_temporary,
+        }
         return shown + "".join(paragraph(say(key, language), "quiet") for key in notes if notes[key])
 
     def facts(self, corpus: str, language: str) -> gr.Dropdown:

@@ -26,10 +26,11 @@ from ser.errors import SettingsError
 from ser.ui import crossvalidate, recognise, tune
 from ser.ui.context import PRIVATE, Context, translated
 from ser.ui.gate import Gate
-from ser.ui.gradio_private import forget_deleted, put_first, report_failures
+from ser.ui.gradio_private import fetch_nothing, forget_deleted, put_first, report_failures
 from ser.ui.html import message_box
 from ser.ui.owner import NotOwner, is_cross_site
 from ser.ui.replies import Replies
+from ser.ui.runs import copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.style import CSS, LANGUAGE_LINKS, script, theme
 from ser.ui.texts import TEXTS, fixed_texts, say
@@ -89,6 +90,7 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
         if context.owner.has_hub:
             _welcome_author(context, opened)
     report_failures(page)
+    fetch_nothing(page)
     put_first(script())
     page.queue(max_size=settings.queue_length, api_open=False)  # nothing goes past the queue and its limits
     return page
@@ -182,7 +184,8 @@ def serve(settings: AppSettings, uploads: Path) -> None:
     context = Context.of(settings, uploads)
     page = build_page(settings, context)
     try:
-        settings.make_data_folder()
+        data = settings.make_data_folder()
+        copy_examples(data, ["runs"])
         launch(page, context)
         if context.owner.is_local:
             print(f"Open {page.local_url}?token={context.owner.token}", flush=True)

@@ -23,7 +23,7 @@ from ser.ui import live, voice
 from ser.ui.answer_view import answer_html, columns, row_of, saved, table, timeline_chart
 from ser.ui.answering import CONCURRENT_RECORDINGS, Answering, Refusal
 from ser.ui.context import PRIVATE, Context, translated
-from ser.ui.gradio_private import fetch_nothing, show_example
+from ser.ui.gradio_private import show_example
 from ser.ui.html import box, message_box, paragraph
 from ser.ui.model import without_folders
 from ser.ui.texts import say
@@ -59,7 +59,6 @@ def build(context: Context) -> None:
                 sources=["microphone", "upload"], type="filepath", label=translated("ser_recording"),
                 elem_id="recording",
             )  # fmt: skip
-            fetch_nothing(recording)
             gr.HTML(elem_id="hint")
             live.switch()
             recognise = gr.Button(translated("ser_recognise"), variant="primary", elem_id="recognise")
@@ -122,7 +121,6 @@ def _several(context: Context, answering: Answering) -> list[Any]:
     """Several files at once, and the table of a visitor's answers so far: its rows, itself, and its files."""
     with gr.Accordion(translated("ser_several"), open=False, elem_id="several"):
         files = gr.File(file_count="multiple", file_types=SOUND_FILES, label=translated("ser_files"), elem_id="files")
-        fetch_nothing(files)
         press = gr.Button(translated("ser_recognise_all"), elem_id="recognise-all")
         progress = gr.HTML(elem_id="progress")
         rows = gr.State([], time_to_live=3600)
@@ -228,7 +226,6 @@ def _endpoint(answering: Answering) -> None:
             raise gr.Error(str(refusal), print_exception=False) from refusal
 
     upload = gr.Audio(type="filepath", label="recording", visible=False)
-    fetch_nothing(upload)
     show_example(upload, "clip.wav")
     gr.Button(visible=False).click(
         recognise, upload, gr.JSON(label="answer", visible=False), api_name="recognise",

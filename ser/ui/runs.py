@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import io
 import re
+import shutil
 import time
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ser.files import DEMO_CORPUS
+from ser.files import ASSETS, DEMO_CORPUS
 from ser.ui import jobs
 from ser.ui.model import without_folders
 
-LATEST = "latest"
+LATEST, EXAMPLE = "latest", "example"
 CHECKPOINT, MODEL = "checkpoint", "checkpoint/model.json"
 # What can be downloaded, with its type; the archive is made when it is asked for.
 DOWNLOADS: dict[str, str] = {
@@ -175,6 +177,18 @@ class Runs:
         """Those in progress."""
         runs = [self.kind(self.folder / name) for name in self.names()]
         return [run for run in runs if jobs.is_running(run.folder)]
+
+
+def copy_examples(data: Path, kinds: Sequence[str]) -> None:
+    """Put the finished run and study that ship with the page where nobody has kept any yet.
+
+    Args:
+        data: folder of runs and studies.
+        kinds: "runs", "studies".
+    """
+    for kind in kinds:
+        if not (data / kind).exists():
+            shutil.copytree(ASSETS / "examples" / kind, data / kind, copy_function=shutil.copyfile)
 
 
 def _changed(path: Path) -> int:
