@@ -199,14 +199,15 @@ def test_the_validation_share_holds_for_every_split(toy, split):
 
 
 def test_train_makes_its_folder_and_leaves_model_run_and_report(tiny_encoder, tmp_path, capsys):
-    corpus, run, to = (str(tmp_path / name) for name in ("corpus", "run", "new/model"))
+    corpus, to = (str(tmp_path / name) for name in ("corpus", "new/model"))
     write_corpus(Path(corpus), n_speakers=4)
     words = ["--corpus", corpus, "--cache", str(tmp_path / "cache"), "--encoder", str(tiny_encoder)]
     words += ["--folds", "2", "--validation-share", "0.2", "--max-epochs", "1", "--base-units", "4"]
-    assert main(["train", *words, "--out", run, "--to", to, "--also-random-split"]) == 0
+    assert main(["train", *words, "--out", to, "--also-random-split"]) == 0
     assert load(to).labels == EVERY_EMOTION
-    assert (tmp_path / "run" / "report.html").exists()
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    run = Path(to) / "run"
+    assert (run / "report.html").exists()
+    result = json.loads((run / "result.json").read_text())
     premium = result["random_split"]["premium"]["wa"]
     gain = result["random_split"]["pooled"]["wa"]["value"] - result["pooled"]["wa"]["value"]
     assert premium["value"] == pytest.approx(gain)
@@ -222,7 +223,7 @@ def test_train_does_not_offer_what_it_would_refuse(capsys):
         main(["train", "--help"])
     shown = capsys.readouterr().out
     assert "--no-final" not in shown
-    assert "TO/run" in shown
+    assert "DIR/run" in shown
 
 
 def test_progress_tells_each_fold_after_each_of_its_epochs(toy, tmp_path):

@@ -14,8 +14,9 @@ from ser.cli import crossval as crossval_command
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     crossval_command.add_shared_arguments(parser)
-    parser.add_argument("--to", type=Path, required=True, metavar="DIR", help="folder for the checkpoint")
-    parser.add_argument("--out", type=Path, help="run folder of the cross-validation (default: TO/run); it is resumed")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder for the checkpoint; the run folder is DIR/run"
+    )
     parser.set_defaults(no_final=False)
 
 
@@ -23,10 +24,11 @@ def run(args: argparse.Namespace) -> int:
     from ser.classifier.checkpoint import DESCRIPTION, WEIGHTS
     from ser.files import write_atomically
 
-    args.to.mkdir(parents=True, exist_ok=True)  # before hours of training, in case it cannot be made
-    args.out = args.out or args.to / "run"
+    folder = args.out
+    folder.mkdir(parents=True, exist_ok=True)  # before hours of training, in case it cannot be made
+    args.out = folder / "run"
     status = crossval_command.run(args)
     for name in (WEIGHTS, DESCRIPTION):
-        write_atomically(args.to / name, (args.out / "checkpoint" / name).read_bytes())
-    print(f"Use it with: python -m ser predict FILE --checkpoint {args.to}")
+        write_atomically(folder / name, (args.out / "checkpoint" / name).read_bytes())
+    print(f"Use it with: python -m ser predict FILE --checkpoint {folder}")
     return status
