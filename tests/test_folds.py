@@ -79,7 +79,7 @@ def shemo(request, shared_data) -> tuple[list[str], list[str], str]:
     return [row["speaker"] for row in rows], [row[request.param] for row in rows], request.param
 
 
-@pytest.mark.parametrize("seed", [40, 7])
+@pytest.mark.parametrize("seed", [40, pytest.param(7, marks=pytest.mark.slow)])
 def test_the_folds_of_shemo_are_about_70_10_20_with_alike_class_shares(shemo, seed):
     speakers, emotions, labels = shemo
     folds = make_folds(speakers, emotions, seed=seed)

@@ -80,7 +80,7 @@ def test_side_by_side_equals_in_turn_bit_for_bit():
     assert reported == [(epoch, fold) for epoch in (1, 2, 3) for fold in range(N_FOLDS)]
 
 
-@pytest.mark.parametrize("stop_at", [1, 4, 5, 7, 3 * N_FOLDS])
+@pytest.mark.parametrize("stop_at", [1, 7, *(pytest.param(at, marks=pytest.mark.slow) for at in (4, 5, 3 * N_FOLDS))])
 def test_after_a_stop_a_restored_lockstep_ends_as_one_that_was_not_stopped(tmp_path, stop_at):
     one, reported = lockstep(), []
 
