@@ -127,7 +127,7 @@ def list_of_trials(page: Page) -> FrameLocator:
     """The dashboard's own list of trials, reached by its own link."""
     page.locator("#tune-dashboard iframe").scroll_into_view_if_needed(timeout=PATIENCE_MS)
     frame = page.frame_locator("#tune-dashboard iframe")
-    frame.locator('a[href="/dashboard/studies/1/trials"]').click(timeout=PATIENCE_MS)
+    frame.locator('a[href="/dashboard/studies/2/trials"]').click(timeout=PATIENCE_MS)
     return frame
 
 
@@ -281,12 +281,12 @@ def test_a_search_is_seen_in_the_dashboard_stopped_gone_on_with_and_used(browser
         other = show_tab(opened(browser, server.address, errors), "tune")
         before = finished(other, least=2)
         for method in ("delete", "post", "put"):
-            answer = getattr(other.request, method)(f"{server.address}api/studies/1", data={})
+            answer = getattr(other.request, method)(f"{server.address}api/studies/2", data={})
             assert answer.status == 405
         other.context.close()
 
         press(page, "tune", "stop", "Stopped")
-        told_in = next((folder / "data" / "studies").glob("tune-*")) / "tune.json"
+        told_in = next((folder / "data" / "studies").glob("tune-*-tiny")) / "tune.json"
         told = json.loads(told_in.read_text())
         assert told["state"] == "stopped"
         assert told["counts"]["complete"] >= before

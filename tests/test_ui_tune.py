@@ -19,7 +19,7 @@ from ser.ui import jobs
 from ser.ui.context import Context
 from ser.ui.corpora import DEMO
 from ser.ui.jobs import JobStatus
-from ser.ui.runs import LATEST, Study
+from ser.ui.runs import LATEST, Study, copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.tune import TuneTab
 from ser.ui.tune_view import dashboard_frame, study_box, trials_table
@@ -276,3 +276,19 @@ def test_a_timer_ticks_only_while_its_tab_is_open(tmp_path):
     for index, expected in enumerate(([False, False], [True, False], [False, True])):
         opened = gr.SelectData(None, {"index": index, "value": ""})
         assert [switch(opened)[timer].active for timer in timers] == expected
+
+
+def test_the_example_study_is_shown_with_its_dashboard_where_nobody_has_kept_one(tab: Any) -> None:
+    copy_examples(tab.data, ["studies"])
+    run = tab.runs.find(LATEST)
+    shown = tab.news("", LATEST, "en", 3)
+    assert "Finished" in shown[tab.box]
+    assert "Example" in shown[tab.box]
+    assert shown[tab.trials].count("<tr") == 11  # ten trials below their heads
+    assert "ships with the page" in shown[tab.notes]
+    told = run.read("tune.json")
+    (kept,) = optuna.get_all_study_summaries(tab.dashboard.open_storage())
+    assert (kept.study_name, kept.n_trials) == (run.name, 10)
+    assert kept.best_trial.value == pytest.approx(told["best"]["value"])
+    tab.remove(run)
+    assert optuna.get_all_study_summaries(tab.dashboard.open_storage()) == []

@@ -220,7 +220,7 @@ class JobTab(JobDesk):
         shown = links(files, f"{self.runs.folder.name}/{run.name}", language) if files else ""
         is_example = run.title[0] == EXAMPLE
         notes = {
-            f"{self.kind}_example_note": is_example,
+            "example_note": is_example,
             "demo_note": run.is_demo(),
             "temporary": self.context.settings.data_is_temporary,
         }

@@ -185,7 +185,7 @@ def serve(settings: AppSettings, uploads: Path) -> None:
     page = build_page(settings, context)
     try:
         data = settings.make_data_folder()
-        copy_examples(data, ["runs"])
+        copy_examples(data, ["runs"] if settings.storage else ["runs", "studies"])
         launch(page, context)
         if context.owner.is_local:
             print(f"Open {page.local_url}?token={context.owner.token}", flush=True)

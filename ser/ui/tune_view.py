@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ser.ui.html import paragraph, percent
@@ -21,11 +22,13 @@ Content = Mapping[str, Any]
 
 def study_box(study: Study, status: JobStatus, language: str, now_s: float | None = None) -> str:
     """How a study stands: a heading, how far it is, the best trial, counts, time left, the scores once tested."""
+    told = study.read("tune.json")
+    if status.state == "never" and told and told["state"] in ("done", "searched"):  # by the command line
+        status = replace(status, state="finished")
     if status.state == "running":
         heading, lines = _running(study, language, time.time() if now_s is None else now_s)
     else:
         heading, lines = say(status.state, language), ended(status, language)
-    told = study.read("tune.json")
     best = [] if told is None else _best(told, language)
     scores = [] if study.model() is None else test_scores(study.result, language)
     return run_box(study, status.state, heading, [*lines, *best, *scores], language)
