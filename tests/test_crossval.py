@@ -28,6 +28,7 @@ from ser.training.lockstep import Lockstep
 from ser.training.run_folder import identity
 from ser.training.settings import CrossvalSettings, TrainingSettings
 from ser.training.trainer import Diverged
+from ser.workers import pool
 
 SETTINGS = CrossvalSettings(
     ClassifierSettings(base_units=4, final_units=4, gru_layers=1, dropout=0.1),
@@ -99,6 +100,21 @@ def test_a_run_stopped_anywhere_ends_like_one_that_was_not(finished, tmp_path, s
     taken_up = crossval(toy, tmp_path)
     assert taken_up.resumed
     assert taken_up.run() | {"created": ""} == whole | {"created": ""}
+    for name in ("predictions.csv", "checkpoint/model.safetensors"):
+        assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_folds_trained_by_other_processes_give_the_same_and_one_that_was_stopped_goes_on(finished, tmp_path):
+    toy, _, whole, folder = finished
+    heard = []
+    with pool(None, 2) as executor:
+        with pytest.raises(Stopped):
+            crossval(toy, tmp_path).run(should_stop=lambda: True, executor=executor)
+        taken_up = crossval(toy, tmp_path)
+        result = taken_up.run(lambda number, report: heard.append((number, report.epoch)), executor=executor)
+    assert result | {"created": ""} == whole | {"created": ""}
+    assert len(set(heard)) == len(heard) > 0
     for name in ("predictions.csv", "checkpoint/model.safetensors"):
         assert (tmp_path / name).read_bytes() == (folder / name).read_bytes()
 

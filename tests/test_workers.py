@@ -1,4 +1,4 @@
-"""A Dask scheduler's workers share out features and answers; one that is killed loses nothing, one may join."""
+"""A Dask scheduler's workers share out features, answers and folds; one that is killed loses nothing, one may join."""
 
 from __future__ import annotations
 
@@ -113,3 +113,33 @@ def test_a_killed_worker_loses_nothing_and_one_that_joins_helps(
     for one in answers[::40]:
         expected = predictor(one["file"], timeline=False).probabilities
         assert one["probabilities"] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.slow
+def test_folds_and_scores_on_workers_are_those_of_one_process_though_a_worker_is_killed(
+    cluster, tiny_encoder, tiny_checkpoint, tmp_path, capsys
+):
+    folder, cache = write_corpus(tmp_path / "corpus", 6, per_emotion=2), tmp_path / "cache"
+    settings = "--folds 2 --base-units 4 --final-units 4 --gru-layers 1 --max-epochs 40 --patience 0 --no-final"
+    words = ["crossval", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache, *settings.split(), "--out"]
+    assert main([*map(str, words), str(tmp_path / "alone")]) == 0
+    victims, states = [cluster.worker() for _ in range(2)], tmp_path / "shared" / "state"
+
+    def kill_one_that_trains():
+        while len(list(states.glob("fold_*"))) < 2:
+            time.sleep(0.01)
+        victims[0].kill()
+
+    meddler = threading.Thread(target=kill_one_that_trains, daemon=True)
+    meddler.start()
+    assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
+    meddler.join(30)
+    assert victims[0].poll() is not None
+    alone, shared = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("alone", "shared"))
+    assert shared | {"created": ""} == alone | {"created": ""}
+
+    words = ["evaluate", "--corpus", folder, "--checkpoint", tiny_checkpoint, "--out"]
+    assert main([*map(str, words), str(tmp_path / "here")]) == 0
+    assert main([*map(str, words), str(tmp_path / "there"), "--scheduler", str(cluster.file)]) == 0
+    here, there = ((tmp_path / name / "predictions.csv").read_text() for name in ("here", "there"))
+    assert there == here

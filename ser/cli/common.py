@@ -107,9 +107,17 @@ def add_scheduler(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> 
     """Add `--scheduler`."""
     parser.add_argument(
         "--scheduler", metavar="ADDRESS",
-        help="have the workers of this Dask scheduler encode, tcp://host:8786 or the file that it wrote; they share "
-        "the recordings' folders and the cache",
+        help="have the workers of this Dask scheduler work, tcp://host:8786 or the file that it wrote; they share the "
+        "recordings' folders, the cache and the run folder",
     )  # fmt: skip
+
+
+def add_sharing(parser: argparse.ArgumentParser) -> None:
+    """Add `--processes` and `--scheduler`, between which answers are shared out."""
+    parser.add_argument(
+        "--processes", type=positive, default=1, metavar="N", help="answer in N processes (default %(default)s)"
+    )
+    add_scheduler(parser)
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -270,6 +278,7 @@ def encode(
 
     encoder, reference = load_encoder(args.encoder, args.layer, n_layers)
     if getattr(args, "scheduler", None):
+        args.cache = args.cache and args.cache.resolve()  # folds find it there too
         share_extraction([one.path for one in corpus.utterances], args, n_layers, n_copies)
     progress = Stage("features", progress_bar())
     corpus, features, left_out = usable_features(corpus, encoder, args.cache, progress)

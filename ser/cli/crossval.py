@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.training.crossval import Crossval
+    from ser.workers import pool
 
     listed = str(args.folds_file.resolve()) if args.folds_file else ""
     settings = replace(crossval_settings(args), ensemble=args.ensemble, folds_file=listed)
@@ -76,14 +78,15 @@ def run(args: argparse.Namespace) -> int:
     should_stop = stop_on_signals()
     crossval = Crossval(corpus, features, encoder, settings, folder)
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {folder}")
-    stage, n_folds = Stage("training"), len(crossval.folds)
+    stage, trainings = Stage("training"), crossval.lockstep.trainings
 
     def after_epoch(number: int, report: EpochReport) -> None:
         print_epoch(number, report)
-        stage((report.epoch - 1) * n_folds + number + 1, settings.training.max_epochs * n_folds)
+        stage(sum(len(one.epochs) for one in trainings), settings.training.max_epochs * len(trainings))
 
     print(HEAD, flush=True)
-    result = crossval.run(after_epoch, should_stop, final=not args.no_final)
+    with pool(args.scheduler) if args.scheduler else nullcontext() as executor:
+        result = crossval.run(after_epoch, should_stop, not args.no_final, executor)
     print_result(result)
     if settings.classifier.voices:
         _add_voice_curve(crossval, result)

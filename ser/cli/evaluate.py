@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ser.cli.common import (
+    Stage,
     add_corpus_arguments,
     add_machine_arguments,
     add_model_arguments,
+    add_sharing,
     positive,
     read_corpus_arguments,
 )
@@ -33,11 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     voices.add_argument("--neutral-voice", type=positive, default=0, metavar="N", help="the same by N neutral ones")
     add_corpus_arguments(parser)
+    add_sharing(parser)
     add_machine_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ser import load
+    from ser.cli.predict import answers
     from ser.errors import SettingsError
     from ser.experiments.evaluate import evaluate, known_speakers
     from ser.features.extract import progress_bar
@@ -54,7 +59,8 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(heard[:3])}. Leave them out, or add --allow-trained-speakers and say so beside the figures."
         )
     n_heard, neutral = args.voice or args.neutral_voice, bool(args.neutral_voice)
-    evaluation = evaluate(model, corpus, progress_bar("evaluating"), n_heard, neutral)
+    shared = partial(answers, args, None) if args.scheduler or args.processes > 1 else None
+    evaluation = evaluate(model, corpus, Stage("evaluating", progress_bar("evaluating")), n_heard, neutral, shared)
     content = {
         "kind": "evaluation",
         "protocol": _protocol(len(heard), len(corpus.speakers))

@@ -9,13 +9,13 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import add_machine_arguments, add_model_arguments, add_scheduler, positive
+from ser.cli.common import add_machine_arguments, add_model_arguments, add_sharing
 
 if TYPE_CHECKING:
     from ser.encoders.chunking import Frames
@@ -52,10 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--timeline", action="store_true", help="also the emotion over time, in windows of 2 s")
     add_model_arguments(parser)
-    parser.add_argument(
-        "--processes", type=positive, default=1, metavar="N", help="answer in N processes (default %(default)s)"
-    )
-    add_scheduler(parser)
+    add_sharing(parser)
     parser.add_argument(
         "--max-duration",
         type=float,
@@ -134,7 +131,7 @@ def _predict(
         Question(file, file.resolve() if shared else file, args.timeline, args.max_duration, voices(file))
         for file in files
     )
-    for question, answer in _answers(args, None if shared else predictor, questions):
+    for question, answer in answers(args, None if shared else predictor, questions):
         try:
             prediction = answer()
         except Exception as error:  # whatever one file leads to, the others are done
@@ -153,9 +150,9 @@ def _predict(
     return n_bad
 
 
-def _answers(
-    args: argparse.Namespace, predictor: Recogniser | None, questions: Iterator[Question]
-) -> Iterator[tuple[Question, Callable[[], Prediction]]]:
+def answers(
+    args: argparse.Namespace, predictor: Recogniser | None, questions: Iterable[Any]
+) -> Iterator[tuple[Any, Callable[[], Any]]]:
     """Each question with what gives its answer: the predictor, or without one other processes."""
     from ser.workers import in_order, pool
 
@@ -169,16 +166,11 @@ def _answers(
             yield question, future.result
 
 
-def _asked(checkpoint: Path | None, encoder: str | None, question: Question) -> Prediction:
+def _asked(checkpoint: Path | None, encoder: str | None, question: Any) -> Any:
     """The answer, in a process that keeps its model."""
-    return question.put(_model_here(checkpoint, encoder))
+    from ser.inference.load import loaded
 
-
-@cache
-def _model_here(checkpoint: Path | None, encoder: str | None) -> Recogniser:
-    from ser import load
-
-    return load(checkpoint, encoder)
+    return question.put(loaded(checkpoint, encoder))
 
 
 def _voices(args: argparse.Namespace, predictor: Recogniser, files: Sequence[Path]) -> Callable[[Path], Voice | None]:

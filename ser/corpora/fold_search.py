@@ -195,10 +195,9 @@ class _ValidationSearch:
         counts, excess = np.vstack([self.counts, 0 * self.total]), np.r_[self.excess, 0]  # row -1: nobody
         for _ in range(MAX_STEPS):
             inside, outside = np.r_[-1, np.flatnonzero(chosen)], np.r_[-1, np.flatnonzero(~chosen)]
-            given, taken = (axis.ravel() for axis in np.meshgrid(inside, outside, indexing="ij"))
-            if len(given) > MAX_PAIRS:
-                sample = rng.integers(0, len(given), MAX_PAIRS)
-                given, taken = given[sample], taken[sample]
+            n = len(inside) * len(outside)  # pairs, of which there may be more than fit into memory
+            pairs = rng.integers(0, n, MAX_PAIRS) if n > MAX_PAIRS else np.arange(n)
+            given, taken = inside[pairs // len(outside)], outside[pairs % len(outside)]
             part, used = self.counts[chosen].sum(axis=0), self.excess[chosen].sum()
             costs = self._cost(part - counts[given] + counts[taken], used - excess[given] + excess[taken])
             best = int(costs.argmin())

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,25 @@ from ser.scoring.metrics import confusion, paired_difference, reliability, score
 
 VOICE_SEED = 40
 Progress = Callable[[int, int], None]
+Rows = tuple[NDArray[np.float32], NDArray[np.float32]]
+Asked = Callable[[Iterable["Question"]], Iterable[tuple["Question", Callable[[], Rows]]]]
+
+
+@dataclass(frozen=True)
+class Question:
+    """An utterance to be answered, where it is, and the voice that it is known by."""
+
+    utterance: Utterance
+    path: Path
+    voice: Voice | None
+
+    def put(self, recogniser: Recogniser) -> Rows:
+        """Probabilities `(labels,)`, and those of a stranger."""
+        frames = recogniser.frames(self.path)
+        stranger = recogniser.classify(frames)
+        if self.voice is None:
+            return stranger, stranger
+        return recogniser.classify(self.voice(frames, recogniser.known_training)), stranger
 
 
 @dataclass(frozen=True)
@@ -112,6 +132,7 @@ def evaluate(
     progress: Progress = lambda done, total: None,
     n_heard: int = 0,
     neutral: bool = False,
+    ask: Asked | None = None,
 ) -> Evaluation:
     """Let a model answer every recording whose emotion it knows.
 
@@ -121,6 +142,7 @@ def evaluate(
         n_heard: recordings of each speaker by which the voice is known first; they are not scored, nor are speakers who
             have no more than that.
         neutral: these are neutral ones.
+        ask: has the questions answered elsewhere, in their order.
 
     Raises:
         CorpusError: no recording is left, or they have fewer than two emotions or speakers.
@@ -130,17 +152,17 @@ def evaluate(
     voices, known = _voices(recogniser, known, n_heard, neutral) if n_heard else ({}, known)
     foreign = [one.emotion for one in corpus.utterances if one.emotion not in labels]
     scored, rows, strangers, unreadable = [], [], [], []
-    for done, utterance in enumerate(known, start=1):
+    questions = (Question(one, one.path.resolve() if ask else one.path, voices.get(one.speaker)) for one in known)
+    asked = ask(questions) if ask else ((one, partial(one.put, recogniser)) for one in questions)
+    for done, (question, answer) in enumerate(asked, start=1):
         try:
-            frames = recogniser.frames(utterance.path)
+            row, stranger = answer()
         except AudioError as error:
-            unreadable.append((corpus.file_of(utterance.path), str(error)))
+            unreadable.append((corpus.file_of(question.utterance.path), str(error)))
         else:
-            scored.append(utterance)
-            strangers.append(recogniser.classify(frames))
-            if n_heard:
-                frames = voices[utterance.speaker](frames, recogniser.known_training)
-            rows.append(recogniser.classify(frames) if n_heard else strangers[-1])
+            scored.append(question.utterance)
+            rows.append(row)
+            strangers.append(stranger)
         progress(done, len(known))
     if len({one.emotion for one in scored}) < 2:
         raise CorpusError(

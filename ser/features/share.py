@@ -18,7 +18,8 @@ from ser.features.cache import FeatureCache
 from ser.features.extract import extract
 from ser.workers import in_order
 
-PIECE = 64  # recordings
+PIECE = 64  # recordings, at least
+N_PIECES = 1000  # at most, as each looks through the whole cache for what is there already
 
 
 @dataclass(frozen=True)
@@ -57,15 +58,16 @@ def extract_on(
 
     `how` says how, whatever its own recordings and copy are.
     """
+    size = max(PIECE, -(-len(paths) // N_PIECES))
     pieces = [
-        replace(how, paths=tuple(path.resolve() for path in paths[start : start + PIECE]), copy=copy)
+        replace(how, paths=tuple(path.resolve() for path in paths[start : start + size]), copy=copy)
         for copy in range(n_copies + 1)
-        for start in range(0, len(paths), PIECE)
+        for start in range(0, len(paths), size)
     ]
     n_computed = 0
     for done, (_, future) in enumerate(in_order(executor, Piece.extract, pieces), start=1):
         n_computed += future.result()
-        progress(min(done * PIECE, len(paths) * (n_copies + 1)), len(paths) * (n_copies + 1))
+        progress(min(done * size, len(paths) * (n_copies + 1)), len(paths) * (n_copies + 1))
     return n_computed
 
 

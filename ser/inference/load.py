@@ -7,6 +7,7 @@ and cached, or where SER_DEVICE names a GPU.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,9 @@ def load(checkpoint: str | Path | None = None, encoder: str | Path | Encoder | N
     described, state = read_state(SHIPPED_CLASSIFIER if checkpoint is None else checkpoint)
     fit = encoder_of(described, encoder)
     return Recogniser(described, fit, classifier_session(described, state), training_of(described, state))
+
+
+loaded = cache(load)  # in a process that keeps its models
 
 
 def training_of(checkpoint: Checkpoint, state: State) -> Training | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from concurrent.futures import Executor
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from ser.scoring.calibration import Calibration, calibrate, measured, softmax
 from ser.scoring.metrics import score
 from ser.training.frames import FrameSource, LabelledFrames
 from ser.training.lockstep import Lockstep
+from ser.training.on_workers import train_on
 from ser.training.run_folder import RunFolder, Tested
 from ser.training.settings import CrossvalSettings
 from ser.training.trainer import EpochReport, Training
@@ -64,6 +66,7 @@ class Crossval:
         listener: Callable[[int, EpochReport], None] = lambda fold, report: None,
         should_stop: Callable[[], bool] = lambda: False,
         final: bool = True,
+        executor: Executor | None = None,
     ) -> dict[str, Any]:
         """Train all folds, test each once, write everything; returns the content of `result.json`.
 
@@ -71,21 +74,30 @@ class Crossval:
             listener: called after each epoch of each fold with the fold's number and the report.
             should_stop: asked after each epoch of each fold.
             final: also train the checkpoint for inference.
+            executor: what trains the folds, each by itself; by default they train here, in lockstep.
 
         Raises:
             Stopped: `should_stop` said so; the state is saved.
             Diverged: the first epoch of a fold gave no finite loss.
         """
 
-        def after_fold(number: int, report: EpochReport) -> None:
-            self.lockstep.save(self.run_folder.states, number)
+        def tell(number: int, report: EpochReport) -> None:
             self._write_progress("training")
             listener(number, report)
+
+        def check() -> None:
             if should_stop():
                 self._write_progress("stopped")
-                raise Stopped(f"Stopped in epoch {report.epoch}. Run the same command again to resume.")
+                raise Stopped(f"Stopped in epoch {self.lockstep.epoch + 1}. Run the same command again to resume.")
+
+        def after_fold(number: int, report: EpochReport) -> None:
+            self.lockstep.save(self.run_folder.states, number)
+            tell(number, report)
+            check()
 
         self._write_progress("training")
+        if executor is not None:
+            train_on(executor, self.lockstep, self.data, self.settings, self.run_folder.states, tell, check)
         while not self.lockstep.done:
             self.lockstep.run_epoch(after_fold)
         self._write_progress("testing")

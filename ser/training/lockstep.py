@@ -92,18 +92,20 @@ class Lockstep:
 
     def save(self, folder: Path, number: int) -> None:
         """Write one fold's state."""
-        self.trainings[number].save(_state_file(folder, number))
+        self.trainings[number].save(state_file(folder, number))
 
     def restore(self, folder: Path) -> bool:
         """Take over what was saved, each fold by itself; False where nothing was."""
-        found = False
+        return sum(one.found(state_file(folder, number)) for number, one in enumerate(self.trainings)) > 0
+
+    def follow(self, folder: Path, after_fold: Callable[[int, EpochReport], None]) -> None:
+        """Take over what workers saved since, and call `after_fold` for each new epoch of each fold."""
         for number, training in enumerate(self.trainings):
-            path = _state_file(folder, number)
-            if path.exists():
-                training.restore(path)
-                found = True
-        return found
+            n_known = len(training.epochs)
+            if not training.stopped and training.found(state_file(folder, number)):
+                for report in training.epochs[n_known:]:
+                    after_fold(number, report)
 
 
-def _state_file(folder: Path, number: int) -> Path:
+def state_file(folder: Path, number: int) -> Path:
     return folder / f"fold_{number}.safetensors"

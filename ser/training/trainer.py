@@ -284,6 +284,12 @@ class Training:
         }
         write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
 
+    def found(self, path: Path) -> bool:
+        """Restore what `save` wrote, if it did."""
+        if path.exists():
+            self.restore(path)
+        return path.exists()
+
     def restore(self, path: Path) -> None:
         """Take over what `save` wrote.
 
