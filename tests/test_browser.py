@@ -337,23 +337,24 @@ def test_every_tab_is_as_wide_as_the_others(page: Page) -> None:
     assert len(widths) == 1
 
 
+@pytest.mark.parametrize("language", ["en-US", "fa"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_the_most_important_button_can_be_read(
-    browser: Browser, server: Server, errors: list[str], scheme: str
+def test_axe_finds_nothing_serious_on_any_tab(
+    browser: Browser, server: Server, errors: list[str], scheme: str, language: str
 ) -> None:
-    page = opened(browser, server.address, errors, color_scheme=scheme)
-    page.wait_for_selector("#recognise")
-    colours = page.eval_on_selector(
-        "#recognise", "e => [getComputedStyle(e).color, getComputedStyle(e).backgroundColor]"
-    )
-
-    def luminance(colour: str) -> float:
-        parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
-        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
-        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-    dark, light = sorted(luminance(colour) for colour in colours)
-    assert (light + 0.05) / (dark + 0.05) >= 4.5  # WCAG 2.2, 1.4.3
+    axe = Path(pytest.importorskip("axe_playwright_python").__file__).with_name("axe.min.js").read_text()
+    page = opened(browser, server.address, errors, color_scheme=scheme, locale=language)
+    page.locator("#examples button").first.click()
+    page.wait_for_selector(ANSWERED)
+    tabs = page.get_by_role("tab").all()
+    assert len(tabs) == 3
+    for tab in tabs:
+        tab.click()
+        page.wait_for_timeout(1_500)
+        page.evaluate(axe)
+        found = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")["violations"]
+        serious = [one for one in found if one["impact"] in ("serious", "critical")]
+        assert [(one["id"], node["target"]) for one in serious for node in one["nodes"]] == []
 
 
 def test_the_keyboard_alone_reaches_everything(page: Page) -> None:
@@ -362,15 +363,6 @@ def test_the_keyboard_alone_reaches_everything(page: Page) -> None:
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
     assert {"English", "فارسی", "Record", "recognise"} <= reached
-
-
-def test_every_control_has_a_name_for_a_screen_reader(page: Page) -> None:
-    nameless = page.evaluate(
-        """() => [...document.querySelectorAll("button, a, input, select")]
-            .filter(e => e.offsetParent && !(e.innerText || e.ariaLabel || e.title || e.labels?.length))
-            .map(e => e.outerHTML)"""
-    )
-    assert nameless == []
 
 
 def test_the_recording_is_not_offered_to_another_site(page: Page, tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ def script() -> str:
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's default theme with the fonts that the visitor's machine has, and buttons and notes that can be read."""
+    """Gradio's default theme with the fonts that the visitor's machine has, and colours that can be read."""
     fonts = ["system-ui", "Segoe UI", "Tahoma", "sans-serif"]
     look = gr.themes.Default(
         primary_hue="blue", neutral_hue="slate", font=fonts, font_mono=["ui-monospace", "monospace"]
@@ -39,6 +39,7 @@ def theme() -> gr.themes.Base:
     return look.set(
         button_primary_background_fill="*primary_600",
         button_primary_background_fill_hover="*primary_700",
+        body_text_color_subdued="*neutral_500",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
     )
