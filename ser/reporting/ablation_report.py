@@ -42,10 +42,11 @@ def cost_figure(content: Mapping[str, Any]) -> go.Figure:
             text=[plain(name) for _, name, _ in some],
             mode="markers+text",
             textposition="top center",
+            cliponaxis=False,
             marker={"size": 10, "color": ORANGE if is_base else BLUE},
             error_y={"array": ends[1], "arrayminus": ends[0], "thickness": 1, "width": 3},
             hovertemplate="%{text}<br>cost %{x:.2f}<br>WA %{y:.1%}<extra></extra>",
         )
-    figure.update_xaxes(title_text="cost of the classifier, of the base's", type="log")
+    figure.update_xaxes(title_text="cost of the classifier, of the base's", type="log", dtick="D2")
     figure.update_yaxes(title_text="accuracy (WA)", tickformat=".0%")
     return figure.update_layout(showlegend=False)
