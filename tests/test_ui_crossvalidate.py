@@ -31,7 +31,7 @@ from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.crossvalidate import PAPER, QUICK, CrossvalidateTab
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS
-from ser.ui.run_view import bar, fold_table, matrices_figure, matrices_of, state_box, time_left
+from ser.ui.run_view import bar, curves_figure, fold_table, matrices_figure, matrices_of, state_box, time_left
 from ser.ui.runs import LATEST, Run, Runs, copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.training_texts import TEXTS, Problem, say
@@ -388,6 +388,19 @@ def test_texts_have_both_languages_and_the_same_names_and_no_latin_word_turns_a_
         if not key.startswith("hover_"):
             without_names = re.sub(r"\{\w+\}", "{}", text.fa)
             assert not re.search("[A-Za-z0-9][^\u0600-\u06ff\u200f{]*\\{", without_names), key
+
+
+def test_what_is_written_in_persian_charts_has_persian_digits() -> None:
+    told, names = progress(3), [chr(0x0627 + number) for number in range(len(EMOTIONS))]
+    figures = [curves_figure(told, "fa"), matrices_figure(matrices_of(told, None), names, "fa", 3)]
+    for figure in figures:
+        axes = [figure.layout[name] for name in figure.layout if re.match("[xy]axis", name)]
+        written = [one.text for one in figure.layout.annotations] + [one.ticktext for one in axes]
+        written += [trace[part] for trace in figure.data for part in ("text", "hovertext") if trace[part] is not None]
+        assert not re.search("[0-9%]", re.sub("<.*?>", "", json.dumps(written, ensure_ascii=False)))
+    assert len(figures[0].layout.yaxis.ticktext) > 2
+    assert figures[1].layout.coloraxis.colorbar.ticktext[1] == "۲۰٪"
+    assert curves_figure(told, "en").layout.xaxis.ticktext[0] == "1"
 
 
 def test_the_example_is_shown_as_such_where_nobody_has_kept_a_run(tab: Any, tmp_path: Path) -> None:

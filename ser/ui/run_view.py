@@ -26,6 +26,8 @@ from ser.ui.texts import emotion_name, localised
 from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
+STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between the losses that are written at an axis
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 BOX_KINDS = {"running": "running", "finished": "sure", "stopped": "unsure", "failed": "problem"}
 NOW: tuple[str, ...] = ("epoch", "train_loss", "validation_loss", "validation_wa", "validation_uar", "best_epoch")
 TESTED: tuple[str, ...] = ("test_wa", "test_uar", "validation_wa", "validation_uar", "best_epoch")
@@ -182,7 +184,17 @@ def curves_figure(progress: Content, language: str) -> Any:
     for trace in figure.data:
         if trace.showlegend is not False and trace.name in TEXTS:
             trace.name = say(trace.name, language)
+    losses = [value for trace in figure.data for value in trace.y]
+    _write_ticks(figure.layout.xaxis, figure.layout.xaxis.tickvals, language)
+    if language == "fa" and losses:  # the library counts in its own digits
+        step = next(step for step in STEPS if max(losses) - min(losses) <= 8 * step or step == STEPS[-1])
+        numbers = range(math.floor(min(losses) / step), math.ceil(max(losses) / step) + 1)
+        _write_ticks(figure.layout.yaxis, [round(step * number, 3) for number in numbers], language)
     return figure
+
+
+def _write_ticks(axis: Any, values: Sequence[float], language: str) -> None:
+    axis.update(tickvals=values, ticktext=[localised(f"{value:g}", language) for value in values])
 
 
 def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: str, columns: int) -> Any:
@@ -194,6 +206,13 @@ def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: st
     titles = [say("fold_title", language, number=number + 1) for number in range(len(matrices))]
     for annotation, text in zip(figure.layout.annotations, [*titles, say("all_folds", language)], strict=False):
         annotation.text = text
+    if language == "fa":
+        for trace in figure.data:
+            part = "hovertext" if trace.type == "heatmap" else "text"
+            written = np.vectorize(lambda text: localised(text, language).replace("%", "٪"))(trace[part])
+            trace[part] = written.tolist()
+        bar = figure.layout.coloraxis.colorbar
+        bar.update(tickvals=SHARES, ticktext=[localised(f"{100 * one:.0f}٪", language) for one in SHARES])
     return figure
 
 
