@@ -26,8 +26,8 @@ from ser.scoring.predictions import read_predictions
 N_LAYERS = 3
 SMALL = BaselineSettings(width=8, learning_rate=0.01, max_epochs=6, patience=2)
 COMPARED = ComparisonSettings(SETTINGS, SMALL, paper=SETTINGS)
-ON_FRAMES = ("paper", "mean_lr", "conformer", "drm")
-NETWORKS = ("mfcc_cnn", "conformer", "drm")
+ON_FRAMES = ("paper", "mean_lr", "conformer", "drm", "drm_classifiers")
+NETWORKS = ("mfcc_cnn", "conformer", "drm", "drm_classifiers")
 
 
 class Layers:
@@ -56,7 +56,7 @@ def targets_of(toy: Toy) -> np.ndarray:
 
 
 def task_of(toy: Toy, name: str = "conformer", targets: np.ndarray | None = None) -> Task:
-    source = Layers(toy) if name == "drm" else toy
+    source = Layers(toy) if name.startswith("drm") else toy
     fold = SETTINGS.folds(toy.corpus)[0]
     return Task(source, targets_of(toy) if targets is None else targets, 3, fold, SMALL)
 
@@ -113,6 +113,18 @@ def test_every_model_is_tested_on_the_same_folds_and_its_scores_follow_from_its_
     page = write_comparison_report(content, tmp_path / "report.html").read_text()
     assert all(row["title"] in page for row in content["rows"])
     assert not any(one.name in page for one in PUBLISHED)  # on another corpus
+
+
+def test_the_front_end_is_what_enters_the_first_layer(toy, tmp_path, monkeypatch):
+    seen = []
+    model = replace(
+        MODELS["front_conformer"], fit=lambda task, _: seen.append(task) or np.full((len(task.fold.test), 3), 1 / 3)
+    )
+    monkeypatch.setitem(MODELS, "front_conformer", model)
+    compare(toy, ["front_conformer"], tmp_path)
+    frames, lengths = seen[0].source.gather([3, 5], 300)
+    assert frames.shape == (lengths.sum(), DIM)
+    assert not frames.any()  # the first of `Layers`
 
 
 def test_figures_published_on_a_corpus_stand_beside_measurements_on_that_corpus_alone(capsys):

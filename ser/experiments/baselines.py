@@ -97,6 +97,17 @@ class ListedFrames:
         return np.concatenate(chosen), np.array([len(one) for one in chosen])
 
 
+class FrontEnd:
+    """What enters the first layer of an encoder, of frames of all its layers."""
+
+    def __init__(self, layers: FrameSource) -> None:
+        self.layers = layers
+
+    def gather(self, indices: Sequence[int], max_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        frames, lengths = self.layers.gather(indices, max_frames)
+        return np.ascontiguousarray(frames[:, 0]), lengths
+
+
 def mfccs(samples: Samples) -> NDArray[np.float32]:
     """`(samples,)` at 16 kHz to `(frames, 40)` mel-frequency cepstral coefficients, 50 a second."""
     mels = {"n_fft": WINDOW_SAMPLES, "hop_length": HOP_SAMPLES, "n_mels": 2 * MFCC_DIM, "center": True}
@@ -224,10 +235,29 @@ class ReducedLayers(nn.Module):
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
-        layers = [_over_time(reduce(frames[:, :, i])) for i, reduce in enumerate(self.reduce)]
-        pooled = torch.stack(layers, dim=1)
+        pooled = self.pooled(frames)
         weight = self.attention(pooled).softmax(dim=1)
         return self.dense((weight * pooled).sum(dim=1))
+
+    def pooled(self, frames: torch.Tensor) -> torch.Tensor:
+        """Mean and deviation over time of what each module leaves, `(batch, layers, 2 * width)`."""
+        return torch.stack([_over_time(reduce(frames[:, :, i])) for i, reduce in enumerate(self.reduce)], dim=1)
+
+
+class CombinedLayers(ReducedLayers):
+    """The same modules, each with a classifier of its own; their log-probabilities are averaged."""
+
+    def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
+        super().__init__(shape, n_labels, settings)
+        del self.attention
+        each = (nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * settings.width, n_labels)) for _ in self.reduce)
+        self.dense = nn.ModuleList(each)  # type: ignore[assignment]
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
+        pooled = self.pooled(frames)
+        each = [dense(pooled[:, i]).log_softmax(dim=-1) for i, dense in enumerate(self.dense)]
+        return torch.stack(each).mean(dim=0)
 
 
 Build = Callable[[Sequence[int], int, BaselineSettings], nn.Module]

@@ -24,7 +24,9 @@ from ser.corpora.corpus import Corpus
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import (
     BaselineSettings,
+    CombinedLayers,
     ConformerHead,
+    FrontEnd,
     ListedFrames,
     MfccCNN,
     ReducedLayers,
@@ -54,7 +56,7 @@ class Model:
 
     Attributes:
         title: in tables and charts.
-        needs: "frames" or "layers" of an encoder, "mfcc", or functionals of openSMILE: "egemaps", "compare".
+        needs: "frames", "layers" or "front" end of an encoder, "mfcc", or openSMILE's "egemaps" or "compare".
         fit: fits the model on a fold, calling its second argument after each epoch, and returns the probabilities
             `(test utterances, n_labels)`; None for the Bi-GRU, which `Crossval` trains.
     """
@@ -65,7 +67,7 @@ class Model:
 
     @property
     def uses_encoder(self) -> bool:
-        return self.needs in ("frames", "layers")
+        return self.needs in ("frames", "layers", "front")
 
 
 MODELS: dict[str, Model] = {
@@ -73,7 +75,9 @@ MODELS: dict[str, Model] = {
     "bigru": Model("Bi-GRU, settings as given", "frames"),
     "mean_lr": Model("frames averaged, logistic regression", "frames", logistic_regression),
     "conformer": Model("Conformer", "frames", partial(network, ConformerHead)),
+    "front_conformer": Model("front end, Conformer", "front", partial(network, ConformerHead)),
     "drm": Model("reduced layers, attention over layers", "layers", partial(network, ReducedLayers)),
+    "drm_classifiers": Model("reduced layers, a classifier each, combined", "layers", partial(network, CombinedLayers)),
     "mfcc_cnn": Model("MFCC, 1D-CNN", "mfcc", partial(network, MfccCNN)),
     "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps", linear_svm),
     "compare_svm": Model("ComParE, linear SVM", "compare", linear_svm),
@@ -249,8 +253,10 @@ class Comparison:
         from ser.audio.load import load_audio
         from ser.features.opensmile import functionals
 
-        if needs in ("frames", "layers"):
-            return one.frames if needs == "frames" else one.layers()
+        if needs == "frames":
+            return one.frames
+        if needs in ("layers", "front"):
+            return one.layers() if needs == "layers" else FrontEnd(one.layers())
         recordings = (load_audio(utterance.path) for utterance in self.corpus.utterances)
         if needs == "mfcc":
             return ListedFrames([mfccs(samples) for samples in recordings])
