@@ -251,7 +251,7 @@ class CombinedLayers(ReducedLayers):
         super().__init__(shape, n_labels, settings)
         del self.attention
         each = (nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * settings.width, n_labels)) for _ in self.reduce)
-        self.dense = nn.ModuleList(each)  # type: ignore[assignment]
+        self.dense = nn.ModuleList(each)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
