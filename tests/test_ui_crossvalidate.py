@@ -24,7 +24,7 @@ from ui_tab_support import built, buttons, pressed, progress, result, write_run,
 
 from ser.cli import _parser
 from ser.errors import CorpusError, SettingsError
-from ser.files import DEMO_CORPUS
+from ser.files import ASSETS, DEMO_CORPUS
 from ser.labels import EMOTIONS
 from ser.ui import jobs
 from ser.ui.corpora import DEMO, Corpora, Encoders
@@ -416,6 +416,17 @@ def test_the_example_is_shown_as_such_where_nobody_has_kept_a_run(tab: Any, tmp_
     shutil.rmtree(run.folder)
     copy_examples(tab.data, ["runs"])
     assert tab.runs.names() == []  # deleted is deleted
+
+
+def test_examples_of_a_read_only_installation_can_be_written_beside(tmp_path: Path, monkeypatch: Any) -> None:
+    shipped = shutil.copytree(ASSETS / "examples", tmp_path / "assets" / "examples")
+    for path in (shipped, *shipped.rglob("*")):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    monkeypatch.setattr("ser.ui.runs.ASSETS", tmp_path / "assets")
+    copy_examples(tmp_path / "data", ["runs", "studies"])
+    copied = list((tmp_path / "data").rglob("*"))
+    assert len(copied) > 6
+    assert all(path.stat().st_mode & 0o200 for path in copied)
 
 
 @pytest.fixture

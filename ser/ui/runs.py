@@ -186,9 +186,13 @@ def copy_examples(data: Path, kinds: Sequence[str]) -> None:
         data: folder of runs and studies.
         kinds: "runs", "studies".
     """
+    examples = ASSETS / "examples"
     for kind in kinds:
-        if not (data / kind).exists():
-            shutil.copytree(ASSETS / "examples" / kind, data / kind, copy_function=shutil.copyfile)
+        files = [] if (data / kind).exists() else [path for path in (examples / kind).rglob("*") if path.is_file()]
+        for path in files:  # not as a tree, whose folders may be read-only
+            copy = data / path.relative_to(examples)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
 
 
 def _changed(path: Path) -> int:
