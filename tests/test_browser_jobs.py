@@ -127,7 +127,7 @@ def list_of_trials(page: Page) -> FrameLocator:
     """The dashboard's own list of trials, reached by its own link."""
     page.locator("#tune-dashboard iframe").scroll_into_view_if_needed(timeout=PATIENCE_MS)
     frame = page.frame_locator("#tune-dashboard iframe")
-    frame.locator('a[href="/dashboard/studies/2/trials"]').click(timeout=PATIENCE_MS)
+    frame.locator('a[href^="/dashboard/studies/"][href$="/trials"]').click(timeout=PATIENCE_MS)
     return frame
 
 
