@@ -18,7 +18,7 @@ from ser.reporting.charts import confusion_figure, fold_matrices_figure, learnin
 from ser.reporting.comparison import comparison_figure, write_comparison_report
 from ser.reporting.recording_charts import timeline_figure, waveform_envelope
 from ser.reporting.score_charts import class_shares_figure, reliability_figure, speaker_strip_figure
-from ser.reporting.style import EMOTION_COLOURS, INK, emotion_colours
+from ser.reporting.style import EMOTION_COLOURS, INK, emotion_colours, whiskers
 from ser.scoring.metrics import Reliability
 
 MATRIX = np.diag([30, 3, 10, 40, 20, 8]) + np.eye(6, k=1, dtype=int) * 10
@@ -179,6 +179,8 @@ def test_the_curve_of_score_against_cost_joins_what_nothing_cheaper_beats(tmp_pa
     assert list(zip(best.x, best.y, strict=True)) == [(0.5, 0.6), (1, 0.7), (2, 0.8)]
     assert (list(others.text), list(base.text)) == (["half", "worse", "dear"], ["base"])
     assert (others.error_y.array[0], others.error_y.arrayminus[0]) == pytest.approx((0.2, 0.1))
+    at_zero = whiskers([{"value": 0.5, "low": 0.0, "high": None}])
+    assert at_zero == {"array": [0.0], "arrayminus": [0.5]}  # an end at 0 is known, a missing one is not
     assert "not measured: too few" in write_ablation_report(content, tmp_path / "report.html").read_text()
 
 

@@ -219,13 +219,17 @@ def test_the_dimensions_kept_are_those_that_held_out_speakers_are_recognised_by(
     means[:, 5] += 2 * targets  # true of everybody
     means[:, 1] += np.where(np.arange(300) < 200, 3 * (targets == 1), 0)  # of training speakers alone
     means[:, 6] += 2 * (targets == 0)
-    train, held_out = (means[:200], targets[:200]), (means[200:], targets[200:])
-    mean, axes = useful_dimensions(train, held_out, 2)
+    train, held_out = range(200), range(200, 300)
+
+    def gather(indices):  # three frames each, about their mean
+        return np.concatenate([means[index] + np.array([[-1], [0], [1]]) for index in indices]).reshape(-1, 2, 4)
+
+    mean, axes = useful_dimensions(gather, targets, train, held_out, 2)
     np.testing.assert_array_equal(np.argwhere(axes.T), [[0, 5], [1, 6]])
     assert not mean.any()
-    assert 1 in np.flatnonzero(useful_dimensions(train, train, 3)[1].sum(axis=1))
+    assert 1 in np.flatnonzero(useful_dimensions(gather, targets, train, train, 3)[1].sum(axis=1))
     with pytest.raises(SettingsError, match="do not have 9"):
-        useful_dimensions(train, held_out, 9)
+        useful_dimensions(gather, targets, train, held_out, 9)
 
 
 def test_bad_files_do_not_stop_the_rest_and_are_all_reported(clips, cache, text, tmp_path):

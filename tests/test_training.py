@@ -14,6 +14,7 @@ from ser.errors import SettingsError
 from ser.features.reduce import principal_components, useful_dimensions
 from ser.training.frames import LabelledFrames, mask_frames
 from ser.training.optimizers import RMSprop
+from ser.training.saved import restore, save
 from ser.training.settings import TrainingSettings, settings_from
 from ser.training.trainer import Diverged, Training, flushed_denormals
 
@@ -95,12 +96,12 @@ def test_a_training_taken_up_after_any_epoch_ends_as_if_it_had_never_stopped(sou
         part, taken_up = training(source, settings), training(source, settings)
         for _ in range(stop_after):
             part.run_epoch()
-        part.save(path)
-        taken_up.restore(path)
+        save(part, path)
+        restore(taken_up, path)
         assert_same(run(taken_up), whole)
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(SettingsError, match="Delete it"):
-        training(source).restore(path)
+        restore(training(source), path)
 
 
 def test_the_running_average_of_the_weights_validates_and_answers(source):
@@ -175,11 +176,10 @@ def test_it_learns_from_the_components_of_its_training_frames(source):
 def test_it_learns_from_the_dimensions_that_validation_speakers_are_recognised_by(source):
     data, classifier = data_of(source), replace(SMALL, components=3, components_by="validation")
     one = Training(data, range(36), range(36, N), classifier, replace(QUICK, max_epochs=2))
-    means = np.stack([source.gather([index], 300)[0].mean(axis=0) for index in range(N)])
-    parts = [(means[:36], source.targets[:36]), (means[36:N], source.targets[36:N])]
-    np.testing.assert_array_equal(one.model.components_axes, useful_dimensions(*parts, 3)[1])
+    told = (lambda some: source.gather(some, 300)[0]), source.targets, range(36)
+    np.testing.assert_array_equal(one.model.components_axes, useful_dimensions(*told, range(36, N), 3)[1])
     without = Training(data, range(36), [], classifier, replace(QUICK, max_epochs=2))  # the final model has only these
-    np.testing.assert_array_equal(without.model.components_axes, useful_dimensions(parts[0], parts[0], 3)[1])
+    np.testing.assert_array_equal(without.model.components_axes, useful_dimensions(*told, range(36), 3)[1])
     assert classifier.cost(DIM) < replace(SMALL, components=3).cost(DIM)  # to pick costs nothing
 
 
@@ -299,8 +299,8 @@ def test_a_training_on_a_device_learns_is_kept_and_goes_on(source, tmp_path, mon
     settings = replace(QUICK, optimizer=optimizer, max_epochs=8, patience=0)
     one, again = training(source, settings), training(source, settings)
     one.run_epoch()
-    one.save(tmp_path / "state")
-    again.restore(tmp_path / "state")
+    save(one, tmp_path / "state")
+    restore(again, tmp_path / "state")
     for each in (one, again):
         assert run(each).epochs[-1].train_loss < each.epochs[0].train_loss
         assert each.logits(range(36, N)).shape == (N - 36, LABELS)

@@ -244,14 +244,13 @@ def _read(kind: type[Kind], content: Any) -> Kind:
     return kind(**values)
 
 
-def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
-    """What the weights of a classifier, or of the members of an ensemble, are called, and their shapes."""
-    settings, dim = checkpoint.classifier, checkpoint.encoder.dim
+def weight_shapes(settings: ClassifierSettings, dim: int, n_labels: int) -> dict[str, tuple[int, ...]]:
+    """What the weights of a classifier are called, and their shapes."""
     whole, width = dim * max(1, settings.concatenated_layers), settings.width(dim)
     inputs = [width, *(2 * units for units in settings.units)]
     pooled = inputs[-1] * (2 if settings.pooling == "attentive" else 1)
     shapes: dict[str, tuple[int, ...]] = {"norm.weight": (width,), "norm.bias": (width,)}
-    shapes |= {"dense.weight": (len(checkpoint.labels), pooled), "dense.bias": (len(checkpoint.labels),)}
+    shapes |= {"dense.weight": (n_labels, pooled), "dense.bias": (n_labels,)}
     for number, (size, units) in enumerate(zip(inputs, settings.units, strict=False)):
         for name, last in (("weight_ih", (size,)), ("weight_hh", (units,)), ("bias_ih", ()), ("bias_hh", ())):
             shapes[f"gru.{number}.{name}"] = (2, 3 * units, *last)
@@ -264,6 +263,12 @@ def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
     if settings.voices:
         stacked = (settings.stacked_layers,) if settings.stacked_layers else ()
         shapes |= dict.fromkeys(VOICE_BUFFERS, (*stacked, dim))
+    return shapes
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The same of a checkpoint, which may hold the members of an ensemble."""
+    shapes = weight_shapes(checkpoint.classifier, checkpoint.encoder.dim, len(checkpoint.labels))
     if checkpoint.members == 1:
         return shapes
     each = {f"{prefix}{name}": shape for prefix in checkpoint.prefixes for name, shape in shapes.items()}

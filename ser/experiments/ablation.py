@@ -7,14 +7,14 @@ ablation that was stopped or killed resumes.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from ser.classifier.bigru import BiGRUClassifier
-from ser.classifier.checkpoint import EncoderReference
+from ser.classifier.checkpoint import EncoderReference, weight_shapes
 from ser.corpora.corpus import Corpus
 from ser.errors import FoldError, SettingsError
 from ser.experiments.ensemble_gain import cross_validate_ensemble
@@ -105,7 +105,7 @@ class Ablation:
             "intervals": "95 %, bootstrap over speakers; differences paired: the same draws for both",
             **{key: reference[key] for key in ("protocol", "settings", "corpus", "encoder", "labels")},
             "versions": library_versions(),
-            "base": _summary(reference) | self._size(self.base),
+            "base": _summary(reference) | _size(self.base, reference),
             "options": {},
         }
         write_json(self.folder / FILE, content)
@@ -115,18 +115,11 @@ class Ablation:
             try:
                 result = self._result(option, settings[option])
                 gain = contribution(self.folder / option, self.folder / BASE, result["labels"])
-                row |= {**_summary(result), "contribution": gain, **self._size(settings[option])}
+                row |= {**_summary(result), "contribution": gain, **_size(settings[option], result)}
             except FoldError as error:  # too few speakers to split the rest once more: the others are measured
                 row["refused"] = str(error)
             write_json(self.folder / FILE, content)
         return content
-
-    def _size(self, settings: CrossvalSettings) -> dict[str, int]:
-        """Products of a second of speech, see `ClassifierSettings.cost`, and weights, of all members of an ensemble."""
-        members, dim = settings.n_folds if settings.ensemble else 1, self.source(settings)[1].dim
-        state = BiGRUClassifier(dim, len(self.corpus.emotions), settings.classifier).state_dict()
-        weights = sum(value.numel() for value in state.values())
-        return {"cost": members * settings.classifier.cost(dim), "weights": members * weights}
 
     def _result(self, option: str, settings: CrossvalSettings) -> dict[str, Any]:
         """The result of one cross-validation, from its folder where that is finished."""
@@ -162,6 +155,13 @@ def contribution(candidate: Path, reference: Path, labels: Sequence[str]) -> dic
 def _summary(result: dict[str, Any]) -> dict[str, Any]:
     scores = {name: result["pooled"][name] for name in ("wa", "uar", "ece")}
     return scores | {"best_epochs": [fold["best_epoch"] for fold in result["folds"]]}
+
+
+def _size(settings: CrossvalSettings, result: dict[str, Any]) -> dict[str, int]:
+    """Products of a second of speech, see `ClassifierSettings.cost`, and weights, of all members of an ensemble."""
+    members, dim = settings.n_folds if settings.ensemble else 1, result["encoder"]["dim"]
+    shapes = weight_shapes(settings.classifier, dim, len(result["labels"])).values()
+    return {"cost": members * settings.classifier.cost(dim), "weights": members * sum(map(math.prod, shapes))}
 
 
 def _replaced(settings: Any, changes: dict[str, Any]) -> Any:

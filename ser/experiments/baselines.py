@@ -66,7 +66,7 @@ class Task:
     """One fold, for one baseline.
 
     Attributes:
-        source: frames `(total frames, dim)`, or `(total frames, layers, dim)` for `ReducedLayers`.
+        source: frames `(total frames, dim)`, or `(total frames, layers, dim)` for `LayerModules`.
         targets: `(utterances,)` indices of emotions.
         n_labels: number of emotions.
         fold: which utterances are for what.
@@ -217,47 +217,58 @@ class ConformerHead(nn.Module):
         return self.dense(_over_time(self.conformer(self.enter(frames), lengths)[0]))
 
 
-class ReducedLayers(nn.Module):
-    """Each layer of the encoder through a small reduction module of its own, attention over layers, dense.
+class LayerModules(nn.Module):
+    """Each layer of the encoder through a small reduction module of its own.
 
     After the idea of dimension reduction modules (DRM) for the redundant features of large encoders.
     """
 
-    def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
+    def __init__(self, shape: Sequence[int], settings: BaselineSettings) -> None:
         super().__init__()
         (n_layers, dim), width = shape, settings.width
         self.reduce = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(dim), nn.Dropout(0.2), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
             for _ in range(n_layers)
         )
-        self.attention = nn.Linear(2 * width, 1)
-        self.dense = nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * width, n_labels))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
-        pooled = self.pooled(frames)
-        weight = self.attention(pooled).softmax(dim=1)
-        return self.dense((weight * pooled).sum(dim=1))
-
-    def pooled(self, frames: torch.Tensor) -> torch.Tensor:
-        """Mean and deviation over time of what each module leaves, `(batch, layers, 2 * width)`."""
+        """`(batch, steps, layers, dim)` to mean and deviation of each over time, `(batch, layers, 2 * width)`."""
         return torch.stack([_over_time(reduce(frames[:, :, i])) for i, reduce in enumerate(self.reduce)], dim=1)
 
 
-class CombinedLayers(ReducedLayers):
-    """The same modules, each with a classifier of its own; their log-probabilities are averaged."""
+class AttendedLayers(nn.Module):
+    """Reduced layers, attention over them, dense."""
 
     def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
-        super().__init__(shape, n_labels, settings)
-        del self.attention
-        each = (nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * settings.width, n_labels)) for _ in self.reduce)
-        self.dense = nn.ModuleList(each)
+        super().__init__()
+        self.layers = LayerModules(shape, settings)
+        self.attention = nn.Linear(2 * settings.width, 1)
+        self.dense = _classifier(settings, n_labels)
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
-        pooled = self.pooled(frames)
+        pooled = self.layers(frames)
+        weight = self.attention(pooled).softmax(dim=1)
+        return self.dense((weight * pooled).sum(dim=1))
+
+
+class CombinedLayers(nn.Module):
+    """Reduced layers, each with a classifier of its own; their log-probabilities are averaged."""
+
+    def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
+        super().__init__()
+        self.layers = LayerModules(shape, settings)
+        self.dense = nn.ModuleList(_classifier(settings, n_labels) for _ in self.layers.reduce)
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """`(batch, steps, layers, dim)` to `(batch, n_labels)`."""
+        pooled = self.layers(frames)
         each = [dense(pooled[:, i]).log_softmax(dim=-1) for i, dense in enumerate(self.dense)]
         return torch.stack(each).mean(dim=0)
+
+
+def _classifier(settings: BaselineSettings, n_labels: int) -> nn.Sequential:
+    return nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * settings.width, n_labels))
 
 
 Build = Callable[[Sequence[int], int, BaselineSettings], nn.Module]

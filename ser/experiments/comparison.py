@@ -23,13 +23,13 @@ from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import (
+    AttendedLayers,
     BaselineSettings,
     CombinedLayers,
     ConformerHead,
     FrontEnd,
     ListedFrames,
     MfccCNN,
-    ReducedLayers,
     Task,
     linear_svm,
     logistic_regression,
@@ -76,7 +76,7 @@ MODELS: dict[str, Model] = {
     "mean_lr": Model("frames averaged, logistic regression", "frames", logistic_regression),
     "conformer": Model("Conformer", "frames", partial(network, ConformerHead)),
     "front_conformer": Model("front end, Conformer", "front", partial(network, ConformerHead)),
-    "drm": Model("reduced layers, attention over layers", "layers", partial(network, ReducedLayers)),
+    "drm": Model("reduced layers, attention over layers", "layers", partial(network, AttendedLayers)),
     "drm_classifiers": Model("reduced layers, a classifier each, combined", "layers", partial(network, CombinedLayers)),
     "mfcc_cnn": Model("MFCC, 1D-CNN", "mfcc", partial(network, MfccCNN)),
     "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps", linear_svm),

@@ -63,8 +63,10 @@ def principal_components(
 
 
 def useful_dimensions(
-    train: tuple[NDArray[np.floating], NDArray[np.int64]],
-    held_out: tuple[NDArray[np.floating], NDArray[np.int64]],
+    gather: Callable[[Sequence[int]], NDArray[np.float32]],
+    targets: NDArray[np.int64],
+    train: Sequence[int],
+    held_out: Sequence[int],
     n_kept: int,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The dimensions without which a linear model of the training speakers would do worst on those held out.
@@ -73,7 +75,9 @@ def useful_dimensions(
     to its mean, and its use is by how much the cross entropy rises.
 
     Args:
-        train, held_out: mean frames `(utterances, dim)` and indices of emotions `(utterances,)`.
+        gather: as for `principal_components`.
+        targets: indices of emotions, of all utterances.
+        train, held_out: indices of utterances.
         n_kept: how many.
 
     Returns:
@@ -85,16 +89,19 @@ def useful_dimensions(
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    dim = train[0].shape[1]
+    known, unseen = (np.stack([gather([one]).mean(axis=0).ravel() for one in some]) for some in (train, held_out))
+    dim = known.shape[1]
     if n_kept > dim:
         raise SettingsError(f"Frames of {dim} dimensions do not have {n_kept} to keep.")
-    scaler = StandardScaler().fit(train[0])
-    model = LogisticRegression(C=STRENGTH, max_iter=MAX_ITERATIONS).fit(scaler.transform(train[0]), train[1])
+    scaler = StandardScaler().fit(known)
+    model = LogisticRegression(C=STRENGTH, max_iter=MAX_ITERATIONS)
+    model.fit(scaler.transform(known), targets[np.asarray(train)])
     weights, bias = model.coef_.T, model.intercept_
     if len(model.classes_) == 2:  # one row for two classes
         weights, bias = np.hstack([0 * weights, weights]), np.array([0.0, bias[0]])
-    known = np.isin(held_out[1], model.classes_)
-    inputs, true = scaler.transform(held_out[0])[known], np.searchsorted(model.classes_, held_out[1][known])
+    is_known = np.isin(targets[np.asarray(held_out)], model.classes_)
+    inputs = scaler.transform(unseen)[is_known]
+    true = np.searchsorted(model.classes_, targets[np.asarray(held_out)[is_known]])
     decisions, uses = inputs @ weights + bias, np.empty(dim)
     for one in range(dim):
         without = decisions - np.outer(inputs[:, one], weights[one])

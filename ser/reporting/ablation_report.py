@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ser.reporting.render import write_page
-from ser.reporting.style import BLUE, GREY, ORANGE, plain, styled
+from ser.reporting.style import BLUE, GREY, ORANGE, plain, styled, whiskers
 
 
 def write_ablation_report(content: Mapping[str, Any], path: str | Path) -> Path:
@@ -34,17 +34,16 @@ def cost_figure(content: Mapping[str, Any]) -> go.Figure:
     figure.add_scatter(x=x, y=y, mode="lines", line={"color": GREY, "shape": "hv"}, hoverinfo="skip")
     for is_base in (False, True):
         some = [point for point in points if (point[1] == "base") is is_base]
-        values = [wa["value"] for *_, wa in some]
-        ends = [[abs((wa[end] or wa["value"]) - wa["value"]) for *_, wa in some] for end in ("low", "high")]
+        scores = [wa for *_, wa in some]
         figure.add_scatter(
             x=[cost for cost, *_ in some],
-            y=values,
+            y=[wa["value"] for wa in scores],
             text=[plain(name) for _, name, _ in some],
             mode="markers+text",
             textposition="top center",
             cliponaxis=False,
             marker={"size": 10, "color": ORANGE if is_base else BLUE},
-            error_y={"array": ends[1], "arrayminus": ends[0], "thickness": 1, "width": 3},
+            error_y={**whiskers(scores), "thickness": 1, "width": 3},
             hovertemplate="%{text}<br>cost %{x:.2f}<br>WA %{y:.1%}<extra></extra>",
         )
     figure.update_xaxes(title_text="cost of the classifier, of the base's", type="log", dtick="D2")

@@ -12,7 +12,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from ser.reporting.render import write_page
-from ser.reporting.style import BLUE, ORANGE, styled
+from ser.reporting.style import BLUE, ORANGE, styled, whiskers
 
 
 def write_audit_report(content: Mapping[str, Any], path: str | Path) -> Path:
@@ -27,13 +27,9 @@ def audit_figure(content: Mapping[str, Any]) -> go.Figure:
     names = list(rows)
     uar = [row["scores"]["uar"] for row in rows.values()]
     values = [one["value"] for one in uar]
-    spans = {
-        "array": [(one["high"] or one["value"]) - one["value"] for one in uar],
-        "arrayminus": [one["value"] - (one["low"] or one["value"]) for one in uar],
-    }
     left = go.Bar(
         x=values, y=names, orientation="h", name="UAR", marker={"color": BLUE},
-        error_x={**spans, "color": ORANGE}, hovertemplate="%{y}: UAR %{x:.1%}<extra></extra>",
+        error_x={**whiskers(uar), "color": ORANGE}, hovertemplate="%{y}: UAR %{x:.1%}<extra></extra>",
     )  # fmt: skip
     stay = go.Scatter(
         x=[row["stay"] for row in rows.values()], y=names, mode="markers", name="answers that stay",

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from ser.experiments.published import ComparisonRow, comparison_rows, published_on
 from ser.reporting.render import write_page
-from ser.reporting.style import BLUE, ORANGE, styled, wrapped
+from ser.reporting.style import BLUE, ORANGE, styled, whiskers, wrapped
 
 HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "#DDDDDD", "size": 8}
 
@@ -56,8 +56,6 @@ def comparison_figure(rows: Sequence[ComparisonRow]) -> go.Figure:
 def _accuracy_bars(rows: Sequence[ComparisonRow]) -> go.Bar:
     published = rows[0].published
     values = [row.value or 0.0 for row in rows]
-    above = [0 if row.high is None else row.high - value for row, value in zip(rows, values, strict=True)]
-    below = [0 if row.low is None else value - row.low for row, value in zip(rows, values, strict=True)]
     spans = ["" if row.low is None else f" [{row.low:.1%}, {row.high:.1%}]" for row in rows]
     return go.Bar(
         x=values,
@@ -70,7 +68,7 @@ def _accuracy_bars(rows: Sequence[ComparisonRow]) -> go.Bar:
         marker={"color": "#BBBBBB", "pattern": HATCH} if published else {"color": BLUE},
         error_x=None
         if published
-        else {"array": above, "arrayminus": below, "color": ORANGE, "thickness": 2.5, "width": 6},
+        else {**whiskers([vars(row) for row in rows]), "color": ORANGE, "thickness": 2.5, "width": 6},
         hovertext=[
             f"{wrapped(row.name, 60)}<br>{row.value:.1%}{span}<br>{wrapped(row.protocol, 60)}"
             for row, span in zip(rows, spans, strict=True)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -53,6 +54,15 @@ def styled(figure: go.Figure, title: str = "", height: int = 400) -> go.Figure:
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     return figure
+
+
+def whiskers(scores: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Error bars of scores with `value`, `low` and `high`; none where an end is not known."""
+    ends = [[one["value"] if one[end] is None else one[end] for one in scores] for end in ("low", "high")]
+    return {
+        "array": [high - one["value"] for high, one in zip(ends[1], scores, strict=True)],
+        "arrayminus": [one["value"] - low for low, one in zip(ends[0], scores, strict=True)],
+    }
 
 
 def plain(text: object) -> str:

@@ -21,6 +21,7 @@ from ser.classifier.settings import ClassifierSettings
 from ser.corpora.folds import Fold
 from ser.runtime import chosen_device
 from ser.training.frames import LabelledFrames
+from ser.training.saved import found, n_epochs, restore, save
 from ser.training.settings import TrainingSettings
 from ser.training.trainer import EpochReport, Training
 
@@ -92,17 +93,19 @@ class Lockstep:
 
     def save(self, folder: Path, number: int) -> None:
         """Write one fold's state."""
-        self.trainings[number].save(state_file(folder, number))
+        save(self.trainings[number], state_file(folder, number))
 
     def restore(self, folder: Path) -> bool:
         """Take over what was saved, each fold by itself; False where nothing was."""
-        return sum(one.found(state_file(folder, number)) for number, one in enumerate(self.trainings)) > 0
+        restored = [found(one, state_file(folder, number)) for number, one in enumerate(self.trainings)]
+        return any(restored)
 
     def follow(self, folder: Path, after_fold: Callable[[int, EpochReport], None]) -> None:
         """Take over what workers saved since, and call `after_fold` for each new epoch of each fold."""
         for number, training in enumerate(self.trainings):
-            n_known = len(training.epochs)
-            if not training.stopped and training.found(state_file(folder, number)):
+            path, n_known = state_file(folder, number), len(training.epochs)
+            if n_epochs(path) > n_known:
+                restore(training, path)
                 for report in training.epochs[n_known:]:
                     after_fold(number, report)
 

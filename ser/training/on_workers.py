@@ -16,6 +16,7 @@ import torch
 from ser.corpora.folds import Fold
 from ser.training.frames import LabelledFrames
 from ser.training.lockstep import Lockstep, state_file
+from ser.training.saved import found, save
 from ser.training.settings import CrossvalSettings
 from ser.training.trainer import EpochReport, Training
 
@@ -38,10 +39,10 @@ class FoldJob:
         torch.set_num_threads(1)
         parts, how, path = self.fold, self.settings, state_file(self.states, self.number)
         training = Training(self.data, parts.train, parts.validation, how.classifier, how.training, self.number)
-        training.found(path)
+        found(training, path)
         while not training.stopped and not (self.states / STOP).exists():
             training.run_epoch()
-            training.save(path)
+            save(training, path)
 
 
 def train_on(

@@ -9,28 +9,23 @@ sooner or later.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.torch import save
 from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
 from ser.classifier.bigru import BiGRUClassifier
 from ser.classifier.settings import AXES_BUFFERS, VOICE_BUFFERS, ClassifierSettings
-from ser.errors import JobError, SettingsError
+from ser.errors import JobError
 from ser.features.reduce import principal_components, useful_dimensions
-from ser.files import write_atomically
 from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
 from ser.training.frames import LabelledFrames, mask_frames
@@ -108,7 +103,13 @@ class Training:
             self.voices = Voices(data, train, settings.max_frames, classifier.averaged_frames)
             self._fill(VOICE_BUFFERS, [getattr(self.voices, name.removeprefix("voice_")) for name in VOICE_BUFFERS])
         if classifier.components:
-            self._fill(AXES_BUFFERS, self._axes(train, validation if len(validation) else train))
+            held_out = validation if len(validation) else train
+            axes = (
+                principal_components(self._unmoved, train, classifier.components)
+                if classifier.components_by == "variance"
+                else useful_dimensions(self._unmoved, data.targets, train, held_out, classifier.components)
+            )
+            self._fill(AXES_BUFFERS, axes)
         self.optimizer = optimizer(self.model, settings)
         self.average = AveragedModel(self.model, avg_fn=self._averaged) if settings.weight_average else None
         self.class_weights = self._class_weights()
@@ -116,21 +117,11 @@ class Training:
         self.weights[self.train] = np.tile(data.weights(np.asarray(train), settings.balance), len(copies))
         self.epochs: list[EpochReport] = []
         self.best_epoch, self.best_monitored, self.stopped = 0, math.inf, False
-        self.best_state = _copied_state(self._current)
+        self.best_state = copied_state(self._current)
 
     def _fill(self, names: Sequence[str], values: Sequence[NDArray[np.float32]]) -> None:
         for name, value in zip(names, values, strict=True):
             getattr(self.model, name).copy_(torch.from_numpy(value))
-
-    def _axes(self, train: Sequence[int], held_out: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        classifier = self.model.settings
-        if classifier.components_by == "variance":
-            return principal_components(self._unmoved, train, classifier.components)
-        parts = []
-        for some in (train, held_out):
-            means = np.stack([self._unmoved([one]).mean(axis=0).ravel() for one in some])
-            parts.append((means, self.data.targets[np.asarray(some)]))
-        return useful_dimensions(parts[0], parts[1], classifier.components)
 
     def _unmoved(self, indices: Sequence[int]) -> NDArray[np.float32]:
         return self.data.gather(indices, self.settings.max_frames, self.model.settings.averaged_frames)[0]
@@ -255,7 +246,7 @@ class Training:
         monitored = loss + (report.penalty if self.settings.monitor == "loss_with_penalty" else 0)
         if monitored < self.best_monitored or not has_validation:
             self.best_monitored, self.best_epoch = monitored, report.epoch
-            self.best_state = _copied_state(self._current)
+            self.best_state = copied_state(self._current)
         patience, waited = self.settings.patience, report.epoch - self.best_epoch
         self.stopped = report.epoch >= self.settings.max_epochs or 0 < patience <= waited
 
@@ -265,56 +256,6 @@ class Training:
         counts = np.bincount(self.targets[self.train], minlength=self.data.n_labels)
         weights = len(self.train) / (self.data.n_labels * np.maximum(counts, 1))
         return torch.from_numpy(weights).float().to(self.device)
-
-    def save(self, path: Path) -> None:
-        """Write weights, best weights, optimiser state and reports as one file, atomically."""
-        tensors = {f"model.{key}": value for key, value in _copied_state(self.model).items()}
-        if self.average is not None:
-            tensors |= {f"average.{key}": value for key, value in _copied_state(self.average).items()}
-        tensors |= {f"best.{key}": value for key, value in self.best_state.items()}
-        for index, state in self.optimizer.state_dict()["state"].items():
-            for key, value in state.items():
-                if value is not None:
-                    tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).clone()
-        progress = {
-            "epochs": [report.to_dict() for report in self.epochs],
-            "best_epoch": self.best_epoch,
-            "best_monitored": self.best_monitored if math.isfinite(self.best_monitored) else None,
-            "stopped": self.stopped,
-        }
-        write_atomically(path, save(tensors, metadata={"progress": json.dumps(progress)}))
-
-    def found(self, path: Path) -> bool:
-        """Restore what `save` wrote, if it did."""
-        if path.exists():
-            self.restore(path)
-        return path.exists()
-
-    def restore(self, path: Path) -> None:
-        """Take over what `save` wrote.
-
-        Raises:
-            SettingsError: the file is damaged or was written with other settings.
-        """
-        try:
-            with safe_open(path, "pt") as file:
-                progress = json.loads(file.metadata()["progress"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            self.model.load_state_dict(_part(tensors, "model."))
-            self.best_state = _part(tensors, "best.")
-            if self.average is not None:
-                self.average.load_state_dict(_part(tensors, "average."))
-            state = self.optimizer.state_dict()
-            for key, value in _part(tensors, "optimizer.").items():
-                index, entry = key.split(".", 1)
-                state["state"].setdefault(int(index), {})[entry] = value
-            self.optimizer.load_state_dict(state)
-        except Exception as error:
-            raise SettingsError(f"The saved state {path} cannot be used ({error}). Delete it to begin anew.") from error
-        self.epochs = [EpochReport(**report) for report in progress["epochs"]]
-        best = progress["best_monitored"]
-        self.best_epoch, self.best_monitored = progress["best_epoch"], math.inf if best is None else best
-        self.stopped = progress["stopped"]
 
 
 @contextmanager
@@ -343,9 +284,6 @@ def _batches(indices: NDArray[np.int64], size: int) -> Iterator[NDArray[np.int64
     yield from (indices[start : start + size] for start in range(0, len(indices), size))
 
 
-def _copied_state(module: nn.Module) -> dict[str, torch.Tensor]:
+def copied_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """The weights of a module, which go on changing, as they are now."""
     return {key: value.detach().clone() for key, value in module.state_dict().items()}
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

@@ -11,12 +11,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from html import escape
-from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from ser.audio.load import SAMPLE_RATE_HZ
 from ser.ui.html import box, download, paragraph, percent
-from ser.ui.texts import TEXTS, emotion_name, localised, say
+from ser.ui.texts import TEXTS, emotion_name, say
+from ser.ui.ticks import share_ticks, ticks_between
 
 if TYPE_CHECKING:
     from ser.ui.answering import Answer
@@ -82,13 +82,8 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
     envelope = replace(envelope, times_s=envelope.times_s + begin)
     figure = timeline_figure(envelope, moves.start_s + begin, moves.end_s + begin, moves.probabilities, labels, words)
-    step = next((step for step in STEPS_S if end - begin <= 8 * step), STEPS_S[-1])
-    seconds = [step * number for number in range(ceil(begin / step), int(end / step) + 1)]
-    ticks = [localised(f"{one:g}", language) for one in seconds]
-    figure.update_xaxes(range=[begin, end], tickvals=seconds, ticktext=ticks)
-    shares = [number / 5 for number in range(6)]
-    shown = [say("percent", language, percent=percent(share, 0)) for share in shares]
-    figure.update_yaxes(tickvals=shares, ticktext=shown, row=2, col=1)
+    figure.update_xaxes(range=[begin, end], **ticks_between(begin, end, STEPS_S, language))
+    figure.update_yaxes(**share_ticks(language), row=2, col=1)
     return figure
 
 

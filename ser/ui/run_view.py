@@ -23,11 +23,11 @@ from ser.ui.jobs import STAGE, JobStatus
 from ser.ui.model import without_folders
 from ser.ui.runs import EXAMPLE, Run
 from ser.ui.texts import emotion_name, localised
+from ser.ui.ticks import share_ticks, ticks, ticks_between
 from ser.ui.training_texts import TEXTS, say
 
 Content = Mapping[str, Any]
-STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between the losses that are written at an axis
-SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+LOSS_STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between the marks of their axis
 BOX_KINDS = {"running": "running", "finished": "sure", "stopped": "unsure", "failed": "problem"}
 NOW: tuple[str, ...] = ("epoch", "train_loss", "validation_loss", "validation_wa", "validation_uar", "best_epoch")
 TESTED: tuple[str, ...] = ("test_wa", "test_uar", "validation_wa", "validation_uar", "best_epoch")
@@ -185,16 +185,10 @@ def curves_figure(progress: Content, language: str) -> Any:
         if trace.showlegend is not False and trace.name in TEXTS:
             trace.name = say(trace.name, language)
     losses = [value for trace in figure.data for value in trace.y]
-    _write_ticks(figure.layout.xaxis, figure.layout.xaxis.tickvals, language)
-    if language == "fa" and losses:  # the library counts in its own digits
-        step = next(step for step in STEPS if max(losses) - min(losses) <= 8 * step or step == STEPS[-1])
-        numbers = range(math.floor(min(losses) / step), math.ceil(max(losses) / step) + 1)
-        _write_ticks(figure.layout.yaxis, [round(step * number, 3) for number in numbers], language)
+    figure.update_xaxes(**ticks(figure.layout.xaxis.tickvals, language))
+    if language == "fa" and losses:
+        figure.update_yaxes(**ticks_between(min(losses), max(losses), LOSS_STEPS, language))
     return figure
-
-
-def _write_ticks(axis: Any, values: Sequence[float], language: str) -> None:
-    axis.update(tickvals=values, ticktext=[localised(f"{value:g}", language) for value in values])
 
 
 def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: str, columns: int) -> Any:
@@ -211,8 +205,7 @@ def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: st
             part = "hovertext" if trace.type == "heatmap" else "text"
             written = np.vectorize(lambda text: localised(text, language).replace("%", "٪"))(trace[part])
             trace[part] = written.tolist()
-        bar = figure.layout.coloraxis.colorbar
-        bar.update(tickvals=SHARES, ticktext=[localised(f"{100 * one:.0f}٪", language) for one in SHARES])
+        figure.layout.coloraxis.colorbar.update(**share_ticks(language))
     return figure
 
 
