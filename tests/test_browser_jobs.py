@@ -78,7 +78,11 @@ def said(page: Page, tab: str, words: str, kind: str = "") -> None:
 
 def state(page: Page, tab: str, words: str) -> str:
     heading = page.locator(f"#{tab}-state h2").get_by_text(re.compile(words))
-    heading.wait_for()
+    try:
+        heading.wait_for()
+    except Exception:
+        print(f"No {words!r}, but:", page.inner_text(f"#{tab}-state"), page.inner_text(f"#{tab}-message"))
+        raise
     return heading.inner_text()
 
 
@@ -101,6 +105,8 @@ def press_start(page: Page, tab: str, numbers: dict[str, float]) -> None:
     for name, value in numbers.items():
         page.locator(f"#{tab}-{name} input[type=number]").fill(str(value))
         page.locator(f"#{tab}-{name} input[type=number]").press("Tab")
+    for name, value in numbers.items():  # nothing that came later has written over it
+        assert float(page.locator(f"#{tab}-{name} input[type=number]").input_value()) == value
     page.click(f"#{tab}-start")
     said(page, tab, "Started")
 

@@ -28,11 +28,11 @@ from ser.files import ASSETS, DEMO_CORPUS
 from ser.labels import EMOTIONS
 from ser.ui import jobs
 from ser.ui.corpora import DEMO, Corpora, Encoders
-from ser.ui.crossvalidate import PAPER, QUICK, CrossvalidateTab
+from ser.ui.crossvalidate import CrossvalidateTab
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS
 from ser.ui.run_view import bar, curves_figure, fold_table, matrices_figure, matrices_of, state_box, time_left
-from ser.ui.runs import LATEST, Run, Runs, copy_examples
+from ser.ui.runs import EXAMPLES, LATEST, Run, Runs, copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.training_texts import TEXTS, Problem, say
 
@@ -49,7 +49,7 @@ def tab(tmp_path: Path) -> Any:
 @pytest.fixture
 def quick(tab: Any) -> list[Any]:
     """What Start sends: corpus, encoder, no name, and the values of the quick preset."""
-    return [DEMO, tab.context.encoders.names[0], "", *tab.values_of(QUICK)]
+    return [DEMO, tab.context.encoders.names[0], "", *tab.preset(is_quick=True)]
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_the_encoders_are_the_one_that_answers_and_the_one_of_the_hub(tmp_path):
 
 def test_a_preset_makes_a_command_and_that_of_the_paper_the_default_one(tab):
     parsed = []
-    for words in (tab.words(tab.values_of(PAPER)), tab.words(tab.values_of(QUICK)), []):
+    for words in (tab.words(tab.preset(is_quick=False)), tab.words(tab.preset(is_quick=True)), []):
         args = _parser(["crossval"]).parse_args(["crossval", "--corpus", "x", *words])
         parsed.append([*(getattr(args, number.name) for number in CROSSVAL_NUMBERS), args.optimizer])
-    assert parsed == [tab.values_of(PAPER), tab.values_of(QUICK), tab.values_of(PAPER)]
+    assert parsed == [tab.preset(is_quick=False), tab.preset(is_quick=True), tab.preset(is_quick=False)]
     with pytest.raises(Problem, match="Maximum epochs"):
         tab.words([])
 
@@ -142,7 +142,7 @@ def test_start_starts_a_run_in_a_folder_of_its_own_one_at_a_time(tab, started, q
 def test_a_corpus_that_cannot_be_split_is_refused_before_it_is_encoded_with_a_way_out(tmp_path, started):
     corpus = write_table(tmp_path / "tiny", n_speakers=4)
     tab: Any = built(CrossvalidateTab, tmp_path / "data", corpora=(corpus,))
-    values = ["tiny", tab.context.encoders.names[0], "", *tab.values_of(PAPER)]
+    values = ["tiny", tab.context.encoders.names[0], "", *tab.preset(is_quick=False)]
     told = pressed(tab, "start", *values)
     assert "5 folds of different speakers" in told[tab.message]
     assert started == []
@@ -195,7 +195,7 @@ def test_no_button_does_anything_for_somebody_else(tmp_path, monkeypatch, secret
     for name in ("start", "stop", "remove"):
         monkeypatch.setattr(jobs, name, lambda *_, name=name, **__: done.append(name))
     monkeypatch.setattr(tab.context.model, "replace", lambda *_, **__: done.append("replace"))
-    quick = [DEMO, tab.context.encoders.names[0], "", *tab.values_of(QUICK)]
+    quick = [DEMO, tab.context.encoders.names[0], "", *tab.preset(is_quick=True)]
     presses = {"start": quick, "accept": [f"delete {SHEMO}", *quick]}
     presses |= {name: [SHEMO] for name in ("resume", "use", "stop", "delete")}
     for given in (secret, tab.context.owner.token):
@@ -246,6 +246,10 @@ def test_runs_are_listed_newest_first_and_found_by_name_only(tmp_path):
     assert runs.find(SHEMO) == Run(tmp_path / "runs" / SHEMO)
     for name in ("..", "another folder", f"../runs/{SHEMO}", f"{SHEMO}/", "", None, 3, [SHEMO]):
         assert runs.find(name) is None
+    example = next((EXAMPLES / "runs").iterdir()).name
+    for name in (example, "crossval-20260101-000000-example"):  # older than the one that ships: the clock was set back
+        write_run(tmp_path / "runs" / name)
+    assert runs.names() == [DEMO_RUN, SHEMO, "crossval-20260101-000000-example", example]
     named = runs.new("../My corpus: گفتار/1").name  # after its corpus without anything odd
     assert re.fullmatch(r"crossval-[\d-]+-My-corpus-گفتار-1", named)
 

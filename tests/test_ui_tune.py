@@ -57,8 +57,8 @@ def study(tab: Any, told: Any = TOLD, **more: Any) -> Study:
 
 
 def test_the_papers_values_are_offered_and_become_options_of_the_command_line(tab):
-    assert tab.preset("shemo") == [10, 540, 150, 3, 5]
-    assert tab.preset(DEMO)[2] < 150
+    assert tab.preset(is_quick=False) == [10, 540, 150, 3, 5]
+    assert tab.preset(is_quick=True)[2] < 150
     words = ["tune", "--study", "x", "--corpus", "y", *tab.words(VALUES)]
     args = _parser(words).parse_args(words)
     found = (args.trials, args.timeout_s, args.max_epochs, args.patience, args.folds, args.sampler)

@@ -9,7 +9,7 @@ import gradio as gr
 
 from ser.ui.context import Context, translated
 from ser.ui.corpora import DEMO
-from ser.ui.job_tab import AT_ONCE, JobTab, Update
+from ser.ui.job_tab import JobTab, Update
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS, OPTIMIZERS, choice, options
 from ser.ui.run_view import curves_figure, fold_table, matrices_figure, matrices_of, state_box
@@ -40,19 +40,14 @@ class CrossvalidateTab(JobTab):
             values = [self.number(number) for number in self.numbers]
             label = translated("ser_job_optimizer")
             values.append(gr.Dropdown(list(OPTIMIZERS), value="adam", label=label, min_width=220))
-        presets.input(self.values_of, presets, values, **AT_ONCE)
-        # In one answer, so that what is typed next is not written over.
-        corpus.input(self.preset_of, corpus, [presets, *values], **AT_ONCE)
+        self.fill_in(presets, QUICK, self.preset, values)
+        both = [presets, *values]
+        self.fill_in(corpus, DEMO, lambda is_demo: [QUICK if is_demo else PAPER, *self.preset(is_demo)], both)
         return values
 
-    def values_of(self, preset: str) -> list[Any]:
-        """The values of a preset: the paper's best configuration, or one that learns the demonstration quickly."""
-        return [*self.preset(DEMO if preset == QUICK else ""), "adam" if preset == QUICK else "sgd"]
-
-    def preset_of(self, corpus: str) -> list[Any]:
-        """The preset that suits a corpus, and its values."""
-        name = QUICK if corpus == DEMO else PAPER
-        return [name, *self.values_of(name)]
+    def preset(self, is_quick: bool) -> list[Any]:
+        """The values of a preset: one that learns the demonstration quickly, or the paper's best configuration."""
+        return [*super().preset(is_quick), "adam" if is_quick else "sgd"]
 
     def words(self, values: Sequence[Any]) -> list[str]:
         *numbers, optimizer = values or (None,)

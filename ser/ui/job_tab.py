@@ -8,6 +8,7 @@ settings, a command and a view of its own.
 
 from __future__ import annotations
 
+import json
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ from ser.ui.jobs import JobStatus
 from ser.ui.model import without_folders
 from ser.ui.run_settings import Number
 from ser.ui.run_view import BAR_CSS, links, title
-from ser.ui.runs import EXAMPLE, LATEST, Run
+from ser.ui.runs import LATEST, Run
 from ser.ui.texts import emotion_name, localised
 from ser.ui.training_texts import say
 
@@ -108,9 +109,18 @@ class JobTab(JobDesk):
             return gr.Slider(number.least, number.most, number.quick, **about)
         return gr.Number(number.quick, **about)
 
-    def preset(self, corpus: str) -> list[float]:
-        """The values of `numbers` for a corpus: the paper's, or what suits the demonstration."""
-        return [number.quick if corpus == DEMO else number.paper for number in self.numbers]
+    def preset(self, is_quick: bool) -> list[Any]:
+        """The values of `numbers`: what suits the demonstration, or the paper's."""
+        return [number.quick if is_quick else number.paper for number in self.numbers]
+
+    def fill_in(self, chosen: Any, quick: str, values: Callable[[bool], list[Any]], places: Sequence[Any]) -> None:
+        """Let a choice set `places` to `values(chosen == quick)`.
+
+        In the browser: an answer of the server could come after what was typed next, and write over it.
+        """
+        is_quick, *filled = map(json.dumps, (quick, values(True), values(False)))
+        js = f"(chosen) => chosen === {is_quick} ? {filled[0]} : {filled[1]}"
+        chosen.input(None, chosen, places, js=js, **PRIVATE)
 
     def _run_places(self) -> None:
         """Which run, how it stands, its buttons and notes."""
@@ -218,9 +228,8 @@ class JobTab(JobDesk):
         """What can be downloaded, and what should be known."""
         files = self.tested(run)
         shown = links(files, f"{self.runs.folder.name}/{run.name}", language) if files else ""
-        is_example = run.title[0] == EXAMPLE
         notes = {
-            "example_note": is_example,
+            "example_note": run.is_example,
             "demo_note": run.is_demo(),
             "temporary": self.context.settings.data_is_temporary,
         }

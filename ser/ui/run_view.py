@@ -21,7 +21,7 @@ from ser.ui.corpora import DEMO
 from ser.ui.html import box, paragraph, percent
 from ser.ui.jobs import STAGE, JobStatus
 from ser.ui.model import without_folders
-from ser.ui.runs import EXAMPLE, Run
+from ser.ui.runs import Run
 from ser.ui.texts import emotion_name, localised
 from ser.ui.ticks import share_ticks, ticks, ticks_between
 from ser.ui.training_texts import TEXTS, say
@@ -63,7 +63,7 @@ def run_box(run: Run, state: str, heading: str, lines: Sequence[str], language: 
 def title(run: Run, language: str) -> str:
     """What a run is called in a language."""
     name, started = run.title
-    named = {DEMO: "demo", EXAMPLE: "example"}.get(name)
+    named = "example" if run.is_example else "demo" if name == DEMO else ""
     shown = say("title", language, name=say(named, language) if named else name, started=started)
     return localised(shown if started else name, language)
 

@@ -20,7 +20,8 @@ from ser.files import ASSETS, DEMO_CORPUS
 from ser.ui import jobs
 from ser.ui.model import without_folders
 
-LATEST, EXAMPLE = "latest", "example"
+LATEST = "latest"
+EXAMPLES = ASSETS / "examples"
 CHECKPOINT, MODEL = "checkpoint", "checkpoint/model.json"
 # What can be downloaded, with its type; the archive is made when it is asked for.
 DOWNLOADS: dict[str, str] = {
@@ -53,6 +54,11 @@ class Run:
             return self.name, ""
         year, month, day, hour, minute, name = match.groups()
         return name.replace("-", " "), f"{year}-{month}-{day} {hour}:{minute}"
+
+    @property
+    def is_example(self) -> bool:
+        """Whether it is the one that ships with the page."""
+        return (EXAMPLES / self.folder.parent.name / self.name).exists()
 
     def status(self) -> jobs.JobStatus:
         return jobs.look(self.folder)
@@ -155,9 +161,9 @@ class Runs:
         self.folder, self.kind = folder, kind
 
     def names(self) -> list[str]:
-        """Newest first."""
-        found = [path.name for path in self.folder.glob(f"{self.kind.prefix}*") if path.is_dir()]
-        return sorted(found, reverse=True)
+        """Newest first; the example, whatever the clock says, last."""
+        found = [self.kind(path) for path in self.folder.glob(f"{self.kind.prefix}*") if path.is_dir()]
+        return [run.name for run in sorted(found, key=lambda run: (not run.is_example, run.name), reverse=True)]
 
     def find(self, name: object) -> Run | None:
         """The run of a name, `LATEST` for the newest; None where there is none. Never a path outside."""
@@ -186,11 +192,10 @@ def copy_examples(data: Path, kinds: Sequence[str]) -> None:
         data: folder of runs and studies.
         kinds: "runs", "studies".
     """
-    examples = ASSETS / "examples"
     for kind in kinds:
-        files = [] if (data / kind).exists() else [path for path in (examples / kind).rglob("*") if path.is_file()]
+        files = [] if (data / kind).exists() else [path for path in (EXAMPLES / kind).rglob("*") if path.is_file()]
         for path in files:  # not as a tree, whose folders may be read-only
-            copy = data / path.relative_to(examples)
+            copy = data / path.relative_to(EXAMPLES)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, copy)
 

@@ -10,10 +10,11 @@ import gradio as gr
 
 from ser.ui import jobs
 from ser.ui.context import Context, translated
+from ser.ui.corpora import DEMO
 from ser.ui.dashboard import Dashboard
 from ser.ui.html import paragraph
 from ser.ui.job_desk import Outcome
-from ser.ui.job_tab import AT_ONCE, JobTab, Update
+from ser.ui.job_tab import JobTab, Update
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import SAMPLERS, TUNE_NUMBERS, choice, options
 from ser.ui.runs import Run, Study
@@ -48,7 +49,7 @@ class TuneTab(JobTab):
         samplers = [(translated(f"ser_tune_{name}"), name) for name in SAMPLERS]
         label = translated("ser_job_sampler")
         sampler = gr.Radio(samplers, value=SAMPLERS[0], label=label, elem_id="tune-sampler")
-        corpus.input(self.preset, corpus, numbers, **AT_ONCE)
+        self.fill_in(corpus, DEMO, self.preset, numbers)
         return [*numbers, sampler]
 
     def words(self, values: Sequence[Any]) -> list[str]:
