@@ -5,23 +5,29 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import torch
+from optuna.storages import InMemoryStorage
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from test_crossval import SETTINGS
 from tuning_support import DIM, ENCODER, Toy, write_tiny_corpus
 
 from ser.cli import main
 from ser.cli.baselines import print_comparison
+from ser.corpora.folds import Fold
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import BaselineSettings, Task, linear_svm, logits, mfccs
 from ser.experiments.comparison import MODELS, Comparison, ComparisonSettings, Encoded, runnable
 from ser.experiments.published import PUBLISHED
 from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions
+from ser.tuning.budget import EqualBudgets
+from ser.tuning.space import TuningSettings
 
 N_LAYERS = 3
 SMALL = BaselineSettings(width=8, learning_rate=0.01, max_epochs=6, patience=2)
@@ -202,6 +208,54 @@ def test_encoders_of_the_same_name_are_kept_apart_and_each_model_tells_its_secon
     }
     assert all(row["seconds"] > 0 for row in rows)
     assert comparison.run(["paper", "mean_lr"])["rows"] == rows
+
+
+def test_each_network_gets_the_same_search_which_sees_no_test_speaker_and_resumes(toy, tmp_path, monkeypatch):
+    seen: list[tuple[BaselineSettings, Fold]] = []
+
+    def better_when_wide(task: Task, listener) -> np.ndarray:
+        seen.append((task.settings, task.fold))
+        right = np.eye(3)[task.true(task.fold.test)]
+        return right if task.settings.width >= 64 else 1 - right
+
+    monkeypatch.setitem(MODELS, "conformer", replace(MODELS["conformer"], fit=partial(better_when_wide)))
+    storage, search, stops = InMemoryStorage(), TuningSettings(trials=6), iter([False] * 7 + [True])
+    budgets, n_folds = EqualBudgets(storage, search), len(SETTINGS.folds(toy.corpus))
+    with pytest.raises(Stopped):
+        compare(toy, ["conformer"], tmp_path, chooser=budgets, should_stop=lambda: next(stops))
+    n_before = len(seen)
+    content = compare(toy, ["conformer"], tmp_path, chooser=budgets)
+    (row,) = content["rows"]
+    searched, tested = seen[:-n_folds], seen[-n_folds:]
+    assert n_before == 7
+    assert len(searched) == 6 * n_folds + 7 % n_folds  # a trial that was stopped is begun again
+    assert [fold.test for _, fold in searched] == [fold.validation for _, fold in searched]
+    assert [fold for _, fold in tested] == list(SETTINGS.folds(toy.corpus))
+    assert searched[0][0] == SMALL  # as given
+    assert len({settings.width for settings, _ in searched}) > 1
+    assert row["wa"]["value"] == 1
+    assert tested[0][0].width >= 64
+    assert "6 trials: the configuration was chosen by validation speakers" in content["protocol"]
+    assert compare(toy, ["conformer"], tmp_path, chooser=budgets)["rows"] == [row]  # as it is
+    toy.corpus = replace(toy.corpus, name="another")
+    with pytest.raises(SettingsError, match="made with something else"):
+        compare(toy, ["conformer"], tmp_path / "elsewhere", chooser=budgets)
+
+
+@pytest.mark.slow
+def test_the_bigru_is_searched_as_ser_tune_searches_it_and_the_papers_settings_stand_beside_it(toy, tmp_path):
+    quick = replace(SETTINGS, training=replace(SETTINGS.training, max_epochs=1))
+    settings = ComparisonSettings(quick, SMALL, paper=quick)
+    budgets = EqualBudgets(InMemoryStorage(), TuningSettings(trials=2))
+    content = compare(toy, ["bigru"], tmp_path, settings, chooser=budgets)
+    assert [row["model"] for row in content["rows"]] == ["paper", "bigru"]
+    told = json.loads((tmp_path / content["rows"][1]["run"] / "result.json").read_text())
+    assert "chosen by validation speakers" in told["protocol"]
+    study = optuna.load_study(storage=budgets.storage, study_name=content["rows"][1]["run"])
+    assert len(study.trials) == 2
+    chosen = {**told["settings"]["classifier"], **told["settings"]["training"]}
+    for name in ("base_units", "final_units", "optimizer"):
+        assert chosen[name] == study.best_params[name]
 
 
 def test_without_opensmile_its_models_are_left_out_with_the_reason(monkeypatch):

@@ -266,6 +266,29 @@ def test_an_example_answers_with_one_click_each_time(page: Page) -> None:
         page.get_by_text(TEXTS["ser_answer_here"].en).wait_for()
 
 
+def test_a_press_in_the_chart_plays_from_there_and_a_line_follows(page: Page) -> None:
+    page.click("#examples button >> nth=0")
+    page.wait_for_selector("#timeline .js-plotly-plot .main-svg")
+    page.wait_for_selector("#recording #waveform > div")
+    where = """part => {
+      const { xaxis, _size } = document.querySelector("#timeline .js-plotly-plot")._fullLayout;
+      return [xaxis._offset + part * xaxis._length, _size.t + 0.6 * _size.h, xaxis.range[1] * part];
+    }"""
+    x, y, seconds = page.evaluate(where, 0.4)
+    page.locator("#timeline .js-plotly-plot").click(position={"x": x, "y": y})
+    heard = "document.querySelector('#recording #waveform > div').shadowRoot.querySelector('audio').currentTime"
+    page.wait_for_function(f"from => {heard} > from + 0.1", arg=seconds)
+    line = page.locator("#timeline .play-head")
+    line.wait_for()
+    left = float(line.evaluate("line => parseFloat(line.style.left)"))
+    assert left > x
+    assert page.evaluate(heard) < seconds + 3
+    page.locator("#timeline .updatemenu-button").last.click()
+    page.wait_for_selector("#timeline .heatmaplayer image")
+    page.click("#recording [aria-label=Clear]")  # nothing to follow any more
+    line.wait_for(state="hidden")
+
+
 def test_persian_is_written_from_right_to_left_with_its_own_digits(
     browser: Browser, server: Server, errors: list[str], tmp_path: Path
 ) -> None:

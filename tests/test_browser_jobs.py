@@ -105,7 +105,9 @@ def press_start(page: Page, tab: str, numbers: dict[str, float]) -> None:
     for name, value in numbers.items():
         page.locator(f"#{tab}-{name} input[type=number]").fill(str(value))
         page.locator(f"#{tab}-{name} input[type=number]").press("Tab")
-    for name, value in numbers.items():  # nothing that came later has written over it
+    page.locator(f"#{tab}-corpus input").click()
+    page.locator(f"#{tab}-name input, #{tab}-name textarea").first.click()
+    for name, value in numbers.items():  # neither an answer that came late nor a list that was left has changed it
         assert float(page.locator(f"#{tab}-{name} input[type=number]").input_value()) == value
     page.click(f"#{tab}-start")
     said(page, tab, "Started")
@@ -150,6 +152,7 @@ def test_a_run_is_watched_stopped_gone_on_with_and_its_model_answers(browser, fo
         (old / "job.json").write_text('{"command": ["crossval"], "exit_code": 1}')
         press_start(page, "cv", {"max_epochs": 300, "patience": 0, "base_units": 192, "folds": 3})
         seen = epoch_of(page)
+        page.wait_for_function("() => document.title.startsWith('Epoch ')")
         page.wait_for_selector("#cv-matrices .js-plotly-plot .main-svg")
         before = page.evaluate(MATRICES)
         assert len(before) == 4  # three folds and all
@@ -213,6 +216,16 @@ def look_at_the_result(page: Page) -> None:
     with page.expect_popup() as report:
         links.last.click()
     report.value.get_by_role("heading", name="Cross-validation").first.wait_for()
+    page.locator("#cv-other input").click()
+    page.get_by_role("option", name="Example").click()
+    page.locator("#cv-difference").get_by_text("did not test the same recordings").wait_for()
+    page.bring_to_front()
+    page.wait_for_function("() => !document.title.startsWith('Finished')", timeout=10_000)
+    assert page.locator("#cv-dropout input[type=number]").input_value() == "0.2"
+    page.locator("#cv-max_epochs input[type=number]").fill("77")
+    page.click("#cv-adopt")
+    said(page, "cv", "in the form above")
+    page.wait_for_function("() => document.querySelector('#cv-max_epochs input[type=number]').value === '2'")
 
 
 def test_a_finished_run_is_there_after_a_restart_and_only_the_owner_starts_another(browser, folder, checkpoint, corpus):

@@ -16,7 +16,7 @@ from ser.labels import EMOTIONS
 from ser.reporting.ablation_report import cost_figure, write_ablation_report
 from ser.reporting.charts import confusion_figure, fold_matrices_figure, learning_curves_figure
 from ser.reporting.comparison import comparison_figure, write_comparison_report
-from ser.reporting.recording_charts import timeline_figure, waveform_envelope
+from ser.reporting.recording_charts import spectrogram, timeline_figure, waveform_envelope, with_spectrogram
 from ser.reporting.score_charts import class_shares_figure, reliability_figure, speaker_strip_figure
 from ser.reporting.style import EMOTION_COLOURS, INK, emotion_colours, whiskers
 from ser.scoring.metrics import Reliability
@@ -225,6 +225,23 @@ def test_nothing_is_drawn_where_nobody_speaks():
     drawn = list(zip(figure.data[-1].x, figure.data[-1].y, strict=True))
     assert drawn[4:8] == [(3.5, 0.5), (3.5, 0), (7.0, 0), (7.0, 0.5)]
     assert list(figure.layout.xaxis.range) == [0, 10]
+
+
+def test_a_spectrogram_shows_a_tone_at_its_frequency_and_while_it_sounds_and_stands_in_for_the_waveform():
+    tone = np.sin(2 * np.pi * 2_000 * np.arange(16_000) / 16_000)
+    samples = np.concatenate([tone, np.zeros(16_000)])
+    level_db = spectrogram(samples, 16_000)
+    assert level_db.shape == (64, 400)
+    assert set(level_db[:, :190].argmax(axis=0)) == {16}  # 2 of 8 kHz
+    assert level_db[16, :190].min() > -3
+    assert level_db[:, 210:].max() == -70
+    assert spectrogram(np.zeros(9_600_000), 16_000).shape == spectrogram([], 16_000).shape == (64, 400)
+    areas = timeline_figure(waveform_envelope(samples, 16_000), np.zeros(1), np.ones(1), [[1.0]], ["anger"])
+    figure = with_spectrogram(areas, samples, 16_000, {"waveform": "wave", "spectrogram": "bands"})
+    wave, bands = ([button.label, list(button.args[1])] for button in figure.layout.updatemenus[0].buttons)
+    assert wave == ["wave", [True, True, True, False]]
+    assert bands == ["bands", [False, False, True, True]]
+    assert [trace.visible for trace in figure.data[2:]] == [None, False]
 
 
 def test_the_envelope_keeps_every_peak_and_is_small():

@@ -161,7 +161,7 @@ def test_an_input_ends_in_a_result_or_a_sentence(target, strategies, child):
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_many_inputs_end_in_a_result_or_a_sentence(target, strategies, child):
-    total = TOTAL or 10 * sum(SHARES.values())
+    total = TOTAL or 5 * sum(SHARES.values())
     fuzz(target, strategies, child, -(-total * SHARES[target] // sum(SHARES.values())), same=not TOTAL)
 
 

@@ -118,9 +118,9 @@ def test_the_page_answers_in_its_own_words_whatever_is_typed_or_chosen(tab):
     refused = [one for one in tab.page.fns.values() if one.trigger_only_on_failure]
     assert len(refused) == len(buttons(tab))  # what gradio refuses all the same has its own sentence
     assert "out of range" in refused[0].fn("en")
-    assert tab.facts(DEMO, "en").info.startswith("217 recordings by 10 speakers: anger 38")
-    assert "۱۰ گوینده" in tab.facts(DEMO, "fa").info
-    assert "choose one of" in tab.facts("/etc", "en").info
+    assert tab.facts(DEMO, "en")["info"].startswith("217 recordings by 10 speakers: anger 38")
+    assert "۱۰ گوینده" in tab.facts(DEMO, "fa")["info"]
+    assert "choose one of" in tab.facts("/etc", "en")["info"]
 
 
 def test_start_starts_a_run_in_a_folder_of_its_own_one_at_a_time(tab, started, quick, monkeypatch):
@@ -172,6 +172,55 @@ def test_a_failed_run_is_resumed_as_it_was_started_and_its_model_put_to_use(tab,
     assert used == [(folder / "checkpoint", "shemo, 2026-11-20 10:11")]
 
 
+def test_the_settings_of_a_run_are_taken_over_into_the_form(tab):
+    write_run(tab.runs.folder / SHEMO, job={**FAILED, "command": ["crossval"]})  # the command's own defaults
+    paper = pressed(tab, "adopt", SHEMO)
+    assert [paper[one] for one in tab.values] == tab.preset(is_quick=False)
+    assert "form above" in paper[tab.message]
+    values = [33, 2, 0.02, 0.05, 128, 16, 3, 0.35, 7, 1234, "rmsprop"]
+    command = ["crossval", "--corpus", str(DEMO_CORPUS), *tab.words(values)]
+    write_run(tab.runs.folder / SHEMO, job={**FAILED, "command": command})
+    told = pressed(tab, "adopt", SHEMO)
+    assert [told[one] for one in tab.values] == values
+    assert told[tab.corpus]["value"] == DEMO
+    assert told[tab.corpus]["info"].startswith("217 recordings")
+    write_run(tab.runs.folder / SHEMO, job={**FAILED, "command": ["crossval", "--corpus", "/gone", "--folds", "many"]})
+    told = pressed(tab, "adopt", SHEMO)
+    assert (told[tab.corpus], told[tab.values[8]]) == (gr.skip(), 5)
+
+
+def write_predictions(folder: Path, n_right: int, labels: Sequence[str] = EMOTIONS[:2], n: int = 12) -> None:
+    """A tested run of six speakers with the first answers right and the others wrong."""
+    shares = [1.0, *[0.0] * (len(labels) - 1)]
+    rows = ["file,speaker,fold,emotion,predicted," + ",".join(labels)]
+    for number in range(n):
+        said = labels[0] if number < n_right else labels[1]
+        rows.append(f"{number}.wav,{number % 6},{number % 2},{labels[0]},{said}," + ",".join(map(str, shares)))
+    write_run(folder, progress=progress(), result=result() | {"labels": labels, "pooled_confusion": [[n]]})
+    (folder / "predictions.csv").write_text("\n".join(rows))
+
+
+def test_a_run_is_compared_with_another_that_tested_the_same(tab):
+    write_predictions(tab.runs.folder / DEMO_RUN, n_right=9)
+    write_predictions(tab.runs.folder / SHEMO, n_right=6)
+    for language, points, other in (("en", "25", "shemo, 2026-11-20 10:11"), ("fa", "۲۵", "shemo")):
+        said = tab.compare(SHEMO, LATEST, language)
+        assert all(part in said for part in (points, other, "box sure"))
+    assert "-25.0 points [-41.7 – -8.3]" in tab.compare(DEMO_RUN, SHEMO, "en")
+    write_predictions(tab.runs.folder / SHEMO, n_right=6, n=11)
+    assert "did not test the same" in tab.compare(SHEMO, LATEST, "en")
+    assert tab.compare("../..", LATEST, "en") == tab.compare("", LATEST, "en") == ""
+
+
+def test_only_tested_runs_are_offered_for_a_comparison(tab):
+    write_predictions(tab.runs.folder / DEMO_RUN, n_right=9)
+    assert tab.news("", LATEST, "en", 3)[tab.other].visible is False
+    write_run(tab.runs.folder / "crossval-20261119-101112-x", progress=progress())
+    write_predictions(tab.runs.folder / SHEMO, n_right=6)
+    offered = tab.news("", LATEST, "en", 3)[tab.other]
+    assert (offered.visible, offered.choices) == (True, [("shemo, 2026-11-20 10:11", SHEMO)])
+
+
 def test_a_run_is_deleted_when_that_is_confirmed_and_it_is_not_in_progress(tab):
     run = write_run(tab.runs.folder / SHEMO, job=FAILED)
     told = pressed(tab, "delete", SHEMO)
@@ -197,7 +246,7 @@ def test_no_button_does_anything_for_somebody_else(tmp_path, monkeypatch, secret
     monkeypatch.setattr(tab.context.model, "replace", lambda *_, **__: done.append("replace"))
     quick = [DEMO, tab.context.encoders.names[0], "", *tab.preset(is_quick=True)]
     presses = {"start": quick, "accept": [f"delete {SHEMO}", *quick]}
-    presses |= {name: [SHEMO] for name in ("resume", "use", "stop", "delete")}
+    presses |= {name: [SHEMO] for name in ("resume", "use", "stop", "adopt", "delete")}
     for given in (secret, tab.context.owner.token):
         for button, values in presses.items():
             is_running = button == "stop"

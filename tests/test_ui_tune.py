@@ -53,7 +53,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 
 
 def study(tab: Any, told: Any = TOLD, **more: Any) -> Study:
-    return Study(write_run(tab.runs.folder / STUDY, job=JOB, tune=told, **more).folder)
+    return Study(write_run(tab.runs.folder / STUDY, **{"job": JOB, "tune": told, **more}).folder)
 
 
 def test_the_papers_values_are_offered_and_become_options_of_the_command_line(tab):
@@ -80,6 +80,14 @@ def test_start_makes_a_study_of_its_own_name(tab, started):
     (words,) = started
     assert words[words.index("--study") + 1].endswith("-My-best")
     assert words[words.index("--out") + 1] == str(tab.runs.folder)
+
+
+def test_the_settings_of_a_study_are_taken_over_into_the_form(tab):
+    study(
+        tab, job={**JOB, "command": ["tune", *tab.words(VALUES), "--trials", "4"]}
+    )  # its best trial was trained since
+    told = pressed(tab, "adopt", STUDY)
+    assert [told[one] for one in tab.values] == VALUES
 
 
 def test_a_corpus_that_cannot_be_split_is_offered_with_fewer_folds(tmp_path, started):
@@ -120,10 +128,10 @@ def test_the_best_trial_is_trained_then_used(tab, started, monkeypatch):
 
 def test_what_makes_sense_is_offered(tab):
     for told, state, expected in (
-        (TOLD | {"best": None}, "running", {"stop"}),
-        (TOLD | {"best": None}, "stopped", {"resume", "delete"}),
-        (TOLD, "stopped", {"resume", "train", "delete"}),
-        (TOLD, "running", {"stop"}),
+        (TOLD | {"best": None}, "running", {"stop", "adopt"}),
+        (TOLD | {"best": None}, "stopped", {"resume", "adopt", "delete"}),
+        (TOLD, "stopped", {"resume", "train", "adopt", "delete"}),
+        (TOLD, "running", {"stop", "adopt"}),
         (TOLD, "never", {"delete"}),
     ):
         status = JobStatus(state, command=() if state == "never" else ("tune",))

@@ -143,7 +143,7 @@ def attacks(site: Site) -> list[Any]:
 
 
 def test_the_session_is_what_visitors_lack(site: Site, in_work: Callable[[bool], None]) -> None:
-    assert len(buttons(site)) == 2 * 7 + 1  # those of both training tabs, and back to the shipped model
+    assert len(buttons(site)) == 2 * 8 + 1  # those of both training tabs, and back to the shipped model
     assert press_all(site, [site.context.owner.token], in_work) == {"start", "stop", "remove", "replace"}
 
 

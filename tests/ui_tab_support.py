@@ -19,7 +19,7 @@ from ser.ui.job_tab import JobTab
 from ser.ui.runs import Run
 from ser.ui.settings import AppSettings
 
-PRESSES = ("start", "accept", "stop", "resume", "use", "train", "delete")
+PRESSES = ("start", "accept", "stop", "resume", "use", "train", "adopt", "delete")
 
 
 def built(kind: type[JobTab], data: Path, **settings: Any) -> JobTab:

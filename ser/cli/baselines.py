@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,9 @@ from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
     from ser.corpora.corpus import Corpus
-    from ser.experiments.comparison import Encoded
+    from ser.experiments.comparison import Chooser, Encoded
+
+NO_LIMIT_S = 1e9  # the budget is a number of trials
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +42,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder for baselines.json, report.html and a run folder for each model (default %(default)s); "
         "finished ones are kept",
     )
+    parser.add_argument(
+        "--trials", type=int, default=0, metavar="N",
+        help="first search the settings of the Bi-GRU and of every other network by this many trials each, on "
+        "validation speakers (default 0: take them as given); studies.db in the folder of --out keeps them",
+    )  # fmt: skip
     common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
     others = ("weighted_layers", "concatenated_layers", "augmented_copies")
     add_config_arguments(parser)
@@ -72,7 +80,9 @@ def run(args: argparse.Namespace) -> int:
         corpus = common.leave_out_unusable(corpus)
     corpus, encoded = _encoded(corpus, args, any(MODELS[name].uses_encoder for name in names))
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}")
-    comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, common.stop_on_signals())
+    should_stop = common.stop_on_signals()
+    chooser = _equal_budgets(args, should_stop) if args.trials else None
+    comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, should_stop, chooser)
     try:
         content = comparison.run(names)
     except Stopped:  # what is finished is reported all the same
@@ -86,6 +96,20 @@ def run(args: argparse.Namespace) -> int:
     print_comparison(content)
     print(f"Report: {args.out / 'report.html'}")
     return 0
+
+
+def _equal_budgets(args: argparse.Namespace, should_stop: Callable[[], bool]) -> Chooser:
+    from ser.tuning.budget import EqualBudgets
+    from ser.tuning.space import TuningSettings
+    from ser.tuning.storage import default_storage, open_storage
+
+    def print_trial(run: str, number: int, accuracy: float | None) -> None:
+        said = "pruned" if accuracy is None else f"{100 * accuracy:.1f} % on validation speakers"
+        print(f"{run}: trial {number}, {said}", flush=True)
+
+    settings = TuningSettings(trials=args.trials, timeout_s=NO_LIMIT_S, seed=args.seed)
+    args.out.mkdir(parents=True, exist_ok=True)
+    return EqualBudgets(open_storage(default_storage(args.out)), settings, print_trial, should_stop)
 
 
 def _encoded(corpus: Corpus, args: argparse.Namespace, needed: bool) -> tuple[Corpus, list[Encoded]]:

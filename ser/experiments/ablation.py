@@ -20,7 +20,7 @@ from ser.errors import FoldError, SettingsError
 from ser.experiments.ensemble_gain import cross_validate_ensemble
 from ser.files import write_json
 from ser.runtime import library_versions
-from ser.scoring.predictions import difference, read_predictions
+from ser.scoring.predictions import contribution
 from ser.training.crossval import Crossval
 from ser.training.frames import FrameSource
 from ser.training.settings import CrossvalSettings
@@ -134,22 +134,6 @@ class Ablation:
             return cross_validate_ensemble(outer, self.folder / option, listener, self.should_stop)
         crossval = Crossval(self.corpus, features, encoder, settings, self.folder / option)
         return crossval.run_once(listener, self.should_stop, final=False)
-
-
-def contribution(candidate: Path, reference: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """Candidate minus reference in WA and UAR, from the `predictions.csv` of two run folders.
-
-    Raises:
-        SettingsError: they did not test the same recordings in the same folds.
-    """
-    pair = [read_predictions(folder / "predictions.csv") for folder in (candidate, reference)]
-    tested = [[(row["file"], row["fold"], row["emotion"]) for row in rows] for rows in pair]
-    if tested[0] != tested[1]:
-        raise SettingsError(
-            f"{candidate} and {reference} did not test the same recordings in the same folds. "
-            "Delete the older folder and run it again."
-        )
-    return difference(pair[0], pair[1], labels)
 
 
 def _summary(result: dict[str, Any]) -> dict[str, Any]:

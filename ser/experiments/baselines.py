@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,8 @@ class BaselineSettings:
         patience: epochs without a better validation loss before training stops.
         max_frames: utterances are cut to this many frames; 300 are 6 s.
         seed: of weights and order.
+        dropout: in the networks, but inside the Conformer's own layers.
+        weight_decay: of Adam, decoupled from the gradient (AdamW).
     """
 
     width: int = 64
@@ -52,11 +54,18 @@ class BaselineSettings:
     patience: int = 6
     max_frames: int = 300
     seed: int = 40
+    dropout: float = field(default=0.2, metadata={"may_be_absent": True})
+    weight_decay: float = field(default=0.0, metadata={"may_be_absent": True})
 
     def __post_init__(self) -> None:
         for name in ("width", "learning_rate", "batch_size", "max_epochs", "patience", "max_frames"):
             if not getattr(self, name) > 0:
                 raise SettingsError(f"{name} must be positive, got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1 or self.weight_decay < 0:
+            raise SettingsError(
+                "dropout must be from 0 to less than 1 and weight_decay not negative, "
+                f"got {self.dropout} and {self.weight_decay}."
+            )
         if self.width % HEADS:
             raise SettingsError(f"width must be a multiple of {HEADS}, got {self.width}.")
 
@@ -179,8 +188,8 @@ class MfccCNN(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(
             nn.BatchNorm1d(shape[-1]),
-            *_convolution(shape[-1]),
-            *_convolution(128),
+            *_convolution(shape[-1], settings.dropout),
+            *_convolution(128, settings.dropout),
             nn.Conv1d(128, 256, 5, padding=2),
             nn.ReLU(),
         )
@@ -191,13 +200,13 @@ class MfccCNN(nn.Module):
         return self.dense(self.layers(frames.transpose(1, 2)).mean(dim=2))
 
 
-def _convolution(dim: int) -> tuple[nn.Module, ...]:
+def _convolution(dim: int, dropout: float) -> tuple[nn.Module, ...]:
     return (
         nn.Conv1d(dim, 128, 5, padding=2),
         nn.BatchNorm1d(128),
         nn.ReLU(),
         nn.MaxPool1d(2, ceil_mode=True),
-        nn.Dropout(0.2),
+        nn.Dropout(dropout),
     )
 
 
@@ -207,7 +216,7 @@ class ConformerHead(nn.Module):
     def __init__(self, shape: Sequence[int], n_labels: int, settings: BaselineSettings) -> None:
         super().__init__()
         dim, conformer = shape[-1], import_torchaudio().models.Conformer
-        self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, settings.width), nn.Dropout(0.2))
+        self.enter = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, settings.width), nn.Dropout(settings.dropout))
         self.conformer = conformer(settings.width, HEADS, 4 * settings.width, LAYERS, KERNEL, 0.1)
         self.dense = nn.Linear(2 * settings.width, n_labels)
 
@@ -226,14 +235,16 @@ class LayerModules(nn.Module):
     def __init__(self, shape: Sequence[int], settings: BaselineSettings) -> None:
         super().__init__()
         (n_layers, dim), width = shape, settings.width
-        self.reduce = nn.ModuleList(
-            nn.Sequential(nn.LayerNorm(dim), nn.Dropout(0.2), nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width))
-            for _ in range(n_layers)
-        )
+        self.reduce = nn.ModuleList(_reduction(dim, width, settings.dropout) for _ in range(n_layers))
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """`(batch, steps, layers, dim)` to mean and deviation of each over time, `(batch, layers, 2 * width)`."""
         return torch.stack([_over_time(reduce(frames[:, :, i])) for i, reduce in enumerate(self.reduce)], dim=1)
+
+
+def _reduction(dim: int, width: int, dropout: float) -> nn.Sequential:
+    enter = (nn.LayerNorm(dim), nn.Dropout(dropout), nn.Linear(dim, width))
+    return nn.Sequential(*enter, nn.GELU(), nn.Linear(width, width))
 
 
 class AttendedLayers(nn.Module):
@@ -268,7 +279,7 @@ class CombinedLayers(nn.Module):
 
 
 def _classifier(settings: BaselineSettings, n_labels: int) -> nn.Sequential:
-    return nn.Sequential(nn.Dropout(0.2), nn.Linear(2 * settings.width, n_labels))
+    return nn.Sequential(nn.Dropout(settings.dropout), nn.Linear(2 * settings.width, n_labels))
 
 
 Build = Callable[[Sequence[int], int, BaselineSettings], nn.Module]
@@ -286,7 +297,7 @@ def network(build: Build, task: Task, listener: Callable[[int], None]) -> NDArra
         torch.manual_seed(settings.seed * 1_000 + task.number)
         shape = task.source.gather([fold.train[0]], 1)[0].shape[1:]
         model = build(shape, task.n_labels, settings).to(device)
-        optimizer = torch.optim.Adam(model.parameters(), lr=settings.learning_rate)
+        optimizer = torch.optim.AdamW(model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         true = torch.from_numpy(task.true(fold.validation))
         lowest, best, since = np.inf, copy.deepcopy(model.state_dict()), 0
         for epoch in range(1, settings.max_epochs + 1):

@@ -12,15 +12,16 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
+from ser.corpora.folds import Fold
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import (
     AttendedLayers,
@@ -48,6 +49,7 @@ from ser.training.trainer import EpochReport
 FILE = "baselines.json"
 
 Listener = Callable[[str, int, int], None]
+Source = Callable[[], FrameSource]
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,11 @@ class Model:
     @property
     def uses_encoder(self) -> bool:
         return self.needs in ("frames", "layers", "front")
+
+    @property
+    def is_network(self) -> bool:
+        """Whether `BaselineSettings` say how it is trained; the linear models choose their strength themselves."""
+        return isinstance(self.fit, partial)
 
 
 MODELS: dict[str, Model] = {
@@ -91,6 +98,24 @@ class Encoded:
     frames: FrameSource
     layers: Callable[[], FrameSource]
     reference: EncoderReference
+
+
+class Chooser(Protocol):
+    """Searches the settings of each model on validation speakers, with the same number of trials for all."""
+
+    note: str  # on what that is worth
+
+    @property
+    def n_trials(self) -> int:
+        """Of each search."""
+
+    def bigru(self, run: str, corpus: Corpus, one: Encoded, given: CrossvalSettings) -> CrossvalSettings:
+        """The best settings found for the Bi-GRU."""
+
+    def network(
+        self, run: str, about: dict[str, Any], given: BaselineSettings, accuracy: Callable[[BaselineSettings], float]
+    ) -> BaselineSettings:
+        """The best settings found for another network, whose accuracy on validation speakers can be asked for."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +169,7 @@ class Comparison:
         folder: for `baselines.json` and a sub-folder for each run.
         listener: called after each epoch with the name of the run, the number of the fold and the epoch.
         should_stop: asked after each fold, and by the Bi-GRU after each epoch.
+        chooser: searches the settings of "bigru" and of the other networks; None takes them as given.
     """
 
     corpus: Corpus
@@ -152,6 +178,7 @@ class Comparison:
     folder: Path
     listener: Listener = lambda run, fold, epoch: None
     should_stop: Callable[[], bool] = lambda: False
+    chooser: Chooser | None = None
 
     def run(self, names: Sequence[str]) -> dict[str, Any]:
         """Run every model, those on frames with each encoder; returns the content of `baselines.json`.
@@ -163,10 +190,13 @@ class Comparison:
         settings, shared = self.settings.crossval, self._identity(self.encoded[0])
         claim_folder(self.folder, {"settings": shared["settings"], "corpus": shared["corpus"]})
         rows: list[dict[str, Any]] = []
+        protocol, chooser = settings.protocol(len(settings.folds(self.corpus))), self.chooser
+        if chooser:
+            protocol += f"; settings of each network by {chooser.n_trials} trials: {chooser.note}"
         content = {
             "kind": "baselines",
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "protocol": settings.protocol(len(settings.folds(self.corpus))),
+            "protocol": protocol,
             "settings": settings_to_dict(self.settings),
             "corpus": shared["corpus"],
             "labels": list(self.corpus.emotions),
@@ -184,7 +214,7 @@ class Comparison:
         """The names, the paper's Bi-GRU before any other; where both have the same settings, it alone."""
         settings, among = self.settings, "bigru" in names or "paper" in names
         others = [name for name in names if name != "paper"]
-        if settings.of_bigru("bigru") == settings.of_bigru("paper"):
+        if settings.of_bigru("bigru") == settings.of_bigru("paper") and not self.chooser:
             others = [name for name in others if name != "bigru"]
         return ["paper", *others] if among else others
 
@@ -216,37 +246,61 @@ class Comparison:
             self.listener(run, fold, report.epoch)
 
         settings, folder = self.settings.of_bigru(name), self.folder / run
+        if self.chooser and name == "bigru":
+            settings = self.chooser.bigru(run, self.corpus, one, settings)
         crossval = Crossval(self.corpus, one.frames, one.reference, settings, folder)
         return crossval.run_once(listener, self.should_stop, final=False)
 
     def _baseline(self, name: str, run: str, one: Encoded) -> dict[str, Any]:
-        folder, labels = self.folder / run, self.corpus.emotions
-        about = {"model": name, "baseline": settings_to_dict(self.settings.baseline), **self._identity(one)}
+        folder, labels, settings = self.folder / run, self.corpus.emotions, self.settings.baseline
+        about = {"model": name, **self._identity(one)}
         if not MODELS[name].uses_encoder:
             del about["encoder"]
+        source = cache(lambda: self._source(MODELS[name].needs, one))
+        if self.chooser and MODELS[name].is_network:
+            accuracy = partial(self._validation_accuracy, name, run, source)
+            settings = self.chooser.network(run, about, settings, accuracy)
+        about["baseline"] = settings_to_dict(settings)
         claim_folder(folder, about)
         if (folder / "result.json").exists():
             return read_json(folder / "result.json")
-        probabilities, fold_of = self._predictions(name, run, one)
+        probabilities, fold_of = self._predictions(name, run, source, settings)
         speakers = [utterance.speaker for utterance in self.corpus.utterances]
         scores = score(self.corpus.targets, probabilities, speakers, labels).to_dict()
         table = predictions_table(self.corpus, probabilities, fold_of)
         write_atomically(folder / "predictions.csv", table.encode())
         return {**about, "labels": list(labels), "pooled": scores}
 
-    def _predictions(self, name: str, run: str, one: Encoded) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    def _predictions(
+        self, name: str, run: str, source: Source, settings: BaselineSettings
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """`(utterances, labels)` probabilities of every utterance by the fold that tests it, and which that is."""
-        fit, targets, n_labels = MODELS[name].fit, self.corpus.targets, len(self.corpus.emotions)
-        assert fit is not None
-        source = self._source(MODELS[name].needs, one)
-        probabilities, fold_of = np.zeros((len(targets), n_labels)), np.zeros(len(targets), dtype=np.int64)
+        n = len(self.corpus.utterances)
+        probabilities, fold_of = np.zeros((n, len(self.corpus.emotions))), np.zeros(n, dtype=np.int64)
         for number, fold in enumerate(self.settings.crossval.folds(self.corpus)):
-            if self.should_stop():
-                raise Stopped(f"Stopped before fold {number + 1} of {run}. Run the same command again to resume.")
-            task = Task(source, targets, n_labels, fold, self.settings.baseline, number)
-            probabilities[list(fold.test)] = fit(task, partial(self.listener, run, number))
+            probabilities[list(fold.test)] = self._fitted(name, run, source, settings, number, fold)
             fold_of[list(fold.test)] = number
         return probabilities, fold_of
+
+    def _validation_accuracy(self, name: str, run: str, source: Source, settings: BaselineSettings) -> float:
+        """Accuracy on the validation speakers, mean of the folds; nobody of a test part is heard."""
+        shares = []
+        for number, fold in enumerate(self.settings.crossval.folds(self.corpus)):
+            unseen = replace(fold, test=fold.validation)
+            predicted = self._fitted(name, run, source, settings, number, unseen).argmax(axis=1)
+            shares.append(np.mean(predicted == self.corpus.targets[list(fold.validation)]))
+        return float(np.mean(shares))
+
+    def _fitted(
+        self, name: str, run: str, source: Source, settings: BaselineSettings, number: int, fold: Fold
+    ) -> NDArray[np.float64]:
+        """`(test utterances, labels)` probabilities of a model that was fitted on a fold."""
+        if self.should_stop():
+            raise Stopped(f"Stopped before fold {number + 1} of {run}. Run the same command again to resume.")
+        fit = MODELS[name].fit
+        assert fit is not None
+        task = Task(source(), self.corpus.targets, len(self.corpus.emotions), fold, settings, number)
+        return fit(task, partial(self.listener, run, number))
 
     def _source(self, needs: str, one: Encoded) -> FrameSource:
         """What a model learns from: frames, or one row an utterance of openSMILE's functionals."""

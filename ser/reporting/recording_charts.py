@@ -37,6 +37,42 @@ def waveform_envelope(waveform: ArrayLike, rate_hz: int, stretches: int = 600) -
     return Envelope(starts / rate_hz, low, high, len(samples) / rate_hz)
 
 
+def spectrogram(waveform: ArrayLike, rate_hz: int, columns: int = 400, bands: int = 64) -> NDArray[np.float32]:
+    """Level in dB below the loudest, (bands, columns), of equal bands of frequency up to half the rate.
+
+    Windows of 25 ms, no more of them than a screen can show, so that a long recording stays a small figure.
+    """
+    samples, width = np.asarray(waveform, dtype=np.float32), round(0.025 * rate_hz)
+    starts = np.linspace(0, max(0, len(samples) - width), columns).astype(np.int64)
+    padded = np.pad(samples, (0, max(0, width - len(samples))))
+    power = np.abs(np.fft.rfft(padded[starts[:, None] + np.arange(width)] * np.hanning(width))) ** 2
+    edges = np.linspace(0, power.shape[1], bands, endpoint=False).astype(np.int64)
+    level_db = 10 * np.log10(np.maximum(np.add.reduceat(power, edges, axis=1), 1e-12))
+    return np.maximum(level_db - level_db.max(), -70).T.astype(np.float32)
+
+
+def with_spectrogram(figure: go.Figure, waveform: ArrayLike, rate_hz: int, words: Mapping[str, str]) -> go.Figure:
+    """A timeline with two buttons that show either the waveform or a spectrogram in its place.
+
+    words: of "waveform" and "spectrogram".
+    """
+    samples = np.asarray(waveform, dtype=np.float32)
+    level_db = np.round(spectrogram(samples, rate_hz)).astype(np.int8)
+    peak = float(np.abs(samples).max(initial=1e-6))
+    x, y = (np.linspace(0, len(samples) / rate_hz, level_db.shape[1]), np.linspace(-peak, peak, len(level_db)))
+    figure.add_trace(
+        go.Heatmap(x=x, y=y, z=level_db, colorscale="Cividis", showscale=False, visible=False, hoverinfo="skip"), 1, 1
+    )
+    others = len(figure.data) - 3  # the first two traces are the waveform
+    buttons = [
+        {"label": words[name], "method": "restyle", "args": ["visible", [not on, not on, *[True] * others, on]]}
+        for name, on in (("waveform", False), ("spectrogram", True))
+    ]
+    below = {"x": 0, "xanchor": "left", "y": -0.16, "yanchor": "top"}
+    look = {"type": "buttons", "direction": "right", "bgcolor": "white", "font": {"color": "#333"}}
+    return figure.update_layout(updatemenus=[{"buttons": buttons, **look, **below}], margin_b=84, height=466)
+
+
 def timeline_figure(
     envelope: Envelope,
     start_s: NDArray[np.float64],

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.errors import JobError
+from ser.errors import JobError, SettingsError
 from ser.scoring.metrics import confusion, paired_difference
 
 COLUMNS = ("file", "speaker", "fold", "emotion", "predicted")
@@ -63,6 +63,22 @@ def difference(first: Sequence[Row], second: Sequence[Row], labels: Sequence[str
     (true, ours, _), (_, theirs, _) = (arrays(rows, labels) for rows in (first, second))
     speakers = [row["speaker"] for row in first]
     return paired_difference(true, ours, theirs, speakers, len(labels)).to_dict()
+
+
+def contribution(candidate: Path, reference: Path, labels: Sequence[str]) -> dict[str, Any]:
+    """Candidate minus reference in WA and UAR, from the `predictions.csv` of two run folders.
+
+    Raises:
+        SettingsError: they did not test the same recordings in the same folds.
+    """
+    pair = [read_predictions(folder / "predictions.csv") for folder in (candidate, reference)]
+    tested = [[(row["file"], row["fold"], row["emotion"]) for row in rows] for rows in pair]
+    if tested[0] != tested[1]:
+        raise SettingsError(
+            f"{candidate} and {reference} did not test the same recordings in the same folds. "
+            "Delete the older folder and run it again."
+        )
+    return difference(pair[0], pair[1], labels)
 
 
 def arrays(rows: Sequence[Row], labels: Sequence[str]) -> Arrays:

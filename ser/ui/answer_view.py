@@ -70,7 +70,7 @@ def meaning(answer: Answer, language: str) -> str:
 
 def timeline_chart(answer: Answer, language: str) -> Any:
     """The waveform above the probabilities over time, as a plotly figure; None without a timeline."""
-    from ser.reporting.recording_charts import timeline_figure, waveform_envelope
+    from ser.reporting.recording_charts import timeline_figure, waveform_envelope, with_spectrogram
 
     moves = answer.prediction.timeline
     if moves is None:
@@ -84,7 +84,10 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     figure = timeline_figure(envelope, moves.start_s + begin, moves.end_s + begin, moves.probabilities, labels, words)
     figure.update_xaxes(range=[begin, end], **ticks_between(begin, end, STEPS_S, language))
     figure.update_yaxes(**share_ticks(language), row=2, col=1)
-    return figure
+    if answer.live:  # drawn twice a second
+        return figure
+    shown = {key: say(key, language) for key in ("waveform", "spectrogram")}
+    return with_spectrogram(figure, answer.samples, SAMPLE_RATE_HZ, shown)
 
 
 def row_of(answer: Answer) -> dict[str, Any]:

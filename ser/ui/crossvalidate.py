@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 
 from ser.ui.context import Context, translated
 from ser.ui.corpora import DEMO
-from ser.ui.job_tab import JobTab, Update
+from ser.ui.job_tab import AT_ONCE, JobTab, Update
 from ser.ui.jobs import JobStatus
-from ser.ui.run_settings import CROSSVAL_NUMBERS, OPTIMIZERS, choice, options
-from ser.ui.run_view import curves_figure, fold_table, matrices_figure, matrices_of, state_box
+from ser.ui.run_settings import CROSSVAL_NUMBERS, OPTIMIZERS
+from ser.ui.run_view import curves_figure, difference_box, fold_table, matrices_figure, matrices_of, state_box, title
 from ser.ui.runs import Run
 from ser.ui.training_texts import TEXTS as TEXTS
 from ser.ui.training_texts import say
@@ -29,6 +28,7 @@ class CrossvalidateTab(JobTab):
     """Cross-validations."""
 
     kind, numbers = "cv", CROSSVAL_NUMBERS
+    chosen = ("optimizer", OPTIMIZERS)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, "runs", Run)
@@ -49,10 +49,6 @@ class CrossvalidateTab(JobTab):
         """The values of a preset: one that learns the demonstration quickly, or the paper's best configuration."""
         return [*super().preset(is_quick), "adam" if is_quick else "sgd"]
 
-    def words(self, values: Sequence[Any]) -> list[str]:
-        *numbers, optimizer = values or (None,)
-        return [*options(self.numbers, numbers), *choice("optimizer", optimizer, OPTIMIZERS)]
-
     def command(self, run: Run) -> list[str]:
         return ["crossval", "--out", str(run.folder)]
 
@@ -68,18 +64,33 @@ class CrossvalidateTab(JobTab):
         self.matrices = gr.Plot(
             label=translated("ser_cv_matrices"), visible=False, elem_id="cv-matrices", elem_classes="chart"
         )
-        return [self.curves, self.table, self.about_matrices, self.matrices]
+        about: dict[str, Any] = {"visible": False, "elem_id": "cv-other", "allow_custom_value": True}
+        self.other = gr.Dropdown([], label=translated("ser_cv_compare"), **about)
+        self.difference = gr.HTML(elem_id="cv-difference")
+        inputs = [self.other, self.run, self.context.language]
+        self.other.input(self.compare, inputs, self.difference, **AT_ONCE)
+        return [self.curves, self.table, self.about_matrices, self.matrices, self.other, self.difference]
+
+    def compare(self, other: str, chosen: str, language: str) -> str:
+        """How much better the run that is chosen is than another."""
+        run, reference = self.runs.find(chosen), self.runs.find(other)
+        return difference_box(run, reference, language) if run and reference else ""
 
     def more(self, run: Run | None, language: str, columns: int) -> Update:
         progress = run.read("progress.json") if run else None
         if run is None or progress is None or not progress["epoch"]:
             hidden = gr.Plot(visible=False)
-            return {self.curves: hidden, self.table: "", self.about_matrices: "", self.matrices: hidden}
+            closed: Update = {self.other: gr.Dropdown(visible=False), self.difference: ""}
+            return {self.curves: hidden, self.table: "", self.about_matrices: "", self.matrices: hidden} | closed
         result = run.result
+        tested = [one for one in map(self.runs.find, self.runs.names()) if one and one.result and one != run]
+        others = [(title(one, language), one.name) for one in tested] if result else []
         matrices = matrices_figure(matrices_of(progress, result), progress["labels"], language, columns)
         return {
             self.curves: gr.Plot(curves_figure(progress, language), visible=True),
             self.table: fold_table(progress, result, language),
             self.about_matrices: say("matrices_now" if result is None else "matrices_test", language),
             self.matrices: gr.Plot(matrices, visible=True),
+            self.other: gr.Dropdown(others, value=None, visible=bool(others)),
+            self.difference: "",
         }

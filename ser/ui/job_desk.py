@@ -21,7 +21,7 @@ from ser.ui import jobs
 from ser.ui.corpora import has_folds
 from ser.ui.model import without_folders
 from ser.ui.owner import NotOwner
-from ser.ui.run_settings import Number
+from ser.ui.run_settings import Number, choice, option, options, values_of
 from ser.ui.run_view import title
 from ser.ui.runs import DOWNLOADS, LATEST, Run, Runs
 from ser.ui.texts import emotion_name
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from ser.ui.context import Context
 
 FOLD_OPTIONS = ("--folds", "--seed")
-ACTIONS = ("stop", "resume", "use", "train", "delete")
+ACTIONS = ("stop", "resume", "use", "train", "adopt", "delete")
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Outcome:
         kind: of the box around it.
         offer, label: what a further button would do ("folds 4", "delete NAME"), and what is written on it.
         show: which run is shown from now on; None leaves the one that is chosen.
+        settings: corpus and values for the form; a corpus of None, and no settings, leave what is there.
     """
 
     said: str
@@ -55,6 +56,7 @@ class Outcome:
     offer: str = ""
     label: str = ""
     show: str | None = None
+    settings: tuple[str | None, list[Any]] | None = None
 
 
 class JobDesk(ABC):
@@ -62,14 +64,16 @@ class JobDesk(ABC):
 
     kind: ClassVar[str]  # "cv" or "tune": begins the ids of its components and the keys of its own sentences
     numbers: ClassVar[Sequence[Number]]
+    chosen: ClassVar[tuple[str, Sequence[str]]]  # the option behind the numbers that takes one of several words
 
     def __init__(self, context: Context, folder: str, kind_of_run: type[Run]) -> None:
         self.context, self.data = context, context.settings.data.resolve()
         self.runs = Runs(self.data / folder, kind_of_run)
 
-    @abstractmethod
     def words(self, values: Sequence[Any]) -> list[str]:
         """The options of the command for the values of the settings; raises `Problem` where one makes no sense."""
+        *numbers, word = values or (None,)
+        return [*options(self.numbers, numbers), *choice(self.chosen[0], word, self.chosen[1])]
 
     @abstractmethod
     def command(self, run: Run) -> list[str]:
@@ -159,6 +163,15 @@ class JobDesk(ABC):
         """Train the best configuration of a study; a cross-validation has none."""
         raise Problem("no_model", kind=self.kind)
 
+    def adopt(self, language: str, name: str) -> Outcome:
+        """Fill the form with the corpus and the settings of a run."""
+        words = self.as_started(self.run_of(name, "gone", "adopt"))
+        option_name, choices = self.chosen
+        corpora, place = self.context.corpora, option(words, "--corpus", "")
+        corpus = next((known for known in corpora.names if str(corpora.folder(known)) == place), None)
+        values = [*values_of(self.numbers, words), option(words, f"--{option_name}", choices[0])]
+        return Outcome(say("adopted", language), settings=(corpus, values))
+
     def delete(self, language: str, name: str) -> Outcome:
         """Ask whether to delete a run."""
         run = self.run_of(name, "gone", "delete")
@@ -185,9 +198,10 @@ class JobDesk(ABC):
     def allowed(self, run: Run, status: jobs.JobStatus) -> set[str]:
         """Which of `ACTIONS` make sense now."""
         if status.state == "running":
-            return {"stop"}
+            return {"stop", "adopt"}
         can_resume = status.state in ("stopped", "failed") and bool(status.command)
-        return {"delete", *(["resume"] if can_resume else []), *(["use"] if run.model() else [])}
+        possible = {"delete": True, "resume": can_resume, "use": run.model() is not None, "adopt": bool(status.command)}
+        return {action for action, is_possible in possible.items() if is_possible}
 
     def as_started(self, run: Run) -> list[str]:
         """The command that resumes a run."""

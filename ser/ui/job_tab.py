@@ -97,7 +97,7 @@ class JobTab(JobDesk):
             label = translated("ser_job_encoder")
             encoder = gr.Dropdown(encoders, value=encoders[0], label=label, visible=len(encoders) > 1)
             name = gr.Textbox(label=translated("ser_job_name"), max_length=40, elem_id=f"{kind}-name")
-            values = self.settings(self.corpus)
+            self.values = values = self.settings(self.corpus)
         self.corpus.input(self.facts, [self.corpus, self.context.language], self.corpus, **AT_ONCE)
         return [self.corpus, encoder, name, *values]
 
@@ -116,11 +116,12 @@ class JobTab(JobDesk):
     def fill_in(self, chosen: Any, quick: str, values: Callable[[bool], list[Any]], places: Sequence[Any]) -> None:
         """Let a choice set `places` to `values(chosen == quick)`.
 
-        In the browser: an answer of the server could come after what was typed next, and write over it.
+        In the browser: an answer of the server could come after what was typed next, and write over it. When something
+        is chosen: Gradio's `input` comes again when a list is left.
         """
         is_quick, *filled = map(json.dumps, (quick, values(True), values(False)))
         js = f"(chosen) => chosen === {is_quick} ? {filled[0]} : {filled[1]}"
-        chosen.input(None, chosen, places, js=js, **PRIVATE)
+        chosen.select(None, chosen, places, js=js, **PRIVATE)
 
     def _run_places(self) -> None:
         """Which run, how it stands, its buttons and notes."""
@@ -146,10 +147,10 @@ class JobTab(JobDesk):
         self.asking = {"fn": self.news, "inputs": asked, "outputs": shown, **AT_ONCE}
         timer = gr.Timer(TICK_S, active=False)
         self.context.timers.append((tab, timer))
-        timer.tick(**self.asking, trigger_mode="once")
+        # One at a time: the answer to a tick never comes after that to a choice.
+        gr.on([timer.tick, self.run.input], **self.asking, trigger_mode="always_last")
         word = "run" if self.kind == "cv" else "study"
         self.noting = {"inputs": self.run, "js": NOTE_JS.replace("KIND", word), **PRIVATE}
-        self.run.input(**self.asking)
         self.run.input(None, **self.noting)
         opened = tab.select(None, self.run, [self.run, columns], js=OPENED_JS.replace("KIND", word), **PRIVATE)
         opened = opened.then(**self.asking)
@@ -165,7 +166,12 @@ class JobTab(JobDesk):
 
         def act(request: gr.Request, secret: str, language: str, *values: Any) -> Update:
             outcome = self.press(action, values, secret, language, request)
-            return {
+            form: Update = {}
+            if outcome.settings:
+                corpus, filled = outcome.settings
+                form = dict(zip(self.values, filled, strict=True))
+                form[self.corpus] = self.facts(corpus, language, value=corpus) if corpus else gr.skip()
+            return form | {
                 self.message: box(outcome.kind, *map(paragraph, outcome.said.split("\n"))),
                 self.offer: gr.Button(outcome.label, visible=bool(outcome.offer)),
                 self.offered: outcome.offer,
@@ -176,7 +182,7 @@ class JobTab(JobDesk):
             return box("problem", paragraph(say("not_sent", language)))
 
         pressed = button.click(wait, language, [self.message, self.offer], **AT_ONCE)
-        places = [self.message, self.offer, self.offered, self.run]
+        places = [self.message, self.offer, self.offered, self.run, self.corpus, *self.values]
         done = pressed.then(act, [self.context.session, language, *inputs], places, **PRIVATE)
         done.failure(fail, language, self.message, **AT_ONCE)  # gradio refused a value before `act` saw it
         done = done.then(**self.asking)
@@ -235,14 +241,14 @@ class JobTab(JobDesk):
         }
         return shown + "".join(paragraph(say(key, language), "quiet") for key in notes if notes[key])
 
-    def facts(self, corpus: str, language: str) -> gr.Dropdown:
+    def facts(self, corpus: str, language: str, **more: str) -> Any:
         """How large a corpus is, below its name."""
         try:
             found = self.context.corpora.read(corpus)
         except SerError as error:
-            return gr.Dropdown(info=without_folders(str(error)))
+            return gr.update(info=without_folders(str(error)), **more)
         spoken = [one.emotion for one in found.utterances]
         counts = [f"{emotion_name(label, language)} {spoken.count(label)}" for label in found.emotions]
         emotions = localised(("، " if language == "fa" else ", ").join(counts), language)
         sizes: dict[str, Any] = {"clips": len(spoken), "speakers": len(found.speakers)}
-        return gr.Dropdown(info=say("corpus_facts", language, emotions=emotions, **sizes))
+        return gr.update(info=say("corpus_facts", language, emotions=emotions, **sizes), **more)

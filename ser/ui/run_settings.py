@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 from ser.ui.training_texts import Problem
@@ -60,11 +61,30 @@ def options(numbers: Sequence[Number], values: Sequence[object]) -> list[str]:
     return [part for pair in zip(flags, words, strict=True) for part in pair]
 
 
+def values_of(numbers: Sequence[Number], words: Sequence[str]) -> list[float]:
+    """The values of numbers in the options of a command; the paper's where an option is missing or no number."""
+    return [_read(number, option(words, f"--{number.name.replace('_', '-')}", "")) for number in numbers]
+
+
+def option(words: Sequence[str], flag: str, otherwise: str) -> str:
+    """The word behind a flag of a command, the last one where it stands twice."""
+    found = [word for before, word in pairwise(words) if before == flag]
+    return found[-1] if found else otherwise
+
+
 def choice(name: str, value: object, choices: Sequence[str]) -> list[str]:
     """The option for one of several words; raises `Problem` where it is none of them."""
     if value not in choices:
         raise Problem("bad_choice", setting=f"ser_job_{name}", choices=", ".join(choices))
     return [f"--{name}", str(value)]
+
+
+def _read(number: Number, word: str) -> float:
+    try:
+        value = float(word) / number.unit
+    except ValueError:
+        return number.paper
+    return int(value) if value.is_integer() else value
 
 
 def _checked(number: Number, value: object) -> str:

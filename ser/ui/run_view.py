@@ -16,7 +16,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from ser.errors import SerError
 from ser.scoring.metrics import accuracy_and_uar
+from ser.scoring.predictions import contribution
 from ser.ui.corpora import DEMO
 from ser.ui.html import box, paragraph, percent
 from ser.ui.jobs import STAGE, JobStatus
@@ -137,6 +139,20 @@ def test_scores(result: Content | None, language: str) -> list[str]:
         protocol = say("protocol", language, folds=len(result["folds"]))
     facts = [paragraph(fact, "facts") for fact in (protocol, say("intervals", language))]
     return [paragraph(say("scores_test", language, **values)), *facts]
+
+
+def difference_box(run: Run, other: Run, language: str) -> str:
+    """What a tested run gains over another that tested the same recordings in the same folds, with intervals."""
+    try:
+        result = run.result or {}
+        found = contribution(run.folder, other.folder, result["labels"])
+    except (SerError, KeyError):  # other recordings, other emotions, or nothing that can be read
+        return box("problem", paragraph(say("not_comparable", language)))
+    values: dict[str, Any] = {"other": title(other, language), "clips": int(np.sum(result["pooled_confusion"]))}
+    for key in ("wa", "uar"):
+        value, low, high = (percent(found[key][part]) for part in ("value", "low", "high"))
+        values |= {key: value, f"{key}_range": say("range", language, low=low, high=high)}
+    return box("sure", paragraph(say("compared", language, **values)), paragraph(say("intervals", language), "facts"))
 
 
 def fold_table(progress: Content, result: Content | None, language: str) -> str:

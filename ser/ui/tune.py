@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -16,7 +15,7 @@ from ser.ui.html import paragraph
 from ser.ui.job_desk import Outcome
 from ser.ui.job_tab import JobTab, Update
 from ser.ui.jobs import JobStatus
-from ser.ui.run_settings import SAMPLERS, TUNE_NUMBERS, choice, options
+from ser.ui.run_settings import SAMPLERS, TUNE_NUMBERS
 from ser.ui.runs import Run, Study
 from ser.ui.training_texts import TEXTS as TEXTS
 from ser.ui.training_texts import say
@@ -36,6 +35,7 @@ class TuneTab(JobTab):
     """Searches."""
 
     kind, numbers = "tune", TUNE_NUMBERS
+    chosen = ("sampler", SAMPLERS)
 
     def __init__(self, context: Context) -> None:
         super().__init__(context, "studies", Study)
@@ -51,10 +51,6 @@ class TuneTab(JobTab):
         sampler = gr.Radio(samplers, value=SAMPLERS[0], label=label, elem_id="tune-sampler")
         self.fill_in(corpus, DEMO, self.preset, numbers)
         return [*numbers, sampler]
-
-    def words(self, values: Sequence[Any]) -> list[str]:
-        *numbers, sampler = values or (None,)
-        return [*options(self.numbers, numbers), *choice("sampler", sampler, SAMPLERS)]
 
     def command(self, run: Run) -> list[str]:
         return ["tune", "--study", run.name, "--out", str(self.runs.folder)]

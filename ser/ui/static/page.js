@@ -152,6 +152,52 @@ window.ser = (() => {
   addEventListener("pointerdown", loadCharts, { once: true, capture: true });
   addEventListener("keydown", loadCharts, { once: true, capture: true });
 
+  // A line in the chart stands where the player is, and a press in the chart plays from there, where both are of the
+  // same recording. Gradio's player keeps its sound in a shadow tree.
+  const playHead = document.createElement("i");
+  playHead.className = "play-head";
+  const played = () => {
+    const chart = document.querySelector("#timeline .js-plotly-plot");
+    const sound = document.querySelector("#recording #waveform > div")?.shadowRoot?.querySelector("audio");
+    const { xaxis, _size } = chart?._fullLayout || {};
+    const isOne = xaxis && sound && Math.abs(sound.duration - xaxis._rangeInitial1) < 0.5;
+    return isOne ? { chart, sound, axis: xaxis, size: _size } : {};
+  };
+  setInterval(() => {
+    const { chart, sound, axis, size } = played();
+    const x = sound?.currentTime > 0 ? axis.l2p(sound.currentTime) : -1;
+    playHead.hidden = !(x >= 0 && x <= axis._length);
+    if (playHead.hidden) return;
+    if (playHead.parentElement !== chart) chart.append(playHead);
+    Object.assign(playHead.style, { left: `${axis._offset + x}px`, top: `${size.t}px`, height: `${size.h}px` });
+  }, 50);
+  let held = null;
+  document.addEventListener("pointerdown", (event) => { held = event; }, true);
+  document.addEventListener("pointerup", (event) => {
+    const { chart, sound, axis, size } = played();
+    if (!chart?.contains(held?.target) || held.target.closest(".legend, .modebar, .updatemenu-container")) return;
+    if (Math.hypot(event.clientX - held.clientX, event.clientY - held.clientY) > 3) return; // a part was chosen
+    const place = chart.getBoundingClientRect();
+    const [x, y] = [event.clientX - place.left - axis._offset, event.clientY - place.top - size.t];
+    if (x < 0 || x > axis._length || y < 0 || y > size.h) return;
+    sound.currentTime = axis.p2l(x);
+    sound.play();
+  }, true);
+
+  // How far a training is stands in the window's title while it runs, and how it ended until somebody looks.
+  let title = "", isWatched = false;
+  setInterval(() => {
+    const box = [...document.querySelectorAll("#cv-state .box, #tune-state .box")].find((one) => one.offsetParent);
+    const isRunning = box?.classList.contains("running");
+    const heading = box?.querySelector("h2")?.textContent;
+    if (!isRunning && !isWatched) {
+      title = document.title;
+      return;
+    }
+    isWatched = isRunning || Boolean(heading && document.hidden);
+    document.title = isWatched ? `${heading} · ${title}` : title;
+  }, 1000);
+
   // One answer at a time: a press while one is being computed waits for it, and says so in the place of the answer.
   let presses = 0, pressed = 0, isWorking = false;
   document.addEventListener("click", (event) => {
