@@ -203,7 +203,7 @@ def write_predictions(folder: Path, n_right: int, labels: Sequence[str] = EMOTIO
 def test_a_run_is_compared_with_another_that_tested_the_same(tab):
     write_predictions(tab.runs.folder / DEMO_RUN, n_right=9)
     write_predictions(tab.runs.folder / SHEMO, n_right=6)
-    for language, points, other in (("en", "25", "shemo, 2026-11-20 10:11"), ("fa", "۲۵", "shemo")):
+    for language, points, other in (("en", "+25.0", "shemo, 2026-11-20 10:11"), ("fa", "\u200e+۲۵٫۰ واحد", "shemo")):
         said = tab.compare(SHEMO, LATEST, language)
         assert all(part in said for part in (points, other, "box sure"))
     assert "-25.0 points [-41.7 – -8.3]" in tab.compare(DEMO_RUN, SHEMO, "en")

@@ -24,7 +24,7 @@ from ser.experiments.comparison import Encoded
 from ser.training.settings import CrossvalSettings
 from ser.tuning.sampler import sampler
 from ser.tuning.search import NOT_NESTED, ChosenSettings, Event, Search, best_trial
-from ser.tuning.space import TuningSettings, check_study_name, trial_settings
+from ser.tuning.space import TuningSettings, check_study_name, suggest, trial_settings
 from ser.tuning.storage import IDENTITY, METRIC
 
 Listener = Callable[[str, int, float | None], None]
@@ -98,10 +98,13 @@ class EqualBudgets:
             study.enqueue_trial({name: getattr(given, name) for name in space})
         if study.user_attrs.get(IDENTITY) != identity:
             raise SettingsError(f"The search of {run} was made with something else; choose another folder.")
+
+        def objective(trial: optuna.Trial) -> float:
+            value = accuracy(replace(given, **suggest(trial, space)))
+            self.listener(run, trial.number, value)
+            return value
+
         while (n_done := len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))) < self.n_trials:
             study.sampler = sampler(self.settings, self.settings.seed + n_done)
-            trial = study.ask(space)
-            value = accuracy(replace(given, **trial.params))
-            study.tell(trial, value)
-            self.listener(run, trial.number, value)
+            study.optimize(objective, n_trials=1)
         return replace(given, **best_trial(study).params)

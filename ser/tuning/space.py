@@ -92,7 +92,7 @@ def suggest(trial: optuna.Trial, space: Space) -> dict[str, Any]:
         if isinstance(part, IntDistribution):
             chosen[name] = trial.suggest_int(name, part.low, part.high, step=part.step)
         elif isinstance(part, FloatDistribution):
-            chosen[name] = trial.suggest_float(name, part.low, part.high, step=part.step)
+            chosen[name] = trial.suggest_float(name, part.low, part.high, step=part.step, log=part.log)
         elif isinstance(part, CategoricalDistribution):
             chosen[name] = trial.suggest_categorical(name, part.choices)
     return chosen

@@ -150,9 +150,15 @@ def difference_box(run: Run, other: Run, language: str) -> str:
         return box("problem", paragraph(say("not_comparable", language)))
     values: dict[str, Any] = {"other": title(other, language), "clips": int(np.sum(result["pooled_confusion"]))}
     for key in ("wa", "uar"):
-        value, low, high = (percent(found[key][part]) for part in ("value", "low", "high"))
+        value, low, high = (_signed(found[key][part], language) for part in ("value", "low", "high"))
         values |= {key: value, f"{key}_range": say("range", language, low=low, high=high)}
     return box("sure", paragraph(say("compared", language, **values)), paragraph(say("intervals", language), "facts"))
+
+
+def _signed(share: float, language: str) -> str:
+    """A difference in percentage points; its sign stays before it in a line from right to left, too."""
+    mark = "\u200e" if language == "fa" else ""
+    return mark + localised(f"{100 * share:+.1f}", language)
 
 
 def fold_table(progress: Content, result: Content | None, language: str) -> str:
