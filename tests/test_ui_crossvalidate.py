@@ -451,6 +451,9 @@ def test_what_is_written_in_persian_charts_has_persian_digits() -> None:
         written = [one.text for one in figure.layout.annotations] + [one.ticktext for one in axes]
         written += [trace[part] for trace in figure.data for part in ("text", "hovertext") if trace[part] is not None]
         assert not re.search("[0-9%]", re.sub("<.*?>", "", json.dumps(written, ensure_ascii=False)))
+    assert {trace.hovertemplate for trace in figures[0].data} == {"%{hovertext}<extra></extra>"}
+    assert "بخش ۱، آموزش، دوره‌ی ۲: ۰٫۷۵۰" in figures[0].data[0].hovertext
+    assert "بخش ۱: بهترین دوره ۳، توقف پس از ۳" in figures[0].data[-1].hovertext
     assert len(figures[0].layout.yaxis.ticktext) > 2
     assert figures[1].layout.coloraxis.colorbar.ticktext[1] == "۲۰٪"
     assert curves_figure(told, "en").layout.xaxis.ticktext[0] == "1"
@@ -475,7 +478,7 @@ def test_examples_of_a_read_only_installation_can_be_written_beside(tmp_path: Pa
     shipped = shutil.copytree(ASSETS / "examples", tmp_path / "assets" / "examples")
     for path in (shipped, *shipped.rglob("*")):
         path.chmod(0o555 if path.is_dir() else 0o444)
-    monkeypatch.setattr("ser.ui.runs.ASSETS", tmp_path / "assets")
+    monkeypatch.setattr("ser.ui.runs.EXAMPLES", shipped)
     copy_examples(tmp_path / "data", ["runs", "studies"])
     copied = list((tmp_path / "data").rglob("*"))
     assert len(copied) > 6

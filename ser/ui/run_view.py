@@ -210,7 +210,23 @@ def curves_figure(progress: Content, language: str) -> Any:
     figure.update_xaxes(**ticks(figure.layout.xaxis.tickvals, language))
     if language == "fa" and losses:
         figure.update_yaxes(**ticks_between(min(losses), max(losses), LOSS_STEPS, language))
+        for trace in figure.data:
+            trace.update(hovertext=_hover_texts(trace), hovertemplate="%{hovertext}<extra></extra>")
     return figure
+
+
+def _hover_texts(trace: Any) -> list[str]:
+    """What is said where one points at a curve, in Persian digits; plotly itself would write Latin ones."""
+    texts = []
+    for number, (x, y) in enumerate(zip(trace.x, trace.y, strict=True)):
+        known = [] if trace.customdata is None else np.atleast_1d(trace.customdata[number]).tolist()
+        text = trace.hovertemplate.removesuffix("<extra></extra>")
+        values = {"x": x, "y:.3f": f"{y:.3f}", "customdata": next(iter(known), "")}
+        values |= {f"customdata[{place}]": value for place, value in enumerate(known)}
+        for name, value in values.items():
+            text = text.replace(f"%{{{name}}}", str(value))
+        texts.append(localised(text, "fa"))
+    return texts
 
 
 def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: str, columns: int) -> Any:
