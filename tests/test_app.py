@@ -448,6 +448,7 @@ def test_the_card_shows_scores_with_intervals_and_conditions(context: Context) -
     card = Answering(context).card("en")
     assert "| Accuracy (WA) | 0.610 | 0.550 – 0.670 |" in card
     assert "random weights, for tests only" in card
+    assert "(https://doi.org/10.32523/2306-6172-2026-14-1-4-16)" in card
     assert scores_table({}) == "No scores were measured for this model."
     assert without_front_matter("---\nlicence: x\n---\n# Card") == "# Card"
 

@@ -17,8 +17,8 @@ MEASURES = ("wa", "uar", "macro_f1", "ece")
 
 
 def card(checkpoint: Checkpoint, is_shipped: bool, language: str = "en") -> str:
-    """What is known of a model, as Markdown; the shipped one has a card of its own."""
-    parts = [scores_table(checkpoint.scores, language)]
+    """What is known of a model, and the paper it follows, as Markdown; the shipped one has a card of its own."""
+    parts = [scores_table(checkpoint.scores, language), say("card_paper", language)]
     if is_shipped and CARD.exists():
         parts.append(without_front_matter(CARD.read_text(encoding="utf-8")))
     return "\n\n".join(parts)
