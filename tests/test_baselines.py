@@ -21,8 +21,9 @@ from ser.cli import main
 from ser.cli.baselines import print_comparison
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError, Stopped
-from ser.experiments.baselines import BaselineSettings, Task, linear_svm, logits, mfccs
+from ser.experiments.baselines import BaselineSettings, Task, linear_svm, mfccs
 from ser.experiments.comparison import MODELS, Comparison, ComparisonSettings, Encoded, runnable
+from ser.experiments.networks import logits
 from ser.experiments.published import PUBLISHED
 from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions

@@ -12,7 +12,7 @@ import importlib.util
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,19 +24,15 @@ from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import (
-    AttendedLayers,
     BaselineSettings,
-    CombinedLayers,
-    ConformerHead,
     FrontEnd,
     ListedFrames,
-    MfccCNN,
     Task,
     linear_svm,
     logistic_regression,
     mfccs,
-    network,
 )
+from ser.experiments.networks import AttendedLayers, CombinedLayers, ConformerHead, MfccCNN, network
 from ser.files import claim_folder, read_json, write_atomically, write_json
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
@@ -180,6 +176,11 @@ class Comparison:
     should_stop: Callable[[], bool] = lambda: False
     chooser: Chooser | None = None
 
+    @cached_property
+    def folds(self) -> tuple[Fold, ...]:
+        """Searched once, for every model and trial."""
+        return self.settings.crossval.folds(self.corpus)
+
     def run(self, names: Sequence[str]) -> dict[str, Any]:
         """Run every model, those on frames with each encoder; returns the content of `baselines.json`.
 
@@ -190,7 +191,7 @@ class Comparison:
         settings, shared = self.settings.crossval, self._identity(self.encoded[0])
         claim_folder(self.folder, {"settings": shared["settings"], "corpus": shared["corpus"]})
         rows: list[dict[str, Any]] = []
-        protocol, chooser = settings.protocol(len(settings.folds(self.corpus))), self.chooser
+        protocol, chooser = settings.protocol(len(self.folds)), self.chooser
         if chooser:
             protocol += f"; settings of each network by {chooser.n_trials} trials: {chooser.note}"
         content = {
@@ -277,7 +278,7 @@ class Comparison:
         """`(utterances, labels)` probabilities of every utterance by the fold that tests it, and which that is."""
         n = len(self.corpus.utterances)
         probabilities, fold_of = np.zeros((n, len(self.corpus.emotions))), np.zeros(n, dtype=np.int64)
-        for number, fold in enumerate(self.settings.crossval.folds(self.corpus)):
+        for number, fold in enumerate(self.folds):
             probabilities[list(fold.test)] = self._fitted(name, run, source, settings, number, fold)
             fold_of[list(fold.test)] = number
         return probabilities, fold_of
@@ -285,7 +286,7 @@ class Comparison:
     def _validation_accuracy(self, name: str, run: str, source: Source, settings: BaselineSettings) -> float:
         """Accuracy on the validation speakers, mean of the folds; nobody of a test part is heard."""
         shares = []
-        for number, fold in enumerate(self.settings.crossval.folds(self.corpus)):
+        for number, fold in enumerate(self.folds):
             unseen = replace(fold, test=fold.validation)
             predicted = self._fitted(name, run, source, settings, number, unseen).argmax(axis=1)
             shares.append(np.mean(predicted == self.corpus.targets[list(fold.validation)]))

@@ -11,14 +11,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import save as packed
 
 from ser.errors import SettingsError
 from ser.files import write_atomically
+from ser.states import load_optimizer, optimizer_tensors, part, read_tensors
 from ser.training.trainer import EpochReport, Training, copied_state
 
 
@@ -28,10 +27,7 @@ def save(training: Training, path: Path) -> None:
     if training.average is not None:
         tensors |= {f"average.{key}": value for key, value in copied_state(training.average).items()}
     tensors |= {f"best.{key}": value for key, value in training.best_state.items()}
-    for index, state in training.optimizer.state_dict()["state"].items():
-        for key, value in state.items():
-            if value is not None:
-                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value).clone()
+    tensors |= {f"optimizer.{key}": value for key, value in optimizer_tensors(training.optimizer).items()}
     progress = {
         "epochs": [report.to_dict() for report in training.epochs],
         "best_epoch": training.best_epoch,
@@ -67,18 +63,13 @@ def restore(training: Training, path: Path) -> None:
         SettingsError: the file is damaged or was written with other settings.
     """
     with _usable(path):
-        with safe_open(path, "pt") as file:
-            progress = json.loads(file.metadata()["progress"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-        training.model.load_state_dict(_part(tensors, "model."))
-        training.best_state = _part(tensors, "best.")
+        metadata, tensors = read_tensors(path)
+        progress = json.loads(metadata["progress"])
+        training.model.load_state_dict(part(tensors, "model."))
+        training.best_state = part(tensors, "best.")
         if training.average is not None:
-            training.average.load_state_dict(_part(tensors, "average."))
-        state = training.optimizer.state_dict()
-        for key, value in _part(tensors, "optimizer.").items():
-            index, entry = key.split(".", 1)
-            state["state"].setdefault(int(index), {})[entry] = value
-        training.optimizer.load_state_dict(state)
+            training.average.load_state_dict(part(tensors, "average."))
+        load_optimizer(training.optimizer, part(tensors, "optimizer."))
     training.epochs = [EpochReport(**report) for report in progress["epochs"]]
     best = progress["best_monitored"]
     training.best_epoch, training.best_monitored = progress["best_epoch"], math.inf if best is None else best
@@ -91,7 +82,3 @@ def _usable(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         raise SettingsError(f"The saved state {path} cannot be used ({error}). Delete it to begin anew.") from error
-
-
-def _part(tensors: dict[str, Any], prefix: str) -> dict[str, Any]:
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}

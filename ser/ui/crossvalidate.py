@@ -83,8 +83,8 @@ class CrossvalidateTab(JobTab):
             closed: Update = {self.other: gr.Dropdown(visible=False), self.difference: ""}
             return {self.curves: hidden, self.table: "", self.about_matrices: "", self.matrices: hidden} | closed
         result = run.result
-        tested = [one for one in map(self.runs.find, self.runs.names()) if one and one.result and one != run]
-        others = [(title(one, language), one.name) for one in tested] if result else []
+        tested = [one for one in self.runs.all() if one != run and "result.json" in one.downloads()] if result else []
+        others = [(title(one, language), one.name) for one in tested]
         matrices = matrices_figure(matrices_of(progress, result), progress["labels"], language, columns)
         return {
             self.curves: gr.Plot(curves_figure(progress, language), visible=True),

@@ -112,7 +112,7 @@ class JobDesk(ABC):
         source, folder = self.context.encoders.source(encoder), self.context.corpora.folder(corpus)
         if jobs.is_running(self.data):
             raise Problem("busy")
-        folds, seed = (int(words[words.index(one) + 1]) if one in words else 40 for one in FOLD_OPTIONS)
+        folds, seed = (int(option(words, one, "40")) for one in FOLD_OPTIONS)
         found = self.context.corpora.read(corpus)
         if not has_folds(found, folds, seed):
             fewer = next((n for n in range(folds - 1, 1, -1) if has_folds(found, n, seed)), None)

@@ -192,7 +192,8 @@ class JobTab(JobDesk):
 
     def news(self, seen: str, chosen: str, language: str, columns: float) -> Any:
         """What has changed since the page last asked: the list of runs, the run that is shown, both or nothing."""
-        names = self.runs.names()
+        runs = self.runs.all()
+        names = [one.name for one in runs]
         run = self.runs.find(chosen) or self.runs.find(LATEST)
         try:
             stamp = run.stamp() if run else ""
@@ -204,7 +205,7 @@ class JobTab(JobDesk):
             return gr.skip()
         update: Update = {self.seen: f"{listed}\n{shown}"}
         if seen_list != listed:
-            choices = [(title(Run(self.runs.folder / name), language), name) for name in names]
+            choices = [(title(one, language), one.name) for one in runs]
             gone = {} if chosen in (LATEST, *names) else {"value": LATEST}  # what is chosen stays
             update[self.run] = gr.Dropdown([(say("latest", language, self.kind), LATEST), *choices], **gone)
         if seen_run != shown:

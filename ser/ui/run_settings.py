@@ -27,6 +27,10 @@ class Number(NamedTuple):
     quick: float
     unit: int = 1  # 60 where minutes are offered and the option takes seconds
 
+    @property
+    def flag(self) -> str:
+        return f"--{self.name.replace('_', '-')}"
+
 
 CROSSVAL_NUMBERS: tuple[Number, ...] = (
     Number("max_epochs", 1, 300, 1, 150, 20),
@@ -56,14 +60,14 @@ def options(numbers: Sequence[Number], values: Sequence[object]) -> list[str]:
         Problem: a value is missing, is no number or outside its range.
     """
     given = [*values, *([None] * len(numbers))]
-    flags = [f"--{number.name.replace('_', '-')}" for number in numbers]
+    flags = [number.flag for number in numbers]
     words = [_checked(number, value) for number, value in zip(numbers, given, strict=False)]
     return [part for pair in zip(flags, words, strict=True) for part in pair]
 
 
 def values_of(numbers: Sequence[Number], words: Sequence[str]) -> list[float]:
     """The values of numbers in the options of a command; the paper's where an option is missing or no number."""
-    return [_read(number, option(words, f"--{number.name.replace('_', '-')}", "")) for number in numbers]
+    return [_read(number, option(words, number.flag, "")) for number in numbers]
 
 
 def option(words: Sequence[str], flag: str, otherwise: str) -> str:

@@ -160,17 +160,18 @@ class Runs:
     def __init__(self, folder: Path, kind: type[Run] = Run) -> None:
         self.folder, self.kind = folder, kind
 
-    def names(self) -> list[str]:
+    def all(self) -> list[Run]:
         """Newest first; the example, whatever the clock says, last."""
         found = [self.kind(path) for path in self.folder.glob(f"{self.kind.prefix}*") if path.is_dir()]
-        return [run.name for run in sorted(found, key=lambda run: (not run.is_example, run.name), reverse=True)]
+        return sorted(found, key=lambda run: (not run.is_example, run.name), reverse=True)
+
+    def names(self) -> list[str]:
+        """The names of all, in their order."""
+        return [run.name for run in self.all()]
 
     def find(self, name: object) -> Run | None:
         """The run of a name, `LATEST` for the newest; None where there is none. Never a path outside."""
-        names = self.names()
-        if name == LATEST:
-            return self.kind(self.folder / names[0]) if names else None
-        return self.kind(self.folder / str(name)) if name in names else None
+        return next((run for run in self.all() if name in (LATEST, run.name)), None)
 
     def new(self, label: str) -> Run:
         """A run that does not exist yet, named after the time and its corpus or what its owner calls it."""
@@ -181,8 +182,7 @@ class Runs:
 
     def running(self) -> list[Run]:
         """Those in progress."""
-        runs = [self.kind(self.folder / name) for name in self.names()]
-        return [run for run in runs if jobs.is_running(run.folder)]
+        return [run for run in self.all() if jobs.is_running(run.folder)]
 
 
 def copy_examples(data: Path, kinds: Sequence[str]) -> None:

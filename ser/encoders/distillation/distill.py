@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save
 from torch.nn import functional
 
@@ -28,6 +27,7 @@ from ser.encoders.distillation.student import Distiller, Student
 from ser.encoders.encoder import Encoder
 from ser.errors import SettingsError
 from ser.files import write_atomically
+from ser.states import load_optimizer, optimizer_tensors, part, read_tensors
 
 STATE = "state.safetensors"
 COUNTERS = ("step", "audio_s", "elapsed_s")  # of a run
@@ -180,8 +180,7 @@ class Distillation:
     def save(self) -> None:
         """Write everything that a later process needs to resume, as one file, atomically."""
         tensors = {f"model.{key}": value for key, value in self.distiller.state_dict().items()}
-        for index, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"optimiser.{index}.{key}": value for key, value in state.items()}
+        tensors |= {f"optimiser.{key}": value for key, value in optimizer_tensors(self.optimiser).items()}
         progress: dict[str, Any] = {name: getattr(self, name) for name in COUNTERS}
         progress |= {"position": asdict(self.stream.position), "bad_files": self.stream.bad_files}
         metadata = {"progress": json.dumps(progress), "identity": json.dumps(self.identity)}
@@ -193,9 +192,7 @@ class Distillation:
         if not path.exists():
             return
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata()
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata, tensors = read_tensors(path)
             identity, progress = json.loads(metadata["identity"]), json.loads(metadata["progress"])
         except Exception as error:
             raise SettingsError(f"{path} is damaged ({error}). Delete it to begin anew.") from error
@@ -205,12 +202,8 @@ class Distillation:
             raise SettingsError(
                 f"{self.out} holds a run with other {', '.join(other)}. Choose another --out, or delete that folder."
             )
-        self.distiller.load_state_dict(_part(tensors, "model."))
-        state = self.optimiser.state_dict()
-        for key, value in _part(tensors, "optimiser.").items():
-            index, name = key.split(".", 1)
-            state["state"].setdefault(int(index), {})[name] = value
-        self.optimiser.load_state_dict(state)
+        self.distiller.load_state_dict(part(tensors, "model."))
+        load_optimizer(self.optimiser, part(tensors, "optimiser."))
         vars(self).update({name: progress[name] for name in COUNTERS})
         self.stream.position, self.stream.bad_files = Position(**progress["position"]), progress["bad_files"]
 
@@ -227,7 +220,3 @@ def schedule(step: int, settings: DistillSettings) -> float:
     if step < rise:
         return (step + 1) / rise
     return max(0.0, (settings.steps - step) / max(1, settings.steps - rise))
-
-
-def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    return {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
