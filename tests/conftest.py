@@ -8,14 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import save_classifier, save_encoder
+from support import ROOT, save_classifier, save_encoder
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may wait for a network
 _cache = tempfile.TemporaryDirectory(prefix="ser-cache-")
 os.environ["SER_CACHE"] = _cache.name  # and none may read or write this user's cache
 if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a core; threads beside it would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-REPOSITORY = Path(__file__).parent.parent
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -41,7 +40,7 @@ def tiny_checkpoint(tiny_encoder: Path, tmp_path_factory: pytest.TempPathFactory
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
     """`shared_data("emodb")`: a folder of real recordings, or skip."""
-    folder = Path(os.environ.get("SER_TEST_DATA", REPOSITORY.parent / "shared" / "data"))
+    folder = Path(os.environ.get("SER_TEST_DATA", ROOT.parent / "shared" / "data"))
 
     def find(name: str) -> Path:
         if not (folder / name).exists():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ser.audio.speech import speech_of, speech_spans
 from ser.files import DEMO_CORPUS
 from ser.labels import EMOTIONS
 
+ROOT = Path(__file__).parents[1]  # of the repository
 RATE_HZ = 16_000
 N_CLIPS = 217  # of the demonstration corpus
 TINY: dict[str, Any] = {
@@ -120,3 +122,10 @@ def write_corpus(folder: Path, n_speakers: int, per_emotion: int = 1) -> Path:
             rows.append(f"{speaker}_{number}.wav,s{speaker},{emotion}")
     (folder / "metadata.csv").write_text("\n".join(rows) + "\n")
     return folder
+
+
+def free_port() -> int:
+    """A port that nothing listens at."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -19,7 +19,7 @@ from typing import Any
 
 import httpx
 import pytest
-from support import write_voice
+from support import ROOT, free_port, write_voice
 
 from ser.cli import main
 from ser.errors import CacheError, SettingsError
@@ -34,8 +34,6 @@ from ser.ui.replies import UNUSABLE, Replies
 from ser.ui.runs import Runs
 from ser.ui.settings import AppSettings
 from ser.ui.training_texts import Problem
-
-ROOT = Path(__file__).parent.parent
 
 # ---- disks ------------------------------------------------------------------------------------------------
 
@@ -112,7 +110,7 @@ def test_a_command_says_in_one_line_that_the_disk_is_full(disk, capsys):
 
 
 def test_a_run_folder_whose_description_is_damaged_is_refused(tmp_path):
-    from test_crossval import Toy, crossval
+    from training_support import Toy, crossval
 
     toy = Toy(tmp_path / "corpus")
     crossval(toy, tmp_path / "run")
@@ -174,7 +172,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from test_crossval import SETTINGS, Toy, crossval
+from training_support import SETTINGS, Toy, crossval
 from test_faults import epochs_of
 root = Path(sys.argv[1])
 toy = Toy(root / "corpus")
@@ -232,8 +230,6 @@ def context(tiny_checkpoint: Path) -> Context:
 
 @pytest.fixture(scope="module")
 def url(context: Context) -> Iterator[str]:
-    from test_app import free_port
-
     from ser.ui.page import build_page, launch
 
     page = build_page(context.settings, context)

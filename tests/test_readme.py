@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support import ROOT
 
 from ser.cli import COMMANDS, main
 from ser.cli import _parser as parser_of
 from ser.ui.settings import AppSettings
 
-ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DOCS = {path: path.read_text(encoding="utf-8") for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]}
 # https://huggingface.co/docs/hub/spaces-config-reference

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from support import write_corpus
+from support import ROOT, write_corpus
 
 import ser
 from ser.cli import main
@@ -22,8 +22,6 @@ from ser.features import share
 from ser.features.cache import FeatureCache
 from ser.features.extract import extract
 from ser.workers import in_order, pool
-
-ROOT = Path(__file__).parent.parent
 
 
 class Cluster:

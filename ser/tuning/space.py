@@ -23,7 +23,7 @@ STUDY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")  # it is also the na
 Space = Mapping[str, BaseDistribution]
 
 # The order of the parameters and of the optimizers matters: in this one, the first draw of seed 40 is the paper's best
-# configuration, all seven values (tests/test_tuning.py).
+# configuration, all seven values (tests/tuning/test_tuning.py).
 SPACE: Space = {
     "base_units": IntDistribution(128, 256, step=32),
     "final_units": IntDistribution(32, 128, step=32),

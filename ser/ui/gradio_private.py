@@ -1,6 +1,6 @@
 """Everything that is used of Gradio without being promised by it: look here first when Gradio is upgraded.
 
-Each has a test in tests/test_gradio_private.py. Names of CSS classes stand in `static/page.css`, those of routes in
+Each has a test in tests/ui/test_gradio_private.py. Names of CSS classes stand in `static/page.css`, those of routes in
 `gate.py`.
 """
 
@@ -166,9 +166,14 @@ def forget_deleted(page: gr.Blocks) -> None:
         names.difference_update([name for name in list(names) if not Path(name).exists()])
 
 
-def plotly_script() -> str:
-    """The address of the script that draws plotly's charts, 1.2 MB, to be fetched before the first chart."""
-    return next((f"./assets/{path.name}" for path in (_frontend() / "assets").glob("PlotlyPlot-*.js")), "")
+def script_address(name: str) -> str:
+    """The address of one of the page's scripts.
+
+    Args:
+        name: "PlotlyPlot", which draws charts, 1.2 MB, to be fetched before the first; or "core", whose `changeLocale`
+            puts the page into another language.
+    """
+    return next((f"./assets/{path.name}" for path in (_frontend() / "assets").glob(f"{name}-*.js")), "")
 
 
 def put_first(html: str) -> None:

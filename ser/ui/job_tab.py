@@ -154,7 +154,9 @@ class JobTab(JobDesk):
         self.run.input(None, **self.noting)
         opened = tab.select(None, self.run, [self.run, columns], js=OPENED_JS.replace("KIND", word), **PRIVATE)
         opened = opened.then(**self.asking)
-        opened.then(self.facts, [self.corpus, language], self.corpus, **AT_ONCE)
+        about = {"fn": self.facts, "inputs": [self.corpus, language], "outputs": self.corpus, **AT_ONCE}
+        opened.then(**about)
+        language.change(**about)
 
     def _wire(self, button: gr.Button, action: Callable[..., Outcome], inputs: Sequence[Any]) -> None:
         """Let a button call an action: a word at once, the action, what it led to, then news."""

@@ -50,7 +50,7 @@ MAX_THREADS = 8  # each thread that has run the model keeps its own working memo
 MAX_BATCH_MB = 8  # an upload may hold several files, together this many times the largest
 M_ARENA_MAX = -8  # in glibc's malloc.h
 TITLE = "Emotion in speech · احساس در گفتار"
-OPENED_JS = "() => { window.ser.openTab(); return [window.ser.language, window.ser.session()]; }"
+OPENED_JS = "() => window.ser.opened()"
 KEEP_JS = "(session) => { if (session) window.ser.keep(session); }"
 
 
@@ -63,9 +63,10 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
     """
     context = context or Context.of(settings)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        context.language = gr.Textbox("en", visible="hidden", label="language")
+        context.language = gr.Textbox("", visible="hidden", label="language")
         context.session = gr.Textbox("", visible="hidden", label="session")
         gr.HTML(LANGUAGE_LINKS, elem_id="languages")
+        switched = gr.Button(visible="hidden", elem_id="language-switched")
         gr.HTML(f"<h1>{translated('ser_heading')}</h1>", elem_id="heading")
         gr.HTML(f"<p>{translated('ser_intro')}</p>", elem_id="intro")
         sign_in = _sign_in(context)
@@ -76,7 +77,11 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
                     tab.build(context)
                 context.tab.select(None, None, None, js=f"() => window.ser.note('tab', '{name}')")
         _switch_timers(tabs, context)
-        opened = page.load(None, None, [context.language, context.session], js=OPENED_JS)
+        # Gradio translates the title of a tab anew when the server sends it.
+        switched.click(
+            lambda: [gr.Tab(label=translated(title)) for title, _ in TABS], None, tabs.children, queue=False, **PRIVATE
+        )
+        opened = gr.on([page.load, switched.click], None, None, [context.language, context.session], js=OPENED_JS)
         for event in (opened, *context.model_changes):
             for function, output in context.loads:
                 event = event.then(function, context.language, output, **PRIVATE)

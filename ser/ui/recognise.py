@@ -42,6 +42,7 @@ EXAMPLES = {
 SOUND_FILES = ["audio", ".webm", ".mp4"]
 MAX_ROWS = 200  # of a visitor's table of answers
 WORKING_JS = "() => window.ser.waiting('js_working')"
+UNANSWERED_JS = "(shown) => window.ser.unanswered(shown)"
 CLEARED_JS = "() => window.ser.waiting('ser_answer_here')"
 NUMBERED_JS = "(...inputs) => [...inputs.slice(0, -1), window.ser.press()]"
 ANSWERED_JS = "(press, answer) => window.ser.answered(press, answer)"
@@ -65,7 +66,9 @@ def build(context: Context) -> None:
             examples = _example_buttons()
             known = voice.build(context, answering, recording, RECORDINGS)
         with gr.Column(min_width=320):
-            shown = gr.HTML(box("waiting", str(translated("ser_answer_here"))), elem_id="answer")
+            # No translated text: Gradio would put it back in place of an answer when the language changes.
+            shown = gr.HTML(elem_id="answer")
+            context.language.change(None, shown, shown, js=UNANSWERED_JS, **PRIVATE)
             gr.Markdown(translated("ser_privacy"), elem_id="privacy")
     timeline = gr.Plot(label=translated("ser_timeline"), visible=False, elem_id="timeline")
     live.listen(context, live.Listening(context, answering), known, RECORDINGS, shown, timeline)
@@ -146,6 +149,11 @@ def _several(context: Context, answering: Answering) -> list[Any]:
         yield "", *with_rows(rows, found, language)
 
     outputs = [rows, answers, links]
+
+    def in_words(rows: list[dict[str, Any]], language: str) -> tuple[Any, ...]:
+        return with_rows(rows, [], language) if rows else SKIPPED
+
+    context.language.change(in_words, [rows, context.language], outputs, queue=False, **PRIVATE)
     event = press.click(
         answer_all, [files, context.language, rows], [progress, *outputs], concurrency_id="several", **PRIVATE
     )
@@ -169,7 +177,7 @@ def _about(context: Context, answering: Answering, examples: list[gr.Button], vo
     back = gr.Button(translated("ser_shipped"), size="sm", visible=False, elem_id="shipped")
     message = gr.HTML(elem_id="shipped-message")
     with gr.Accordion(translated("ser_card"), open=False) as fold:
-        described = gr.Markdown(translated("ser_model_loading"), elem_id="card")
+        described = gr.Markdown(elem_id="card")
     fold.expand(answering.card, context.language, described, api_visibility="private")
 
     def as_it_stands(language: str) -> tuple[Any, ...]:

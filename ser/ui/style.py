@@ -10,12 +10,13 @@ from pathlib import Path
 
 import gradio as gr
 
-from ser.ui.gradio_private import plotly_script
+from ser.ui.gradio_private import script_address
 from ser.ui.texts import TEXTS
 
 STATIC = Path(__file__).with_name("static")
 CSS = (STATIC / "page.css").read_text(encoding="utf-8")
 LANGUAGE_LINKS = """<nav class="languages" aria-label="Language">
+  <button type="button" class="theme"></button>
   <a href="?lang=en" lang="en" hreflang="en">English</a>
   <a href="?lang=fa" lang="fa" hreflang="fa" dir="rtl">فارسی</a>
 </nav>"""
@@ -26,7 +27,8 @@ def script() -> str:
     texts = {key: text._asdict() for key, text in TEXTS.items() if key.startswith(("js_", "ser_answer_here"))}
     code = (STATIC / "page.js").read_text(encoding="utf-8")
     code = code.replace("TEXTS = {}", f"TEXTS = {json.dumps(texts, ensure_ascii=False)}", 1)
-    code = code.replace('CHARTS = ""', f"CHARTS = {json.dumps(plotly_script())}", 1)
+    for name, script in {"CHARTS": "PlotlyPlot", "CORE": "core"}.items():
+        code = code.replace(f'{name} = ""', f"{name} = {json.dumps(script_address(script))}", 1)
     return f"<script>{code}</script><style>#js-plotly-tester {{ direction: ltr; }}</style>"
 
 

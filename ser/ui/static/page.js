@@ -1,20 +1,36 @@
 // The first script of the page: its language, the owner's session, and what Gradio's recorder leaves unsaid.
-// TEXTS (key -> language -> text) and CHARTS (the address of the script that draws charts) are filled in by style.py.
+// TEXTS (key -> language -> text) and the addresses of two of Gradio's scripts (CHARTS draws charts, CORE changes the
+// language) are filled in by style.py.
 window.ser = (() => {
   const TEXTS = {};
   const CHARTS = "";
+  const CORE = "";
   const address = new URLSearchParams(location.search);
 
   // Gradio takes its language from the browser alone and knows nothing of right-to-left.
   const asked = address.get("lang") || navigator.language || "en";
-  const language = asked.toLowerCase().startsWith("fa") ? "fa" : "en";
+  let language;
   Object.defineProperty(navigator, "language", { get: () => language, configurable: true });
-  document.documentElement.lang = language;
-  document.documentElement.dir = language === "fa" ? "rtl" : "ltr";
   const say = (key) => TEXTS[key][language];
-  for (const name of ["upload", "record"]) {
-    document.documentElement.style.setProperty(`--${name}`, JSON.stringify(say(`js_${name}`)));
-  }
+  const speak = (wanted) => {
+    language = wanted;
+    document.documentElement.lang = language;
+    document.documentElement.dir = language === "fa" ? "rtl" : "ltr";
+    for (const name of ["upload", "record", "dark", "light"]) {
+      document.documentElement.style.setProperty(`--${name}`, JSON.stringify(say(`js_${name}`)));
+    }
+  };
+  speak(asked.toLowerCase().startsWith("fa") ? "fa" : "en");
+  // Without loading the page again: what was recorded, answered and filled in stays. An answer keeps its language.
+  const switchTo = async (wanted) => {
+    const { changeLocale } = await import(new URL(CORE, document.baseURI).href);
+    const answer = document.querySelector("#answer .box:not(.waiting, [lang])");
+    if (answer) Object.assign(answer, { lang: language, dir: document.documentElement.dir });
+    speak(wanted);
+    note("lang", wanted);
+    changeLocale(wanted);
+    document.querySelector("#language-switched").click();
+  };
 
   // The owner's session: from the address printed at the start, later from this browser's storage.
   const KEY = "ser-session";
@@ -33,8 +49,16 @@ window.ser = (() => {
     history.replaceState(null, "", location.pathname + (rest ? `?${rest}` : "") + location.hash);
   }
 
+  // What is open is in the address, so that a reload, a link and the other language lead back to it.
+  const note = (name, value) => {
+    const now = new URLSearchParams(location.search);
+    value ? now.set(name, value) : now.delete(name);
+    history.replaceState(null, "", `${location.pathname}?${now}${location.hash}`);
+  };
+
   // Why there is no recording.
   const problem = (key) => `<div class="box problem" role="alert"><p>${say(key)}</p></div>`;
+  const blank = (key) => `<div class="box waiting" role="status">${say(key)}</div>`;
   const hint = (key) => {
     const place = document.querySelector("#hint");
     if (place) place.innerHTML = key ? problem(key) : "";
@@ -98,11 +122,11 @@ window.ser = (() => {
   document.addEventListener("click", (event) => {
     if (!(event.target instanceof Element)) return;
     const link = event.target.closest(".languages a");
-    if (link) { // the rest of the address stays
-      const now = new URLSearchParams(location.search);
-      now.set("lang", link.lang);
-      link.search = now;
+    if (link) {
+      event.preventDefault();
+      switchTo(link.lang);
     }
+    if (event.target.closest(".theme")) note("__theme", document.body.classList.toggle("dark") ? "dark" : "light");
     const recognise = event.target.closest("#recognise");
     const stop = recognise && stopButton();
     if (stop) { // stop the recording; once it is uploaded, `waiting` presses again
@@ -214,16 +238,14 @@ window.ser = (() => {
   };
 
   return {
-    language,
-    // What is open is in the address, so that a reload, a link and the other language lead back to it.
-    note: (name, value) => {
-      const now = new URLSearchParams(location.search);
-      value ? now.set(name, value) : now.delete(name);
-      history.replaceState(null, "", `${location.pathname}?${now}${location.hash}`);
+    note,
+    opened: () => {
+      document.getElementById(`tab-${address.get("tab")}-button`)?.click();
+      address.delete("tab"); // what is open stays open when the language changes
+      return [language, session];
     },
-    openTab: () => document.getElementById(`tab-${address.get("tab")}-button`)?.click(),
-    session: () => session,
     keep,
+    unanswered: (shown) => (!shown || shown.includes("box waiting") ? blank("ser_answer_here") : undefined),
     waiting: (key) => {
       setWorking(key === "js_working");
       presses += 1;
@@ -235,7 +257,7 @@ window.ser = (() => {
       const isKept = isLive() && heardLast && key !== "js_working" && !microphone.active; // live has just ended
       isHeard = isKept || microphone?.active;
       heardLast = "";
-      return isKept ? undefined : `<div class="box waiting" role="status">${say(key)}</div>`;
+      return isKept ? undefined : blank(key);
     },
     piece: () => {
       const samples = Int16Array.from(pieces.flat(), (one) => 32767 * Math.max(-1, Math.min(1, one)));

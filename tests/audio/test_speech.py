@@ -6,16 +6,15 @@ import itertools
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from support import ROOT
 
 from ser.audio.load import SAMPLE_RATE_HZ, load_audio
 from ser.audio.speech import speech_of, speech_probabilities, speech_spans
 from ser.files import DEMO_CORPUS
 
-REPOSITORY = Path(__file__).parent.parent
 CLIPS = sorted(DEMO_CORPUS.glob("*.ogg"))[::20]
 TIME_S = np.arange(4 * SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ
 RNG = np.random.default_rng(0)
@@ -70,7 +69,7 @@ def test_no_torch_is_imported_for_it():
     program = "import sys, numpy; from ser.audio.speech import speech_spans; "
     program += "speech_spans(numpy.ones(16000, numpy.float32)); print('torch' in sys.modules)"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "False"
 
 
@@ -80,5 +79,5 @@ def test_onnx_runtime_keeps_no_id_of_the_machine_and_reports_nothing(tmp_path):
     program += "speech_spans(numpy.ones(16000, numpy.float32))"
     home = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_CACHE_HOME")}
     environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
-    subprocess.run([sys.executable, "-c", program], env=environment | home, cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "-c", program], env=environment | home, cwd=ROOT, check=True)
     assert list(tmp_path.iterdir()) == []

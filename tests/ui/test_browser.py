@@ -14,6 +14,7 @@ from support import encode
 from ui_support import recording, tiny_model
 
 from ser.ui.texts import EMOTION_TEXTS, TEXTS
+from ser.ui.training_texts import TEXTS as TRAINING_TEXTS
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -302,9 +303,35 @@ def test_persian_is_written_from_right_to_left_with_its_own_digits(
     shown = page.inner_text("#answer")
     assert EMOTION_TEXTS[emotion_of(page)].fa in shown
     assert not re.search(r"[0-9]", shown.replace("clip.wav", "").replace("answer.", ""))
+
+
+def test_another_language_or_theme_loses_nothing(
+    browser: Browser, server: Server, errors: list[str], tmp_path: Path
+) -> None:
+    page = opened(browser, server.address, errors, locale="fa-IR", color_scheme="light")
+    upload(page, recording(tmp_path / "clip.wav"))
+    page.click("#recognise")
+    page.locator("#answer .elapsed:not(:empty)").wait_for()
+    answer, emotion = page.inner_text("#answer"), emotion_of(page)
+    page.get_by_role("tab").nth(1).click()
+    page.fill("#cv-name textarea", "mine")
     page.get_by_role("link", name="English").click()
-    page.get_by_text(TEXTS["ser_heading"].en).wait_for()
+    for words in ("ser_heading", "ser_tab_recognise", "ser_tab_tune", "ser_cv_start"):
+        page.get_by_text({**TEXTS, **TRAINING_TEXTS}[words].en, exact=True).first.wait_for()
+    page.locator("#cv-corpus").get_by_text("217 recordings").wait_for()
     assert page.locator("html").get_attribute("dir") == "ltr"
+    assert page.input_value("#cv-name textarea") == "mine"
+    page.get_by_role("tab").nth(0).click()
+    assert (page.inner_text("#answer"), emotion_of(page)) == (answer, emotion)
+    assert page.locator("#answer .box").get_attribute("dir") == "rtl"
+    page.get_by_role("button", name="Dark").click()
+    page.get_by_role("button", name="Light").wait_for()
+    page.click("#recognise")  # the recording is still there; the next answer speaks English
+    page.locator("#answer .box:not([lang]) .elapsed:not(:empty)").wait_for()
+    assert emotion in page.inner_text("#answer").lower()
+    page.reload()
+    page.get_by_role("button", name="Light").wait_for()
+    assert page.locator("html").get_attribute("lang") == "en"
 
 
 def test_a_german_browser_gets_one_language_throughout(browser: Browser, server: Server, errors: list[str]) -> None:

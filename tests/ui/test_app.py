@@ -24,6 +24,7 @@ import pytest
 import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from support import ROOT, free_port
 from ui_support import recording, tiny_model
 
 from ser.errors import CheckpointError
@@ -39,7 +40,6 @@ from ser.ui.recordings import Recordings
 from ser.ui.settings import AppSettings
 from ser.ui.texts import EMOTION_TEXTS, TEXTS, say
 
-ROOT = Path(__file__).parent.parent
 VISITOR: Any = SimpleNamespace(client=SimpleNamespace(host="192.0.2.1"), headers={})
 
 
@@ -73,14 +73,6 @@ def upload(context: Context) -> Path:
     folder = context.uploads / "visitor"
     folder.mkdir(exist_ok=True)
     return recording(folder / "clip.wav")
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def test_the_endpoint_answers_with_the_prediction(client: Client, tmp_path: Path) -> None:
@@ -496,7 +488,7 @@ from ser.ui.page import build_page
 build_page(AppSettings.from_environment({}))
 assert not {"torch", "transformers", "optuna", "sklearn"} & set(sys.modules)
 """
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parent.parent)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
 
 
 def test_nothing_but_the_page_imports_gradio() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load, save
+from support import ROOT
 
 from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
 from ser.classifier.checkpoint import (
@@ -28,7 +29,7 @@ from ser.errors import CheckpointError, SettingsError
 from ser.files import write_atomically
 from ser.scoring.calibration import Calibration
 
-SOURCES = sorted((Path(__file__).parent.parent / "ser").rglob("*.py"))
+SOURCES = sorted((ROOT / "ser").rglob("*.py"))
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
-from support import voice, write_voice
+from support import ROOT, voice, write_voice
 
 from ser.audio.load import load_audio
 from ser.cli import main
@@ -33,7 +33,6 @@ from ser.features.cache import FeatureCache
 from ser.features.extract import FeatureSet, extract, usable_features
 from ser.features.reduce import averaged, averaged_each, principal_components, useful_dimensions
 
-HERE = Path(__file__)
 LIMIT_BYTES = 2_000  # of a file, where the system sets one
 WAIT_S = 300.0  # for a machine that does much else
 
@@ -456,8 +455,8 @@ def wait_for(condition, timeout_s: float = WAIT_S) -> None:
 
 def child(folder: Path, clips: list[Path], **options) -> subprocess.Popen[str]:
     """This file as a program: extract `clips` into the cache `folder`, see `extract_as_a_program`."""
-    command = [sys.executable, str(HERE), repr(options), str(folder), *map(str, clips)]
-    environment = {**os.environ, "PYTHONPATH": str(HERE.parent.parent)}
+    command = [sys.executable, __file__, repr(options), str(folder), *map(str, clips)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")])}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 
 

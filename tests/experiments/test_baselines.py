@@ -14,8 +14,7 @@ import pytest
 import torch
 from optuna.storages import InMemoryStorage
 from sklearn.metrics import accuracy_score, f1_score, recall_score
-from test_crossval import SETTINGS
-from tuning_support import DIM, ENCODER, Toy, write_tiny_corpus
+from training_support import DIM, ENCODER, SETTINGS, Toy, write_tiny_corpus
 
 from ser.cli import main
 from ser.cli.baselines import print_comparison

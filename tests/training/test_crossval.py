@@ -11,9 +11,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from support import write_corpus
-from tuning_support import DIM, EMOTIONS, ENCODER, Toy
+from training_support import DIM, EMOTIONS, ENCODER, SETTINGS, Toy, crossval
 
-from ser.classifier.bigru import ClassifierSettings
 from ser.classifier.checkpoint import load_checkpoint
 from ser.cli import main
 from ser.errors import SettingsError
@@ -26,25 +25,14 @@ from ser.scoring.predictions import read_predictions
 from ser.training.crossval import Crossval, Stopped
 from ser.training.lockstep import Lockstep
 from ser.training.run_folder import identity
-from ser.training.settings import CrossvalSettings, TrainingSettings
+from ser.training.settings import CrossvalSettings
 from ser.training.trainer import Diverged
 from ser.workers import pool
-
-SETTINGS = CrossvalSettings(
-    ClassifierSettings(base_units=4, final_units=4, gru_layers=1, dropout=0.1),
-    TrainingSettings(learning_rate=0.02, l2=0.0005, optimizer="adam", max_epochs=4, patience=2, batch_size=16),
-    n_folds=3,
-    validation_share=0.2,
-)
 
 
 @pytest.fixture
 def toy(tmp_path) -> Toy:
     return Toy(tmp_path / "corpus")
-
-
-def crossval(toy: Toy, folder: Path, settings: CrossvalSettings = SETTINGS) -> Crossval:
-    return Crossval(toy.corpus, toy, ENCODER, settings, folder)
 
 
 @pytest.fixture(scope="module")

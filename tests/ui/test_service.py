@@ -17,13 +17,11 @@ from pathlib import Path
 import httpx
 import pytest
 from hub_server import running_hub
-from support import write_corpus
-from test_app import free_port
+from support import ROOT, free_port, write_corpus
 from ui_support import recording, tiny_model
 
 from ser.ui import jobs
 
-ROOT = Path(__file__).parent.parent
 USER = 1000
 # Another user who may write where that user may, and read everything: root's Python can be in root's home.
 READ_ALL = "+dac_read_search"

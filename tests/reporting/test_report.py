@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from browser_support import CHROMIUM, chromium
-from test_crossval import SETTINGS
-from tuning_support import EMOTIONS as LABELS
-from tuning_support import ENCODER, Toy
+from training_support import EMOTIONS as LABELS
+from training_support import ENCODER, SETTINGS, Toy
 
 from ser.corpora.corpus import Utterance
 from ser.errors import JobError

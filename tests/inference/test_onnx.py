@@ -16,7 +16,7 @@ import onnxruntime
 import pytest
 import torch
 from model_support import TorchRecogniser
-from support import RATE_HZ, TINY, WHISPER, voice, write_voice
+from support import RATE_HZ, ROOT, TINY, WHISPER, voice, write_voice
 
 import ser
 from ser.audio.load import load_audio
@@ -31,7 +31,6 @@ from ser.inference.model_file import read_file_description
 from ser.labels import EMOTIONS
 from ser.scoring.calibration import Calibration
 
-ROOT = Path(__file__).parent.parent
 TOLERANCE = 1e-4
 
 

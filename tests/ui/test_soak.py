@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import io
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -22,7 +21,7 @@ from typing import Any
 import httpx
 import pytest
 import soundfile
-from support import RATE_HZ, voice
+from support import RATE_HZ, ROOT, free_port, voice
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="reads /proc as Linux has it")]
 FULL = os.environ.get("SER_SOAK") == "full"
@@ -83,13 +82,11 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(port), str(QUEUE_LENGTH), str(GRACE_S), str(folder),
          str(tiny_checkpoint)],
-        stdout=subprocess.PIPE, stderr=(folder / "log.txt").open("w"), text=True, cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE, stderr=(folder / "log.txt").open("w"), text=True, cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )  # fmt: skip
     try:

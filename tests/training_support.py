@@ -1,8 +1,9 @@
-"""What the tests of the search share: a corpus of frames whose mean tells the emotion, and small settings."""
+"""What the tests of trainings and of the search share: a corpus whose frames tell the emotion, small settings."""
 
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from support import write_voice
 from ser.classifier.bigru import ClassifierSettings
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus, Utterance
-from ser.training.crossval import CrossvalSettings
+from ser.training.crossval import Crossval, CrossvalSettings
 from ser.training.trainer import TrainingSettings
 from ser.tuning.search import Search
 from ser.tuning.space import Space, TuningSettings
@@ -26,6 +27,7 @@ BASE = CrossvalSettings(
     n_folds=3,
     validation_share=0.2,
 )
+SETTINGS = replace(BASE, training=replace(BASE.training, learning_rate=0.02, max_epochs=4, patience=2, batch_size=16))
 SMALL_SPACE: Space = {
     "base_units": IntDistribution(2, 6, step=2),
     "learning_rate": FloatDistribution(0.001, 0.05, step=0.001),
@@ -52,6 +54,11 @@ class Toy:
         self.gathered += list(indices)
         cut = [self.frames[i][:max_frames] for i in indices]
         return np.concatenate(cut), np.array([len(frames) for frames in cut])
+
+
+def crossval(toy: Toy, folder: Path, settings: CrossvalSettings = SETTINGS) -> Crossval:
+    """A cross-validation of seconds."""
+    return Crossval(toy.corpus, toy, ENCODER, settings, folder)
 
 
 def small_search(

@@ -15,9 +15,8 @@ import soundfile
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from support import voice, write_voice
-from test_crossval import SETTINGS
-from tuning_support import EMOTIONS as EMOTIONS_OF_TOY
-from tuning_support import ENCODER, Toy
+from training_support import EMOTIONS as EMOTIONS_OF_TOY
+from training_support import ENCODER, SETTINGS, Toy
 
 from ser.audio.augment import Augmentation
 from ser.audio.load import prepare

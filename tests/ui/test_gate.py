@@ -16,7 +16,7 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
-from test_app import free_port
+from support import free_port
 from ui_support import recording
 
 from ser.ui import gate

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import optuna
 import pytest
 from browser_support import BROWSER, PATIENCE_MS, PATIENCE_S, Server, chromium, opened, prefix_proxy, stop_all
-from tuning_support import write_tiny_corpus
+from training_support import write_tiny_corpus
 from ui_support import recording, tiny_model
 
 from ser.tuning.storage import default_storage, open_storage, summary

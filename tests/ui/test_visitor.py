@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import pytest
 from starlette.datastructures import Headers
-from test_app import free_port
+from support import free_port
 from ui_support import recording, tiny_model
 
 from ser.ui import jobs

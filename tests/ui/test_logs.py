@@ -40,7 +40,7 @@ def test_what_another_library_says_is_quoted_in_one_line():
 def test_an_exception_is_one_line_with_its_kind_message_and_place():
     logged = line("event=failed", error=raised("broken\nin two"))
     assert "\n" not in logged
-    assert 'event=failed error=ValueError message="broken\\nin two" at=test_ui_logs.py:' in logged
+    assert 'event=failed error=ValueError message="broken\\nin two" at=test_logs.py:' in logged
 
 
 def test_the_name_of_a_recording_is_cut_out_wherever_it_appears():

@@ -16,7 +16,7 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 from sklearn.metrics import accuracy_score, f1_score, recall_score
-from tuning_support import BASE, ENCODER, SMALL_SPACE, Toy, small_search
+from training_support import BASE, ENCODER, SMALL_SPACE, Toy, small_search
 
 import ser.training.lockstep
 import ser.tuning.search

@@ -18,7 +18,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.signal import resample_poly
-from support import RATE_HZ, encode, voice, write_voice
+from support import RATE_HZ, ROOT, encode, voice, write_voice
 
 from ser.audio.decode import read_audio
 from ser.audio.find import find_recordings
@@ -27,7 +27,6 @@ from ser.audio.resample import KAISER_BETA, LOWPASS_WIDTH, NOTHING, ROLLOFF, Res
 from ser.errors import AudioError
 from ser.runtime import import_torchaudio
 
-REPOSITORY = Path(__file__).parent.parent
 MEMORY_BYTES = 768 << 20  # of address space: numpy and libsndfile alone take a part of it
 
 
@@ -241,7 +240,7 @@ def test_a_recording_of_any_rate_is_read_without_torch(tmp_path):
     path = write_voice(tmp_path / "clip.wav", rate_hz=44_100)
     program = "import sys; from ser.audio.load import load_audio; load_audio(sys.argv[1]); "
     program += "sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program, str(path)], cwd=REPOSITORY, check=True)
+    subprocess.run([sys.executable, "-c", program, str(path)], cwd=ROOT, check=True)
 
 
 PEAK = """
@@ -263,7 +262,7 @@ def test_a_recording_takes_memory_for_its_sound_at_16_khz_and_little_more(tmp_pa
         for _ in range(59):
             file.write(sound)
     command = [sys.executable, "-c", PEAK, str(tmp_path / "long.wav")]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
     assert float(done.stdout) < 150  # MB; its own samples take 453, those at 16 kHz 38
 
 
@@ -431,7 +430,7 @@ def test_a_header_that_lies_takes_neither_memory_nor_the_process(tmp_path):
         write(paths[-1])
     result = subprocess.run(
         [sys.executable, "-c", LOAD, str(MEMORY_BYTES), *map(str, paths)],
-        capture_output=True, text=True, cwd=REPOSITORY, timeout=120, check=False,
+        capture_output=True, text=True, cwd=ROOT, timeout=120, check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
@@ -476,7 +475,7 @@ def test_a_file_with_changed_bytes_is_read_or_refused_but_never_crashes(tmp_path
     assert np.abs(samples).max() <= 1
 
 
-CHILD = REPOSITORY / "ser" / "audio" / "av_child.py"
+CHILD = ROOT / "ser" / "audio" / "av_child.py"
 
 
 def run_child(path: Path, before: str = "pass") -> tuple[dict[str, str], int]:

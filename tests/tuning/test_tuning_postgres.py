@@ -6,7 +6,6 @@ import importlib.util
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -15,8 +14,9 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from support import free_port
 from test_tuning_command import EPOCH, finish, start, until
-from tuning_support import tune_command, write_tiny_corpus
+from training_support import tune_command, write_tiny_corpus
 
 from ser.tuning.storage import ERROR, RETRY_OF, SURPLUS, open_storage
 
@@ -51,12 +51,6 @@ def database() -> Iterator[str]:
     yield f"postgresql+psycopg://ser@127.0.0.1:{port}/postgres"
     call(bin_folder / "pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
     shutil.rmtree(folder)
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def test_three_workers_and_one_killed_finish_every_trial_once(database, tiny_encoder, tmp_path):

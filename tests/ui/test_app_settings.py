@@ -8,11 +8,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from support import ROOT
 
 from ser.errors import SettingsError
 from ser.ui.settings import AppSettings
-
-ROOT = Path(__file__).parent.parent
 
 
 def settings_of(**environment: str) -> AppSettings:

@@ -12,7 +12,7 @@ import gradio as gr
 import httpx
 import pytest
 from starlette.middleware import Middleware
-from test_app import free_port
+from support import free_port
 from ui_support import recording
 
 from ser.ui import gradio_private
@@ -111,7 +111,9 @@ def test_the_page_has_a_file_as_example_html_put_first_and_the_charts_script(sit
     described = httpx.get(f"{site.url}gradio_api/info").json()["named_endpoints"]["/hear"]
     assert described["parameters"][0]["example_input"]["path"] == "clip.wav"
     assert "<head><script>first {{ }} {% %}</script>" in httpx.get(site.url).text
-    assert httpx.get(f"{site.url}{gradio_private.plotly_script().removeprefix('./')}").status_code == 200
+    for name in ("PlotlyPlot", "core"):
+        address = gradio_private.script_address(name)
+        assert httpx.get(f"{site.url}{address.removeprefix('./')}").status_code == 200
 
 
 def test_gradio_does_not_remember_files_that_are_gone(site, tmp_path):

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support import write_voice
+from support import ROOT, write_voice
 
 from ser.classifier.checkpoint import read_description
 from ser.cli import main
@@ -22,7 +22,6 @@ from ser.inference.output_files import JsonLines, ResultFile, Table
 from ser.inference.recogniser import Prediction
 from ser.labels import EMOTIONS
 
-REPOSITORY = Path(__file__).parent.parent
 Predict = Callable[..., tuple[int, str, str]]
 
 
@@ -226,7 +225,7 @@ def test_a_killed_run_loses_nothing_and_is_taken_up(predict, tiny_checkpoint, tm
     run = subprocess.Popen(
         [sys.executable, "-m", "ser", "predict", str(folder), "--out", str(out),
          "--checkpoint", str(tiny_checkpoint)],
-        cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     while run.poll() is None and (not out.exists() or out.read_bytes().count(b"\n") < 2):
         time.sleep(0.01)
@@ -339,5 +338,5 @@ runpy.run_module("ser", run_name="__main__")
 def test_threads_sleep_while_they_wait_unless_told_otherwise(already, expected):
     environment = {name: value for name, value in os.environ.items() if name not in THREADS} | already
     command = [sys.executable, "-c", WATCHED, *THREADS]
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, text=True, stderr=subprocess.PIPE)
+    done = subprocess.run(command, cwd=ROOT, env=environment, text=True, stderr=subprocess.PIPE)
     assert done.stderr.splitlines()[-1] == expected

@@ -12,7 +12,8 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from tuning_support import tune_command, write_tiny_corpus
+from support import ROOT
+from training_support import tune_command, write_tiny_corpus
 
 from ser.tuning.storage import RETRY_OF, default_storage, open_storage
 
@@ -34,7 +35,7 @@ def home(tmp_path_factory) -> Path:
 def start(command: list[str]) -> subprocess.Popen:
     return subprocess.Popen(
         command, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        cwd=Path(__file__).parent.parent, start_new_session=True,
+        cwd=ROOT, start_new_session=True,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ import pytest
 from fuzz_inputs import Input, inputs, seeds
 from fuzz_support import LABELS, TARGETS, FakeEncoder, kept_frames
 from hypothesis import HealthCheck, given, settings
+from support import ROOT
 
 from ser.classifier.checkpoint import read_description
 from ser.corpora.corpus import read_corpus
@@ -37,7 +38,6 @@ from ser.ui.settings import AppSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="limits the address space as Linux does")
 
-HERE = Path(__file__).parent
 HANG_S = 120.0
 # Inputs of each target in a quick run; the decoders, which are native code, take most.
 SHARES = {"audio": 60, "checkpoint": 50, "corpus": 30, "folds": 20} | dict.fromkeys(
@@ -66,10 +66,10 @@ class Child:
             self.process = None
 
     def _start(self) -> None:
-        single = {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+        single = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "fuzz_support.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-            stderr=(self.folder / "stderr").open("a"), env=os.environ | single,
+            [sys.executable, str(ROOT / "tests/fuzz_support.py")], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            text=True, stderr=(self.folder / "stderr").open("a"), env=os.environ | single,
         )  # fmt: skip
         for target, files in self.valid.items():  # valid ones: whatever is imported late is imported now
             answer = self._answer(target, files)
