@@ -53,8 +53,8 @@ class Context:
     owner: Owner
     corpora: Corpora
     encoders: Encoders
-    language: gr.Textbox | None = None
-    session: gr.Textbox | None = None
+    language: Any = None
+    session: Any = None
     tab: gr.Tab | None = None
     timers: list[tuple[gr.Tab, gr.Timer]] = field(default_factory=list)
     loads: list[tuple[Callable[[str], Any], Component | list[Component]]] = field(default_factory=list)
