@@ -141,3 +141,27 @@ def test_folds_and_scores_on_workers_are_those_of_one_process_though_a_worker_is
     assert main([*map(str, words), str(tmp_path / "there"), "--scheduler", str(cluster.file)]) == 0
     here, there = ((tmp_path / name / "predictions.csv").read_text() for name in ("here", "there"))
     assert there == here
+
+
+@pytest.mark.slow
+def test_baselines_on_workers_are_those_of_one_process_though_a_worker_is_killed(cluster, tiny_encoder, tmp_path):
+    folder, cache = write_corpus(tmp_path / "corpus", 6, per_emotion=2), tmp_path / "cache"
+    models = "--models mean_lr drm mfcc_cnn paper --folds 2 --baseline-width 8 --baseline-max-epochs 30 --max-epochs 4"
+    words = ["baselines", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache, *models.split(), "--out"]
+    assert main([*map(str, words), str(tmp_path / "alone")]) == 0
+    victims = [cluster.worker() for _ in range(2)]
+
+    def kill_one_at_work():
+        while not list((tmp_path / "shared").glob("mean_lr*/result.json")):
+            time.sleep(0.01)
+        victims[0].kill()
+
+    meddler = threading.Thread(target=kill_one_at_work, daemon=True)
+    meddler.start()
+    assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
+    meddler.join(30)
+    assert victims[0].poll() is not None
+    alone, shared = (json.loads((tmp_path / name / "baselines.json").read_text()) for name in ("alone", "shared"))
+    assert [row["model"] for row in shared["rows"]] == [row["model"] for row in alone["rows"]]
+    for row, other in zip(alone["rows"], shared["rows"], strict=True):
+        assert other["wa"]["value"] == pytest.approx(row["wa"]["value"], abs=0.02)  # threads round differently

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ NO_LIMIT_S = 1e9  # the budget is a number of trials
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.classifier.settings import ClassifierSettings
     from ser.experiments.baselines import BaselineSettings
-    from ser.experiments.comparison import MODELS
+    from ser.experiments.models import MODELS
     from ser.training.settings import TrainingSettings
 
     common.add_corpus_arguments(parser)
@@ -61,9 +62,11 @@ def run(args: argparse.Namespace) -> int:
     from ser.cli.crossval import draw_report
     from ser.errors import SettingsError, Stopped
     from ser.experiments.baselines import BaselineSettings
-    from ser.experiments.comparison import FILE, MODELS, Comparison, ComparisonSettings, runnable
+    from ser.experiments.comparison import FILE, Comparison, ComparisonSettings
+    from ser.experiments.models import MODELS, runnable
     from ser.files import read_json
     from ser.reporting.comparison import write_comparison_report
+    from ser.workers import pool
 
     requested = [name for word in args.models for name in word.split(",") if name]
     names, reasons = runnable(list(dict.fromkeys(requested)))
@@ -82,9 +85,10 @@ def run(args: argparse.Namespace) -> int:
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}")
     should_stop = common.stop_on_signals()
     chooser = _equal_budgets(args, should_stop) if args.trials else None
-    comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, should_stop, chooser)
     try:
-        content = comparison.run(names)
+        with pool(args.scheduler) if args.scheduler else nullcontext() as executor:
+            about = (print_epoch, should_stop, chooser, executor)
+            content = Comparison(corpus, encoded, settings, args.out, *about).run(names)
     except Stopped:  # what is finished is reported all the same
         if (args.out / FILE).exists():
             write_comparison_report(read_json(args.out / FILE), args.out / "report.html")

@@ -33,6 +33,7 @@ SIZE_LIMIT_PP = 1.0
 POWER = 4  # the largest deviation dominates the sum
 MAX_STEPS = 500
 MAX_PAIRS = 20_000  # swaps looked at in one step; more are sampled
+GOOD_ENOUGH = 1e-3  # cost of a part at which a sampled search ends: off by less than a fifth of each limit
 N_STARTS = 8
 MAX_ROUNDS = 4  # over the folds, until their validation parts stay as they are
 SOLVER_TIME_S = 20.0
@@ -123,9 +124,12 @@ def _improve_test(counts: Counts, test: Assignment, n_folds: int, rng: np.random
         thin = np.maximum(0, 2 - (n_present - speakers)).sum(axis=-1)
         return part_cost(part, total, 1 / n_folds, SHARE_LIMIT_PP["test"]) + THIN_COST * thin
 
+    enough = n_folds * GOOD_ENOUGH if _is_sampled(len(test)) else 0.0
     folds = np.stack([both[test == fold].sum(axis=0) for fold in range(n_folds)])
     for _ in range(MAX_STEPS):
         costs = cost_of(folds)
+        if costs.sum() < enough:
+            break
         one, other, target = _changes(test, n_folds, rng)
         change = both[one] - np.where(other[:, None] >= 0, both[other], 0)
         source = test[one]
@@ -142,15 +146,17 @@ def _improve_test(counts: Counts, test: Assignment, n_folds: int, rng: np.random
     return float(cost_of(folds).sum()), test
 
 
+def _is_sampled(n_speakers: int) -> bool:
+    """Whether there are more pairs of speakers than are looked at in one step."""
+    return n_speakers * (n_speakers - 1) // 2 > MAX_PAIRS
+
+
 def _changes(test: Assignment, n_folds: int, rng: np.random.Generator) -> tuple[Assignment, Assignment, Assignment]:
     """All moves and swaps as `(speaker, the one it changes places with or -1, fold it goes to)`."""
     n = len(test)
     one, target = (axis.ravel() for axis in np.meshgrid(np.arange(n), np.arange(n_folds), indexing="ij"))
     moves = one[test[one] != target], target[test[one] != target]
-    if n * (n - 1) // 2 <= MAX_PAIRS:
-        first, second = np.triu_indices(n, 1)
-    else:
-        first, second = rng.integers(0, n, (2, MAX_PAIRS))
+    first, second = rng.integers(0, n, (2, MAX_PAIRS)) if _is_sampled(n) else np.triu_indices(n, 1)
     apart = test[first] != test[second]
     first, second = first[apart], second[apart]
     nobody = np.full(len(moves[0]), -1)
@@ -176,6 +182,8 @@ class _ValidationSearch:
     def random_start(self, rng: np.random.Generator) -> Mask:
         """Random speakers until the part has about its size, `(speakers,)`."""
         order = rng.permutation(len(self.counts))
+        if _is_sampled(len(order)):  # too many to exchange one by one
+            order = order[np.argsort(self.excess[order], kind="stable")]
         chosen = np.zeros(len(order), dtype=bool)
         reached = np.cumsum(self.counts[order].sum(axis=1)) <= self.share * self.total.sum()
         chosen[order[reached]] = True
@@ -199,6 +207,8 @@ class _ValidationSearch:
             pairs = rng.integers(0, n, MAX_PAIRS) if n > MAX_PAIRS else np.arange(n)
             given, taken = inside[pairs // len(outside)], outside[pairs % len(outside)]
             part, used = self.counts[chosen].sum(axis=0), self.excess[chosen].sum()
+            if n > MAX_PAIRS and self._cost(part, used) < GOOD_ENOUGH:
+                break
             costs = self._cost(part - counts[given] + counts[taken], used - excess[given] + excess[taken])
             best = int(costs.argmin())
             if costs[best] >= self._cost(part, used) - 1e-9:

@@ -8,9 +8,9 @@ paper's is too.
 
 from __future__ import annotations
 
-import importlib.util
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, wait
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -22,17 +22,9 @@ from numpy.typing import NDArray
 from ser.classifier.checkpoint import EncoderReference
 from ser.corpora.corpus import Corpus
 from ser.corpora.folds import Fold
-from ser.errors import SettingsError, Stopped
-from ser.experiments.baselines import (
-    BaselineSettings,
-    FrontEnd,
-    ListedFrames,
-    Task,
-    linear_svm,
-    logistic_regression,
-    mfccs,
-)
-from ser.experiments.networks import AttendedLayers, CombinedLayers, ConformerHead, MfccCNN, network
+from ser.errors import Stopped
+from ser.experiments.baselines import BaselineSettings, FrontEnd, ListedFrames, Task, mfccs
+from ser.experiments.models import MODELS, fit_alone, runnable
 from ser.files import claim_folder, read_json, write_atomically, write_json
 from ser.runtime import library_versions
 from ser.scoring.metrics import score
@@ -43,48 +35,10 @@ from ser.training.settings import CrossvalSettings, settings_to_dict
 from ser.training.trainer import EpochReport
 
 FILE = "baselines.json"
+PAUSE_S = 1.0  # between looks at whether to stop, while workers fit folds
 
 Listener = Callable[[str, int, int], None]
 Source = Callable[[], FrameSource]
-
-
-@dataclass(frozen=True)
-class Model:
-    """One way from a recording to an emotion.
-
-    Attributes:
-        title: in tables and charts.
-        needs: "frames", "layers" or "front" end of an encoder, "mfcc", or openSMILE's "egemaps" or "compare".
-        fit: fits the model on a fold, calling its second argument after each epoch, and returns the probabilities
-            `(test utterances, n_labels)`; None for the Bi-GRU, which `Crossval` trains.
-    """
-
-    title: str
-    needs: str
-    fit: Callable[[Task, Callable[[int], None]], NDArray[np.float64]] | None = None
-
-    @property
-    def uses_encoder(self) -> bool:
-        return self.needs in ("frames", "layers", "front")
-
-    @property
-    def is_network(self) -> bool:
-        """Whether `BaselineSettings` say how it is trained; the linear models choose their strength themselves."""
-        return isinstance(self.fit, partial)
-
-
-MODELS: dict[str, Model] = {
-    "paper": Model("Bi-GRU, the paper's settings", "frames"),
-    "bigru": Model("Bi-GRU, settings as given", "frames"),
-    "mean_lr": Model("frames averaged, logistic regression", "frames", logistic_regression),
-    "conformer": Model("Conformer", "frames", partial(network, ConformerHead)),
-    "front_conformer": Model("front end, Conformer", "front", partial(network, ConformerHead)),
-    "drm": Model("reduced layers, attention over layers", "layers", partial(network, AttendedLayers)),
-    "drm_classifiers": Model("reduced layers, a classifier each, combined", "layers", partial(network, CombinedLayers)),
-    "mfcc_cnn": Model("MFCC, 1D-CNN", "mfcc", partial(network, MfccCNN)),
-    "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps", linear_svm),
-    "compare_svm": Model("ComParE, linear SVM", "compare", linear_svm),
-}
 
 
 @dataclass(frozen=True)
@@ -137,23 +91,6 @@ class ComparisonSettings:
         return replace(given, classifier=self.paper.classifier, training=training)
 
 
-def runnable(names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Which of these models can run here, and why others cannot, in sentences.
-
-    Raises:
-        SettingsError: there is no such model.
-    """
-    unknown = [name for name in names if name not in MODELS]
-    if unknown:
-        raise SettingsError(f"There is no model {', '.join(unknown)}; there are {', '.join(MODELS)}.")
-    has_opensmile = importlib.util.find_spec("opensmile") is not None
-    without = [name for name in names if MODELS[name].needs in ("egemaps", "compare") and not has_opensmile]
-    return [name for name in names if name not in without], [
-        f"{name} is left out: openSMILE is not installed. It is free for research alone: pip install opensmile"
-        for name in without
-    ]
-
-
 @dataclass(frozen=True)
 class Comparison:
     """Models on the same folds of a corpus.
@@ -166,6 +103,7 @@ class Comparison:
         listener: called after each epoch with the name of the run, the number of the fold and the epoch.
         should_stop: asked after each fold, and by the Bi-GRU after each epoch.
         chooser: searches the settings of "bigru" and of the other networks; None takes them as given.
+        executor: what fits the folds, each by itself; by default they are fitted here, one after the other.
     """
 
     corpus: Corpus
@@ -175,6 +113,7 @@ class Comparison:
     listener: Listener = lambda run, fold, epoch: None
     should_stop: Callable[[], bool] = lambda: False
     chooser: Chooser | None = None
+    executor: Executor | None = None
 
     @cached_property
     def folds(self) -> tuple[Fold, ...]:
@@ -250,7 +189,7 @@ class Comparison:
         if self.chooser and name == "bigru":
             settings = self.chooser.bigru(run, self.corpus, one, settings)
         crossval = Crossval(self.corpus, one.frames, one.reference, settings, folder)
-        return crossval.run_once(listener, self.should_stop, final=False)
+        return crossval.run_once(listener, self.should_stop, final=False, executor=self.executor)
 
     def _baseline(self, name: str, run: str, one: Encoded) -> dict[str, Any]:
         folder, labels, settings = self.folder / run, self.corpus.emotions, self.settings.baseline
@@ -278,30 +217,42 @@ class Comparison:
         """`(utterances, labels)` probabilities of every utterance by the fold that tests it, and which that is."""
         n = len(self.corpus.utterances)
         probabilities, fold_of = np.zeros((n, len(self.corpus.emotions))), np.zeros(n, dtype=np.int64)
-        for number, fold in enumerate(self.folds):
-            probabilities[list(fold.test)] = self._fitted(name, run, source, settings, number, fold)
+        fitted = self._fitted(name, run, source, settings, self.folds)
+        for number, (fold, predicted) in enumerate(zip(self.folds, fitted, strict=True)):
+            probabilities[list(fold.test)] = predicted
             fold_of[list(fold.test)] = number
         return probabilities, fold_of
 
     def _validation_accuracy(self, name: str, run: str, source: Source, settings: BaselineSettings) -> float:
         """Accuracy on the validation speakers, mean of the folds; nobody of a test part is heard."""
-        shares = []
-        for number, fold in enumerate(self.folds):
-            unseen = replace(fold, test=fold.validation)
-            predicted = self._fitted(name, run, source, settings, number, unseen).argmax(axis=1)
-            shares.append(np.mean(predicted == self.corpus.targets[list(fold.validation)]))
-        return float(np.mean(shares))
+        folds = [replace(fold, test=fold.validation) for fold in self.folds]
+        fitted = self._fitted(name, run, source, settings, folds)
+        right = [
+            np.mean(predicted.argmax(axis=1) == self.corpus.targets[list(fold.test)])
+            for fold, predicted in zip(folds, fitted, strict=True)
+        ]
+        return float(np.mean(right))
 
     def _fitted(
-        self, name: str, run: str, source: Source, settings: BaselineSettings, number: int, fold: Fold
-    ) -> NDArray[np.float64]:
-        """`(test utterances, labels)` probabilities of a model that was fitted on a fold."""
-        if self.should_stop():
-            raise Stopped(f"Stopped before fold {number + 1} of {run}. Run the same command again to resume.")
-        fit = MODELS[name].fit
-        assert fit is not None
-        task = Task(source(), self.corpus.targets, len(self.corpus.emotions), fold, settings, number)
-        return fit(task, partial(self.listener, run, number))
+        self, name: str, run: str, source: Source, settings: BaselineSettings, folds: Sequence[Fold]
+    ) -> Iterator[NDArray[np.float64]]:
+        """`(test utterances, labels)` probabilities of a model that was fitted on each fold, in order."""
+        targets, n_labels = self.corpus.targets, len(self.corpus.emotions)
+        tasks = [Task(source(), targets, n_labels, fold, settings, number) for number, fold in enumerate(folds)]
+        futures = [self.executor.submit(fit_alone, name, task) for task in tasks] if self.executor else []
+        try:
+            for number, task in enumerate(tasks):
+                while futures and not self.should_stop() and not wait(futures[number : number + 1], PAUSE_S).done:
+                    pass
+                if self.should_stop():
+                    raise Stopped(f"Stopped in fold {number + 1} of {run}. Run the same command again to resume.")
+                if futures:
+                    yield futures[number].result()
+                else:
+                    yield MODELS[name].fitted(task, partial(self.listener, run, number))
+        finally:
+            for future in futures:
+                future.cancel()
 
     def _source(self, needs: str, one: Encoded) -> FrameSource:
         """What a model learns from: frames, or one row an utterance of openSMILE's functionals."""

@@ -110,13 +110,17 @@ class Crossval:
         return result
 
     def run_once(
-        self, listener: Callable[[int, EpochReport], None], should_stop: Callable[[], bool], final: bool = True
+        self,
+        listener: Callable[[int, EpochReport], None],
+        should_stop: Callable[[], bool],
+        final: bool = True,
+        executor: Executor | None = None,
     ) -> dict[str, Any]:
         """Content of `result.json`: that of an earlier process that came to the end, else by `run`."""
         progress, result = (self.run_folder.path / f"{name}.json" for name in ("progress", "result"))
         if result.exists() and read_json(progress)["state"] == "done":
             return read_json(result)
-        return self.run(listener, should_stop, final)
+        return self.run(listener, should_stop, final, executor)
 
     def _write_progress(self, state: str) -> None:
         self.run_folder.write_progress(state, self.lockstep)

@@ -19,7 +19,7 @@ from support import write_corpus, write_voice
 
 from ser.cli import main
 from ser.corpora.corpus import keep_emotions, read_corpora, read_corpus
-from ser.corpora.fold_search import solve
+from ser.corpora.fold_search import make_plan, solve
 from ser.corpora.folds import (
     PARTS,
     Fold,
@@ -287,6 +287,17 @@ def test_nobody_validates_two_folds_where_the_speakers_suffice(n_speakers):
     n_used = sum(map(len, names))
     assert len(set().union(*names)) == n_used
     assert validated_by(names) == f"Validated by {n_used} speakers, the most used in 1 fold."
+
+
+@pytest.mark.slow
+def test_a_thousand_speakers_are_split_as_evenly_with_each_validating_once():
+    counts = np.random.default_rng(0).multinomial(60, [0.35, 0.34, 0.15, 0.08, 0.06, 0.02], 1000).astype(float)
+    plan = make_plan(counts, 5, 0.16, np.random.default_rng(40))
+    assert plan.validation.sum(axis=0).max() == 1
+    total = counts.sum(axis=0)
+    for part, share in ((plan.test @ counts, 0.2), (plan.validation @ counts, 0.16)):
+        assert np.abs(part / part.sum(axis=1, keepdims=True) - total / total.sum()).max() < 0.003
+        assert np.abs(part.sum(axis=1) / total.sum() - share).max() < 0.003
 
 
 def test_a_speaker_validates_again_only_where_the_corpus_has_no_other():

@@ -21,7 +21,8 @@ from ser.cli.baselines import print_comparison
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError, Stopped
 from ser.experiments.baselines import BaselineSettings, Task, linear_svm, mfccs
-from ser.experiments.comparison import MODELS, Comparison, ComparisonSettings, Encoded, runnable
+from ser.experiments.comparison import Comparison, ComparisonSettings, Encoded
+from ser.experiments.models import MODELS, runnable
 from ser.experiments.networks import logits
 from ser.experiments.published import PUBLISHED
 from ser.reporting.comparison import write_comparison_report
