@@ -6,12 +6,15 @@ there are no padded steps to mask, and the logits of an utterance do not depend 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ser.classifier.gru import BiGRULayer, PackedIndex
-from ser.classifier.settings import AXES_BUFFERS, NORM_EPSILON, VOICE_BUFFERS, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, FUNCTIONALS_BUFFERS, NORM_EPSILON, VOICE_BUFFERS, ClassifierSettings
 
 
 class BiGRUClassifier(nn.Module):
@@ -19,6 +22,8 @@ class BiGRUClassifier(nn.Module):
 
     components_mean: torch.Tensor
     components_axes: torch.Tensor
+    functionals_mean: torch.Tensor
+    functionals_deviation: torch.Tensor
 
     def __init__(self, dim: int, n_labels: int, settings: ClassifierSettings | None = None) -> None:
         super().__init__()
@@ -46,11 +51,21 @@ class BiGRUClassifier(nn.Module):
         self.dense = nn.Linear(pooled, n_labels)
         nn.init.xavier_uniform_(self.dense.weight)
         nn.init.zeros_(self.dense.bias)
+        if self.settings.functionals:
+            for name in FUNCTIONALS_BUFFERS:
+                self.register_buffer(name, torch.ones(2 * width))
+            self.linear = nn.Linear(2 * width, n_labels)
+            nn.init.zeros_(self.linear.weight)
+            nn.init.zeros_(self.linear.bias)
 
-    def forward(
+    def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Logits `(batch, n_labels)` of a packed batch, whose softmax are the probabilities; see `each`."""
+        return averaged(self.each(frames, lengths))
+
+    def each(
         self, frames: torch.Tensor, lengths: torch.Tensor, generator: torch.Generator | None = None
-    ) -> torch.Tensor:
-        """Logits of a packed batch.
+    ) -> list[torch.Tensor]:
+        """Logits of a packed batch by the Bi-GRU, and by the linear classifier where there is one.
 
         Args:
             frames: `(total frames, dim)` float32, utterance after utterance; `(total frames, layers, dim)`
@@ -59,7 +74,7 @@ class BiGRUClassifier(nn.Module):
             generator: source of the dropout's randomness in training.
 
         Returns:
-            `(batch, n_labels)`; their softmax are the probabilities.
+            `(batch, n_labels)` each.
         """
         index = PackedIndex.of(lengths.cpu()).to(frames.device)
         if self.settings.weighted_layers:
@@ -68,12 +83,16 @@ class BiGRUClassifier(nn.Module):
             frames = frames.flatten(1)
         if self.settings.components:
             frames = (frames - self.components_mean) @ self.components_axes
+        pooled = [self._functionals(frames, lengths)] if self.settings.functionals else []
         x = self._dropped(frames, self.settings.dropout, generator)
         # Without scale and bias, which the first layer folds into its input kernel.
         x = functional.layer_norm(x, self.norm.normalized_shape, eps=self.norm.eps)
         for number, layer in enumerate(self.gru):
             x = layer(x, index, None if number else self.norm)
-        return self.dense(self._dropped(self._pooled(x, index), self.settings.final_dropout, generator))
+        pooled = [self._pooled(x, index), *pooled]
+        ends = [self.dense, self.linear] if self.settings.functionals else [self.dense]
+        share = self.settings.final_dropout
+        return [end(self._dropped(one, share, generator)) for end, one in zip(ends, pooled, strict=True)]
 
     def penalty(self) -> torch.Tensor:
         """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""
@@ -89,6 +108,10 @@ class BiGRUClassifier(nn.Module):
         kept = (bits >= lost - 2**15).view_as(frames).to(frames.dtype)
         return kept.mul_(1 / (1 - lost / 2**16)).mul_(frames)
 
+    def _functionals(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """Standardised mean and standard deviation of each utterance's frames, `(batch, 2 * width)`."""
+        return (functionals(frames, lengths) - self.functionals_mean) / self.functionals_deviation
+
     def _pooled(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         last = self.gru[-1]
         if self.settings.pooling == "last":
@@ -101,3 +124,16 @@ class BiGRUClassifier(nn.Module):
         mean = (weight * frames).sum(dim=0)
         variance = (weight * frames.square()).sum(dim=0) - mean.square()
         return torch.cat([mean, variance.clamp(min=1e-6).sqrt()])
+
+
+def functionals(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Mean and standard deviation over time of each utterance's frames `(total frames, dim)`: `(batch, 2 * dim)`."""
+    each = frames.split(lengths.tolist())
+    return torch.stack([torch.cat([one.mean(dim=0), one.std(dim=0, correction=0)]) for one in each])
+
+
+def averaged(each: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Logits `(batch, n_labels)` whose softmax is the average of that of each."""
+    if len(each) == 1:
+        return each[0]
+    return torch.stack([one.log_softmax(dim=-1) for one in each]).logsumexp(dim=0) - math.log(len(each))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from ser.classifier.settings import AXES_BUFFERS, VOICE_BUFFERS, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, FUNCTIONALS_BUFFERS, VOICE_BUFFERS, ClassifierSettings
 from ser.errors import CheckpointError, SettingsError
 from ser.files import SHIPPED_CLASSIFIER, write_atomically, write_json
 from ser.scoring.calibration import Calibration
@@ -263,6 +263,9 @@ def weight_shapes(settings: ClassifierSettings, dim: int, n_labels: int) -> dict
     if settings.voices:
         stacked = (settings.stacked_layers,) if settings.stacked_layers else ()
         shapes |= dict.fromkeys(VOICE_BUFFERS, (*stacked, dim))
+    if settings.functionals:
+        shapes |= dict.fromkeys(FUNCTIONALS_BUFFERS, (2 * width,))
+        shapes |= {"linear.weight": (n_labels, 2 * width), "linear.bias": (n_labels,)}
     return shapes
 
 

@@ -6,13 +6,12 @@ In: the fold models of a cross-validation and their temperatures. Out: a module 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 
-from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
+from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings, averaged
 
 
 class Ensemble(nn.Module):
@@ -37,6 +36,5 @@ class Ensemble(nn.Module):
 
     def forward(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """`(batch, n_labels)`, whose softmax is the average of the members' probabilities; see `BiGRUClassifier`."""
-        logits = torch.stack([member(frames, lengths) for member in self.members])
-        each = (logits / self.temperatures[:, None, None]).log_softmax(dim=-1)
-        return each.logsumexp(dim=0) - math.log(len(self.members))
+        each = (member(frames, lengths) for member in self.members)
+        return averaged([one / temperature for one, temperature in zip(each, self.temperatures, strict=True)])

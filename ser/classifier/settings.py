@@ -11,6 +11,9 @@ from ser.errors import SettingsError
 NORM_EPSILON = 1e-3  # of the layer norm: Keras' default; torch has 1e-5
 AXES_BUFFERS = ("components_mean", "components_axes")  # `(dim,)` and `(dim, components)` of the frames
 MOST_AVERAGED = 50  # frames are a second
+MOST_UNITS = 100_000  # of a layer, and layers: above what any memory holds
+# Mean and deviation over the training utterances of their functionals, each `(2 * width,)`.
+FUNCTIONALS_BUFFERS = ("functionals_mean", "functionals_deviation")
 # What a classifier that was trained with voices keeps of its training speakers, each `(*frame_shape)`: mean and
 # deviation of their frames, and the way from a speaker's neutral mean to the mean of all of theirs.
 VOICE_BUFFERS = ("voice_mean", "voice_deviation", "voice_from_neutral")
@@ -39,6 +42,8 @@ class ClassifierSettings:
         voices: share of training utterances whose frames are moved to the mean and deviation of all training speakers
             from those of their own, so that the classifier also serves recordings moved so: see
             `ser.inference.adaptation`. 0 never moves them (the paper).
+        functionals: a second, linear classifier beside the Bi-GRU, on mean and standard deviation of an utterance's
+            frames; both learn by themselves, and their probabilities are averaged.
     """
 
     base_units: int = 192
@@ -53,12 +58,14 @@ class ClassifierSettings:
     averaged_frames: int = field(default=1, metadata={"may_be_absent": True})
     final_dropout: float = field(default=0.0, metadata={"may_be_absent": True})
     voices: float = field(default=0.0, metadata={"may_be_absent": True})
+    functionals: bool = field(default=False, metadata={"may_be_absent": True})
 
     def __post_init__(self) -> None:
-        if min(self.base_units, self.final_units, self.gru_layers) < 1:
+        sizes = (self.base_units, self.final_units, self.gru_layers)
+        if not 1 <= min(sizes) <= max(sizes) <= MOST_UNITS:
             raise SettingsError(
                 f"base_units {self.base_units}, final_units {self.final_units} and gru_layers {self.gru_layers} "
-                "must each be at least 1."
+                f"must each be 1 to {MOST_UNITS:,}."
             )
         for name in ("weighted_layers", "concatenated_layers"):
             if getattr(self, name) < 0 or getattr(self, name) == 1:
@@ -69,6 +76,8 @@ class ClassifierSettings:
             raise SettingsError(
                 f"components must not be negative and cannot be taken of a weighted sum, got {self.components}."
             )
+        if self.functionals and (self.components or self.weighted_layers):
+            raise SettingsError("functionals are taken of the encoder's own numbers: without components or weights.")
         if not 1 <= self.averaged_frames <= MOST_AVERAGED:
             raise SettingsError(f"averaged_frames must be 1 to {MOST_AVERAGED}, got {self.averaged_frames}.")
         for name in ("dropout", "final_dropout", "voices"):

@@ -35,6 +35,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "label-smoothing": {"label_smoothing": 0.1},
     "weighted-layers": {"weighted_layers": "all"},
     "pooling": {"pooling": "attentive"},
+    "functionals": {"functionals": True},
     "frame-masking": {"frame_masking": True},
     "augmented-copies": {"augmented_copies": 2},
     "ensemble": {"ensemble": True},

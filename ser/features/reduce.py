@@ -62,6 +62,25 @@ def principal_components(
     return mean.astype(np.float32), axes[:, ::-1][:, :n_components].astype(np.float32)
 
 
+def functionals_scale(
+    gather: Callable[[Sequence[int]], NDArray[np.float32]], train: Sequence[int]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and standard deviation, over utterances, of the mean and deviation of their frames.
+
+    Args:
+        gather: as for `principal_components`.
+        train: indices of utterances.
+
+    Returns:
+        `(2 * dim,)` each; a deviation of 0 counts as 1.
+    """
+    frames = (gather([one]) for one in train)
+    each = (one.reshape(len(one), -1) for one in frames)
+    values = np.stack([np.concatenate([one.mean(axis=0), one.std(axis=0)]) for one in each])
+    deviation = values.std(axis=0)
+    return values.mean(axis=0), np.where(deviation > 0, deviation, 1).astype(np.float32)
+
+
 def useful_dimensions(
     gather: Callable[[Sequence[int]], NDArray[np.float32]],
     targets: NDArray[np.int64],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from ser.classifier.checkpoint import Checkpoint, State
-from ser.classifier.settings import AXES_BUFFERS, NORM_EPSILON, ClassifierSettings
+from ser.classifier.settings import AXES_BUFFERS, FUNCTIONALS_BUFFERS, NORM_EPSILON, ClassifierSettings
 from ser.encoders.chunking import VARIANCE_FLOOR
 from ser.encoders.graph import OPSET, WAVEFORMS, open_graph
 
@@ -115,7 +115,7 @@ def recording_nodes(checkpoint: Checkpoint, state: State) -> Nodes:
 def _rows(graph: Nodes, checkpoint: Checkpoint, state: State) -> None:
     """`batch` and `lengths` to `rows (pieces, labels)`, the calibrated probabilities of each piece."""
     each = [_logits(graph, checkpoint.classifier, _below(state, prefix)) for prefix in checkpoint.prefixes]
-    logits = each[0] if len(each) == 1 else _averaged_logits(graph, each, state["temperatures"])
+    logits = each[0] if len(each) == 1 else _averaged_logits(graph, each, [*state["temperatures"]])
     temperature = np.float32(checkpoint.calibration.temperature)
     graph.add("Softmax", graph.add("Div", logits, temperature), axis=-1, out=ROWS)
 
@@ -160,8 +160,8 @@ def _cut(graph: Nodes, frames: str, max_frames: int, frame_shape: tuple[int, ...
     graph.add("Cast", lengths, to=TensorProto.INT32, out=LENGTHS)
 
 
-def _averaged_logits(graph: Nodes, logits: Sequence[str], temperatures: NDArray[np.float32]) -> str:
-    """`(pieces, labels)`: logarithms of the averaged probabilities of an ensemble, but for a constant."""
+def _averaged_logits(graph: Nodes, logits: Sequence[str], temperatures: Sequence[np.float32]) -> str:
+    """`(pieces, labels)`: logarithms of the averaged probabilities of several classifiers, but for a constant."""
     each = []
     for one, temperature in zip(logits, temperatures, strict=True):
         soft = graph.add("LogSoftmax", graph.add("Div", one, temperature), axis=-1)
@@ -181,6 +181,7 @@ def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
     if settings.components:
         mean, axes = (state[name] for name in AXES_BUFFERS)
         x = graph.add("MatMul", graph.add("Sub", x, mean), axes)
+    functionals = _functionals(graph, x, state) if settings.functionals else ""
     x = graph.add("LayerNormalization", x, state["norm.weight"], state["norm.bias"], axis=-1, epsilon=NORM_EPSILON)
     *before, last = (_below(state, f"gru.{number}.") for number in range(settings.gru_layers))
     for layer in before:
@@ -191,7 +192,34 @@ def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
         pooled = graph.add("Reshape", ends, _ints(0, 2 * _units(last)))
     else:
         pooled = _attentive(graph, _states(graph, last, x), state)
-    return graph.add("Gemm", pooled, state["dense.weight"], state["dense.bias"], transB=1)
+    logits = graph.add("Gemm", pooled, state["dense.weight"], state["dense.bias"], transB=1)
+    if not settings.functionals:
+        return logits
+    linear = graph.add("Gemm", functionals, state["linear.weight"], state["linear.bias"], transB=1)
+    return _averaged_logits(graph, [logits, linear], [np.float32(1)] * 2)
+
+
+def _functionals(graph: Nodes, frames: str, state: State) -> str:
+    """Standardised mean and standard deviation of the frames that are there, `(pieces, 2 * width)`."""
+    mask = graph.add("Cast", _there(graph, frames), to=TensorProto.FLOAT)
+    lengths = graph.add("Unsqueeze", graph.add("Cast", LENGTHS, to=TensorProto.FLOAT), _ints(1))
+
+    def mean_of(values: str) -> str:
+        return graph.add("Div", graph.add("ReduceSum", graph.add("Mul", mask, values), _ints(0), keepdims=0), lengths)
+
+    mean = mean_of(frames)
+    centred = graph.add("Sub", frames, mean)
+    deviation = graph.add("Sqrt", mean_of(graph.add("Mul", centred, centred)))
+    usual, scale = (state[name] for name in FUNCTIONALS_BUFFERS)
+    return graph.add("Div", graph.add("Sub", graph.add("Concat", mean, deviation, axis=-1), usual), scale)
+
+
+def _there(graph: Nodes, values: str) -> str:
+    """Which of the steps of `values` are there and no padding, `(steps, pieces, 1)`."""
+    n_steps = graph.add("Squeeze", graph.add("Shape", values, start=0, end=1), _ints(0))
+    steps = graph.add("Unsqueeze", graph.add("Range", np.int64(0), n_steps, np.int64(1)), _ints(1))
+    there = graph.add("Less", steps, graph.add("Cast", LENGTHS, to=TensorProto.INT64))
+    return graph.add("Unsqueeze", there, _ints(2))
 
 
 def _states(graph: Nodes, layer: State, x: str) -> str:
@@ -222,10 +250,7 @@ def _units(layer: State) -> int:
 def _attentive(graph: Nodes, states: str, state: State) -> str:
     """Mean and standard deviation over the steps that are there, `(pieces, 4 * units)`."""
     scores = graph.add("Add", graph.add("MatMul", states, state["attention.weight"].T), state["attention.bias"])
-    n_steps = graph.add("Squeeze", graph.add("Shape", states, start=0, end=1), _ints(0))
-    steps = graph.add("Unsqueeze", graph.add("Range", np.int64(0), n_steps, np.int64(1)), _ints(1))
-    there = graph.add("Less", steps, graph.add("Cast", LENGTHS, to=TensorProto.INT64))
-    masked = graph.add("Where", graph.add("Unsqueeze", there, _ints(2)), scores, np.float32(NEVER))
+    masked = graph.add("Where", _there(graph, states), scores, np.float32(NEVER))
     weight = graph.add("Softmax", masked, axis=0)
     weighted = graph.add("Mul", weight, states)
     mean = graph.add("ReduceSum", weighted, _ints(0), keepdims=0)

@@ -22,10 +22,10 @@ from torch import nn
 from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
 
-from ser.classifier.bigru import BiGRUClassifier
-from ser.classifier.settings import AXES_BUFFERS, VOICE_BUFFERS, ClassifierSettings
+from ser.classifier.bigru import BiGRUClassifier, averaged
+from ser.classifier.settings import AXES_BUFFERS, FUNCTIONALS_BUFFERS, VOICE_BUFFERS, ClassifierSettings
 from ser.errors import JobError
-from ser.features.reduce import principal_components, useful_dimensions
+from ser.features.reduce import functionals_scale, principal_components, useful_dimensions
 from ser.runtime import chosen_device
 from ser.scoring.metrics import accuracy_and_uar, confusion
 from ser.training.frames import LabelledFrames, mask_frames
@@ -110,6 +110,8 @@ class Training:
                 else useful_dimensions(self._unmoved, data.targets, train, held_out, classifier.components)
             )
             self._fill(AXES_BUFFERS, axes)
+        if classifier.functionals:
+            self._fill(FUNCTIONALS_BUFFERS, functionals_scale(self._unmoved, self.train.tolist()))
         self.optimizer = optimizer(self.model, settings)
         self.average = AveragedModel(self.model, avg_fn=self._averaged) if settings.weight_average else None
         self.class_weights = self._class_weights()
@@ -189,15 +191,15 @@ class Training:
         total, predicted = 0.0, []
         self.model.train()
         for batch in _batches(order, self.settings.batch_size):
-            logits = self.model(*self._gathered(batch, rng), dropout)
-            loss = self._loss(logits, batch)
+            each = self.model.each(*self._gathered(batch, rng), dropout)
+            losses = torch.stack([self._loss(one, batch) for one in each])
             self.optimizer.zero_grad(set_to_none=True)
-            (loss + self.settings.l2 * self.model.penalty()).backward()
+            (losses.sum() + self.settings.l2 * self.model.penalty()).backward()
             self.optimizer.step()
             if self.average is not None:
                 self.average.update_parameters(self.model)
-            total += float(loss.detach()) * len(batch)
-            predicted.append(logits.detach().argmax(dim=1).cpu().numpy())
+            total += float(losses.detach().mean()) * len(batch)
+            predicted.append(averaged(each).detach().argmax(dim=1).cpu().numpy())
         matrix = confusion(self.targets[order], np.concatenate(predicted), self.data.n_labels)
         return total / len(order), matrix
 

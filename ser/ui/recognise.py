@@ -35,7 +35,7 @@ EXAMPLES = {
     "anger": "ravdess_03-01-05-02-01-01-11.ogg",
     "fear": "nemo_MK0_fear_1.ogg",
     "happiness": "ravdess_03-01-03-01-01-01-12.ogg",
-    "neutral": "nemo_MK0_neutral_33.ogg",
+    "neutral": "ravdess_03-01-01-01-01-02-14.ogg",
     "sadness": "nemo_MP0_sadness_8.ogg",
     "surprise": "ravdess_03-01-08-01-02-02-15.ogg",
 }

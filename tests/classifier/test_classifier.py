@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -125,9 +126,7 @@ def test_the_penalty_counts_input_kernels_and_nothing_else():
 def test_dropout_acts_in_training_only_and_follows_its_generator():
     model = BiGRUClassifier(8, 3, ClassifierSettings(4, 2, 2, dropout=0.5))
     frames, lengths = torch.randn(5, 8), torch.tensor([5])
-    first = model(frames, lengths, torch.Generator().manual_seed(3))
-    again = model(frames, lengths, torch.Generator().manual_seed(3))
-    other = model(frames, lengths, torch.Generator().manual_seed(4))
+    first, again, other = (model.each(frames, lengths, torch.Generator().manual_seed(seed))[0] for seed in (3, 3, 4))
     torch.testing.assert_close(first, again, atol=0, rtol=0)
     assert not torch.equal(first, other)
     model.eval()
@@ -146,16 +145,35 @@ def test_dropout_zeroes_its_share_and_scales_the_others_up(share):
     assert of_rows.std() < 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"base_units": 0}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}])
+@pytest.mark.parametrize("wrong", [{"base_units": 0}, {"final_units": 10**9}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}])
 def test_settings_that_make_no_sense_are_refused_with_the_value_given(wrong):
     with pytest.raises(SettingsError, match=str(next(iter(wrong.values())))):
         ClassifierSettings(**wrong)
 
 
-@pytest.mark.parametrize("pooling", ["last", "attentive"])
-def test_an_utterance_alone_gets_the_logits_that_it_gets_among_others(pooling):
+def test_the_bigru_and_the_linear_classifier_are_averaged_and_each_learns_by_itself():
     torch.manual_seed(3)
-    model = BiGRUClassifier(12, 4, ClassifierSettings(8, 6, 2, pooling=pooling)).eval()
+    model = BiGRUClassifier(12, 4, ClassifierSettings(8, 6, 2, functionals=True)).eval()
+    model.linear.weight.data.normal_()
+    frames = torch.randn(int(LENGTHS.sum()), 12)
+    bigru, linear = model.each(frames, LENGTHS)
+    expected = (bigru.softmax(dim=1) + linear.softmax(dim=1)) / 2
+    torch.testing.assert_close(model(frames, LENGTHS).softmax(dim=1), expected)
+    rows = [
+        np.r_[one.mean(axis=0), one.std(axis=0)] for one in np.split(frames.numpy(), np.cumsum(LENGTHS.numpy())[:-1])
+    ]
+    scaled = (torch.from_numpy(np.stack(rows)) - model.functionals_mean) / model.functionals_deviation
+    torch.testing.assert_close(linear, model.linear(scaled))
+    linear.sum().backward()
+    assert model.dense.weight.grad is None
+    assert model.linear.weight.grad is not None
+
+
+@pytest.mark.parametrize("functionals", [False, True])
+@pytest.mark.parametrize("pooling", ["last", "attentive"])
+def test_an_utterance_alone_gets_the_logits_that_it_gets_among_others(pooling, functionals):
+    torch.manual_seed(3)
+    model = BiGRUClassifier(12, 4, ClassifierSettings(8, 6, 2, pooling=pooling, functionals=functionals)).eval()
     lengths = torch.tensor([7, 1, 20])
     frames = torch.randn(int(lengths.sum()), 12)
     with torch.inference_mode():

@@ -306,7 +306,7 @@ def test_a_command_that_nothing_can_answer_says_so(tmp_path, monkeypatch, capsys
     assert main([*words, "--models", "svm"]) == 2
     assert "there are paper, bigru, mean_lr" in capsys.readouterr().err
     reason = "egemaps_svm is left out"
-    monkeypatch.setattr("ser.experiments.comparison.runnable", lambda names: ([], [reason]))
+    monkeypatch.setattr("ser.experiments.models.runnable", lambda names: ([], [reason]))
     assert main([*words, "--models", "egemaps_svm"]) == 2
     assert "None of these models can run here" in capsys.readouterr().err
     for option in ("--weighted-layers", "--augmented-copies"):  # they need other frames

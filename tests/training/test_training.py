@@ -161,6 +161,19 @@ def test_utterances_are_cut_to_max_frames(source):
     assert_same(run(training(source, replace(QUICK, max_frames=3))), short)
 
 
+def test_functionals_are_standardised_by_the_training_utterances_and_their_copies(source):
+    data = data_of(source)
+    one = Training(data, range(36), range(36, N), replace(SMALL, functionals=True), TrainingSettings(max_epochs=1))
+    each = [data.gather([index], 300)[0] for index in range(36)]
+    rows = np.stack([np.r_[frames.mean(axis=0), frames.std(axis=0)] for frames in each])
+    np.testing.assert_allclose(one.model.functionals_mean, rows.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(one.model.functionals_deviation, rows.std(axis=0), rtol=1e-5)
+    one.run_epoch()
+    assert one.model.linear.weight.abs().max() > 0
+    with pytest.raises(SettingsError, match="functionals"):
+        replace(SMALL, functionals=True, components=3)
+
+
 def test_it_learns_from_the_components_of_its_training_frames(source):
     data, classifier = data_of(source), replace(SMALL, components=3)
     settings = replace(QUICK, max_epochs=40, patience=0)

@@ -239,6 +239,14 @@ window.ser = (() => {
 
   return {
     note,
+    save: (form, values) => {
+      try { sessionStorage.setItem(`ser-${form}`, JSON.stringify(values)); } catch { /* as for the session */ }
+    },
+    saved: (form, values) => {
+      let saved = null;
+      try { saved = JSON.parse(sessionStorage.getItem(`ser-${form}`)); } catch { /* as for the session */ }
+      return saved?.length === values.length ? saved : values;
+    },
     opened: () => {
       document.getElementById(`tab-${address.get("tab")}-button`)?.click();
       address.delete("tab"); // what is open stays open when the language changes
