@@ -145,7 +145,10 @@ def test_dropout_zeroes_its_share_and_scales_the_others_up(share):
     assert of_rows.std() < 0.05
 
 
-@pytest.mark.parametrize("wrong", [{"base_units": 0}, {"final_units": 10**9}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}])
+WRONG = [{"base_units": 0}, {"final_units": 10**9}, {"dropout": 1.0}, {"pooling": "max"}, {"gru_layers": 0}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_settings_that_make_no_sense_are_refused_with_the_value_given(wrong):
     with pytest.raises(SettingsError, match=str(next(iter(wrong.values())))):
         ClassifierSettings(**wrong)
