@@ -10,13 +10,14 @@ from pathlib import Path
 
 import gradio as gr
 
+from ser.ui.context import translated
 from ser.ui.gradio_private import script_address
 from ser.ui.texts import TEXTS
 
 STATIC = Path(__file__).with_name("static")
 CSS = (STATIC / "page.css").read_text(encoding="utf-8")
-LANGUAGE_LINKS = """<nav class="languages" aria-label="Language">
-  <button type="button" class="theme"></button>
+LANGUAGE_LINKS = f"""<nav class="languages" aria-label="Language">
+  <button type="button" class="theme" aria-label='{translated("ser_theme")}'></button>
   <a href="?lang=en" lang="en" hreflang="en">English</a>
   <a href="?lang=fa" lang="fa" hreflang="fa" dir="rtl">فارسی</a>
 </nav>"""

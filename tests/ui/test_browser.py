@@ -324,13 +324,13 @@ def test_another_language_or_theme_loses_nothing(
     page.get_by_role("tab").nth(0).click()
     assert (page.inner_text("#answer"), emotion_of(page)) == (answer, emotion)
     assert page.locator("#answer .box").get_attribute("dir") == "rtl"
-    page.get_by_role("button", name="Dark").click()
-    page.get_by_role("button", name="Light").wait_for()
+    page.get_by_role("button", name=TEXTS["ser_theme"].en).click()
+    page.wait_for_selector("body.dark")
     page.click("#recognise")  # the recording is still there; the next answer speaks English
     page.locator("#answer .box:not([lang]) .elapsed:not(:empty)").wait_for()
     assert emotion in page.inner_text("#answer").lower()
     page.reload()
-    page.get_by_role("button", name="Light").wait_for()
+    page.wait_for_selector("body.dark #answer .box")
     assert page.locator("html").get_attribute("lang") == "en"
     page.get_by_role("tab").nth(1).click()
     page.wait_for_function("document.querySelector('#cv-name textarea').value === 'mine'")
