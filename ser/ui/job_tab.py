@@ -79,7 +79,6 @@ class JobTab(JobDesk):
                 self._run_places()
         below, names = self.places(), ("seen", "shown", "offered")
         self.seen, self.shown, self.offered = (gr.Textbox("", visible="hidden", label=name) for name in names)
-        self.context.forms[kind] = choices
         self._watch(below)
         self._wire(start, self.start, choices)
         self._wire(self.offer, self.accept, [self.offered, *choices])

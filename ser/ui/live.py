@@ -1,6 +1,6 @@
 """The switch "live": the emotion of a recording while it goes on.
 
-In: what page.js hears at the recorder's microphone, in pieces of half a second, one request at a time; what is said
+In: what page.js hears at the recorder's microphone, in pieces of a quarter second, one request at a time; what is said
 meanwhile comes with the next. Out: an answer over the last `KEPT_S`, which are kept in the visitor's session, in memory
 alone. Gradio's own streaming would write a file for each 0.1 s, and lose what is said while a piece is in work.
 """

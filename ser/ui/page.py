@@ -86,11 +86,6 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
             for function, output in context.loads:
                 event = event.then(function, context.language, output, **PRIVATE)
 
-        for name, form in context.forms.items():
-            opened.then(None, form, form, js=f"(...values) => window.ser.saved('{name}', values)", **PRIVATE)
-            changes = [one.change for one in form]
-            gr.on(changes, None, form, None, js=f"(...values) => window.ser.save('{name}', values)", **PRIVATE)
-
         def welcome(session: str) -> tuple[str, gr.Accordion]:
             is_known = context.owner.knows(session)
             is_useful = context.owner.is_possible and not is_known

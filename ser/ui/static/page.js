@@ -66,16 +66,19 @@ window.ser = (() => {
 
   // Live: what the recorder's microphone hears is sent on in pieces, one request at a time.
   const isLive = () => document.querySelector("#live input")?.checked;
-  const MOST = 11; // pieces of half a second that wait for an answer: the server keeps six seconds
+  const MOST = 23; // pieces of a quarter second that wait for an answer: the server keeps six seconds
   const TAP = `registerProcessor("tap", class extends AudioWorkletProcessor {
     held = [];
     process([[samples]]) {
       this.held.push(...(samples || new Float32Array(128)));
-      if (this.held.length >= sampleRate / 2) this.port.postMessage(this.held.splice(0));
+      if (this.held.length >= sampleRate / 4) this.port.postMessage(this.held.splice(0));
       return true;
     }
   })`;
   let microphone = null, tapped = null, rate = 0, pieces = [], first = 0, isAsked = false, isHeard = false, heardLast = "";
+  const send = () => {
+    if (pieces.length && !isAsked) document.querySelector("#live-send").click();
+  };
   const listen = async () => {
     if (!isLive() || !microphone?.active || tapped === microphone) return;
     const stream = tapped = microphone;
@@ -90,7 +93,7 @@ window.ser = (() => {
       if (isShown(inRecorder(".resume-button"))) return; // paused, as the recording is
       pieces.push(data);
       while (pieces.length > (isLive() ? MOST : 0)) first += pieces.shift().length;
-      if (pieces.length && !isAsked) document.querySelector("#live-send").click();
+      send();
     };
     context.createMediaStreamSource(stream).connect(tap).connect(context.destination); // silent: it only listens
   };
@@ -239,14 +242,6 @@ window.ser = (() => {
 
   return {
     note,
-    save: (form, values) => {
-      try { sessionStorage.setItem(`ser-${form}`, JSON.stringify(values)); } catch { /* as for the session */ }
-    },
-    saved: (form, values) => {
-      let saved = null;
-      try { saved = JSON.parse(sessionStorage.getItem(`ser-${form}`)); } catch { /* as for the session */ }
-      return saved?.length === values.length ? saved : values;
-    },
     opened: () => {
       document.getElementById(`tab-${address.get("tab")}-button`)?.click();
       address.delete("tab"); // what is open stays open when the language changes
@@ -276,6 +271,7 @@ window.ser = (() => {
     },
     heard: (answer) => {
       isAsked = false;
+      setTimeout(send); // what was said meanwhile
       if (isWorking || !isLive() || !isHeard) return undefined;
       const heading = new DOMParser().parseFromString(answer, "text/html").querySelector("h2")?.textContent;
       if (heading && heading !== heardLast) {
