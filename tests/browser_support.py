@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from support import free_port
+from support import ROOT, free_port
 
 from ser.ui import jobs
 
@@ -29,7 +29,7 @@ BROWSER = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not on the PATH (Debian: apt install chromium)"),
 ]
-APP = Path(__file__).parent.parent / "app.py"
+APP = ROOT / "app.py"
 PATIENCE_S = 240  # for a machine that does much else
 PATIENCE_MS = 1000 * PATIENCE_S
 TOKENS: dict[str, str] = {}  # of the owner, by the address of a server

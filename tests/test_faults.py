@@ -13,13 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from support import ROOT, free_port, write_voice
+from support import ROOT, write_voice
+from ui_support import served, started
 
 from ser.cli import main
 from ser.errors import CacheError, SettingsError
@@ -222,20 +222,13 @@ def epochs_of(run: Path) -> int:
 @pytest.fixture(scope="module")
 def context(tiny_checkpoint: Path) -> Context:
     limits = {"max_upload_mb": 1, "max_audio_s": 5, "requests_per_minute": 10_000, "queue_length": 2}
-    context = Context.of(AppSettings(checkpoint=tiny_checkpoint, port=0, **limits))
-    context.model.start()
-    context.model.get(120)
-    return context
+    return started(AppSettings(checkpoint=tiny_checkpoint, port=0, **limits))
 
 
 @pytest.fixture(scope="module")
 def url(context: Context) -> Iterator[str]:
-    from ser.ui.page import build_page, launch
-
-    page = build_page(context.settings, context)
-    launch(page, replace(context, settings=replace(context.settings, port=free_port())))
-    yield str(page.local_url).rstrip("/") + "/gradio_api"
-    page.close(verbose=False)
+    with served(context) as address:
+        yield address.rstrip("/") + "/gradio_api"
 
 
 def upload(url: str, content: bytes, name: str = "clip.wav") -> httpx.Response:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,25 @@ def cluster(tmp_path):
         process.wait()
 
 
+@contextmanager
+def killing(
+    victim: subprocess.Popen[bytes], is_time: Callable[[], object], then: Callable[[], object] = lambda: None
+) -> Iterator[None]:
+    """Kill a worker while the block runs, as soon as it is time; the block must not end before."""
+
+    def meddle() -> None:
+        while not is_time():
+            time.sleep(0.01)
+        victim.kill()
+        then()
+
+    meddler = threading.Thread(target=meddle, daemon=True)
+    meddler.start()
+    yield
+    meddler.join(30)
+    assert victim.poll() is not None
+
+
 def test_results_come_in_order_and_no_more_than_a_few_ahead():
     begun = []
 
@@ -83,19 +104,9 @@ def test_a_killed_worker_loses_nothing_and_one_that_joins_helps(
     folder = write_corpus(tmp_path / "corpus", 10, per_emotion=4)
     monkeypatch.setattr(share, "PIECE", 5)
     victims, cache = [cluster.worker() for _ in range(3)], tmp_path / "cache"
-
-    def kill_one_and_let_one_join():
-        while not list(cache.rglob("*.safetensors")):
-            time.sleep(0.01)
-        victims[0].kill()
-        cluster.worker()
-
-    meddler = threading.Thread(target=kill_one_and_let_one_join, daemon=True)
-    meddler.start()
     words = ["extract", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache]
-    assert main([*map(str, words), "--scheduler", str(cluster.file)]) == 0
-    meddler.join(30)
-    assert victims[0].poll() is not None
+    with killing(victims[0], lambda: list(cache.rglob("*.safetensors")), then=cluster.worker):
+        assert main([*map(str, words), "--scheduler", str(cluster.file)]) == 0
     assert "240 clips:" in capsys.readouterr().out
     paths = sorted(folder.glob("*.wav"))
     kept = extract(paths, Encoder.load(tiny_encoder), FeatureCache(cache))
@@ -122,17 +133,8 @@ def test_folds_and_scores_on_workers_are_those_of_one_process_though_a_worker_is
     words = ["crossval", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache, *settings.split(), "--out"]
     assert main([*map(str, words), str(tmp_path / "alone")]) == 0
     victims, states = [cluster.worker() for _ in range(2)], tmp_path / "shared" / "state"
-
-    def kill_one_that_trains():
-        while len(list(states.glob("fold_*"))) < 2:
-            time.sleep(0.01)
-        victims[0].kill()
-
-    meddler = threading.Thread(target=kill_one_that_trains, daemon=True)
-    meddler.start()
-    assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
-    meddler.join(30)
-    assert victims[0].poll() is not None
+    with killing(victims[0], lambda: len(list(states.glob("fold_*"))) >= 2):
+        assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
     alone, shared = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("alone", "shared"))
     assert shared | {"created": ""} == alone | {"created": ""}
 
@@ -150,17 +152,8 @@ def test_baselines_on_workers_are_those_of_one_process_though_a_worker_is_killed
     words = ["baselines", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache, *models.split(), "--out"]
     assert main([*map(str, words), str(tmp_path / "alone")]) == 0
     victims = [cluster.worker() for _ in range(2)]
-
-    def kill_one_at_work():
-        while not list((tmp_path / "shared").glob("mean_lr*/result.json")):
-            time.sleep(0.01)
-        victims[0].kill()
-
-    meddler = threading.Thread(target=kill_one_at_work, daemon=True)
-    meddler.start()
-    assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
-    meddler.join(30)
-    assert victims[0].poll() is not None
+    with killing(victims[0], lambda: list((tmp_path / "shared").glob("mean_lr*/result.json"))):
+        assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
     alone, shared = (json.loads((tmp_path / name / "baselines.json").read_text()) for name in ("alone", "shared"))
     assert [row["model"] for row in shared["rows"]] == [row["model"] for row in alone["rows"]]
     for row, other in zip(alone["rows"], shared["rows"], strict=True):

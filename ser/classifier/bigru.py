@@ -83,16 +83,15 @@ class BiGRUClassifier(nn.Module):
             frames = frames.flatten(1)
         if self.settings.components:
             frames = (frames - self.components_mean) @ self.components_axes
-        pooled = [self._functionals(frames, lengths)] if self.settings.functionals else []
         x = self._dropped(frames, self.settings.dropout, generator)
         # Without scale and bias, which the first layer folds into its input kernel.
         x = functional.layer_norm(x, self.norm.normalized_shape, eps=self.norm.eps)
         for number, layer in enumerate(self.gru):
             x = layer(x, index, None if number else self.norm)
-        pooled = [self._pooled(x, index), *pooled]
-        ends = [self.dense, self.linear] if self.settings.functionals else [self.dense]
-        share = self.settings.final_dropout
-        return [end(self._dropped(one, share, generator)) for end, one in zip(ends, pooled, strict=True)]
+        ends = [(self.dense, self._pooled(x, index))]
+        if self.settings.functionals:
+            ends.append((self.linear, self._functionals(frames, lengths)))
+        return [end(self._dropped(pooled, self.settings.final_dropout, generator)) for end, pooled in ends]
 
     def penalty(self) -> torch.Tensor:
         """Sum of squares of the GRU input kernels, what Keras' kernel regulariser multiplies with its coefficient."""
@@ -110,7 +109,9 @@ class BiGRUClassifier(nn.Module):
 
     def _functionals(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """Standardised mean and standard deviation of each utterance's frames, `(batch, 2 * width)`."""
-        return (functionals(frames, lengths) - self.functionals_mean) / self.functionals_deviation
+        each = frames.split(lengths.tolist())
+        values = torch.stack([torch.cat([one.mean(dim=0), one.std(dim=0, correction=0)]) for one in each])
+        return (values - self.functionals_mean) / self.functionals_deviation
 
     def _pooled(self, states: torch.Tensor, index: PackedIndex) -> torch.Tensor:
         last = self.gru[-1]
@@ -124,12 +125,6 @@ class BiGRUClassifier(nn.Module):
         mean = (weight * frames).sum(dim=0)
         variance = (weight * frames.square()).sum(dim=0) - mean.square()
         return torch.cat([mean, variance.clamp(min=1e-6).sqrt()])
-
-
-def functionals(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Mean and standard deviation over time of each utterance's frames `(total frames, dim)`: `(batch, 2 * dim)`."""
-    each = frames.split(lengths.tolist())
-    return torch.stack([torch.cat([one.mean(dim=0), one.std(dim=0, correction=0)]) for one in each])
 
 
 def averaged(each: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> int:
     chooser = _equal_budgets(args, should_stop) if args.trials else None
     try:
         with pool(args.scheduler) if args.scheduler else nullcontext() as executor:
-            about = (print_epoch, should_stop, chooser, executor)
-            content = Comparison(corpus, encoded, settings, args.out, *about).run(names)
+            comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, should_stop, chooser, executor)
+            content = comparison.run(names)
     except Stopped:  # what is finished is reported all the same
         if (args.out / FILE).exists():
             write_comparison_report(read_json(args.out / FILE), args.out / "report.html")

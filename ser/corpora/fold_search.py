@@ -207,11 +207,12 @@ class _ValidationSearch:
             pairs = rng.integers(0, n, MAX_PAIRS) if n > MAX_PAIRS else np.arange(n)
             given, taken = inside[pairs // len(outside)], outside[pairs % len(outside)]
             part, used = self.counts[chosen].sum(axis=0), self.excess[chosen].sum()
-            if n > MAX_PAIRS and self._cost(part, used) < GOOD_ENOUGH:
+            now = self._cost(part, used)
+            if n > MAX_PAIRS and now < GOOD_ENOUGH:
                 break
             costs = self._cost(part - counts[given] + counts[taken], used - excess[given] + excess[taken])
             best = int(costs.argmin())
-            if costs[best] >= self._cost(part, used) - 1e-9:
+            if costs[best] >= now - 1e-9:
                 break
             changed = np.array([given[best], taken[best]])
             chosen = chosen.copy()

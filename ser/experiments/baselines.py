@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ser.audio.load import SAMPLE_RATE_HZ, Samples
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError
+from ser.features.reduce import functionals_of
 from ser.runtime import import_torchaudio
 from ser.scoring.calibration import fit_temperature, softmax
 from ser.training.frames import FrameSource
@@ -156,9 +157,7 @@ def _linear(task: Task, candidates: Sequence[Any]) -> NDArray[np.float64]:
 
 
 def _over_frames(task: Task, part: Sequence[int]) -> NDArray[np.float32]:
-    """Mean and standard deviation of the frames over time, `(len(part), 2 * dim)`."""
-    each = (task.source.gather([index], task.settings.max_frames)[0] for index in part)
-    return np.stack([np.concatenate([frames.mean(axis=0), frames.std(axis=0)]) for frames in each])
+    return functionals_of(lambda indices: task.source.gather(indices, task.settings.max_frames)[0], part)
 
 
 def _decisions(model: Any, vectors: NDArray[np.float32], n_labels: int) -> NDArray[np.float32]:

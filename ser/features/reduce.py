@@ -62,6 +62,15 @@ def principal_components(
     return mean.astype(np.float32), axes[:, ::-1][:, :n_components].astype(np.float32)
 
 
+def functionals_of(
+    gather: Callable[[Sequence[int]], NDArray[np.float32]], indices: Sequence[int]
+) -> NDArray[np.float32]:
+    """Mean and standard deviation over time of the frames of each utterance, `(len(indices), 2 * dim)`."""
+    each = (gather([one]) for one in indices)
+    flat = (frames.reshape(len(frames), -1) for frames in each)
+    return np.stack([np.concatenate([frames.mean(axis=0), frames.std(axis=0)]) for frames in flat])
+
+
 def functionals_scale(
     gather: Callable[[Sequence[int]], NDArray[np.float32]], train: Sequence[int]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -74,9 +83,7 @@ def functionals_scale(
     Returns:
         `(2 * dim,)` each; a deviation of 0 counts as 1.
     """
-    frames = (gather([one]) for one in train)
-    each = (one.reshape(len(one), -1) for one in frames)
-    values = np.stack([np.concatenate([one.mean(axis=0), one.std(axis=0)]) for one in each])
+    values = functionals_of(gather, train)
     deviation = values.std(axis=0)
     return values.mean(axis=0), np.where(deviation > 0, deviation, 1).astype(np.float32)
 

@@ -115,9 +115,10 @@ def recording_nodes(checkpoint: Checkpoint, state: State) -> Nodes:
 def _rows(graph: Nodes, checkpoint: Checkpoint, state: State) -> None:
     """`batch` and `lengths` to `rows (pieces, labels)`, the calibrated probabilities of each piece."""
     each = [_logits(graph, checkpoint.classifier, _below(state, prefix)) for prefix in checkpoint.prefixes]
-    logits = each[0] if len(each) == 1 else _averaged_logits(graph, each, [*state["temperatures"]])
+    if len(each) > 1:
+        each = [graph.add("Div", one, value) for one, value in zip(each, state["temperatures"], strict=True)]
     temperature = np.float32(checkpoint.calibration.temperature)
-    graph.add("Softmax", graph.add("Div", logits, temperature), axis=-1, out=ROWS)
+    graph.add("Softmax", graph.add("Div", _averaged(graph, each), temperature), axis=-1, out=ROWS)
 
 
 def _below(state: State, prefix: str) -> State:
@@ -160,12 +161,11 @@ def _cut(graph: Nodes, frames: str, max_frames: int, frame_shape: tuple[int, ...
     graph.add("Cast", lengths, to=TensorProto.INT32, out=LENGTHS)
 
 
-def _averaged_logits(graph: Nodes, logits: Sequence[str], temperatures: Sequence[np.float32]) -> str:
-    """`(pieces, labels)`: logarithms of the averaged probabilities of several classifiers, but for a constant."""
-    each = []
-    for one, temperature in zip(logits, temperatures, strict=True):
-        soft = graph.add("LogSoftmax", graph.add("Div", one, temperature), axis=-1)
-        each.append(graph.add("Unsqueeze", soft, _ints(0)))
+def _averaged(graph: Nodes, logits: Sequence[str]) -> str:
+    """`(pieces, labels)`: as `ser.classifier.bigru.averaged`, but for a constant."""
+    if len(logits) == 1:
+        return logits[0]
+    each = [graph.add("Unsqueeze", graph.add("LogSoftmax", one, axis=-1), _ints(0)) for one in logits]
     return graph.add("ReduceLogSumExp", graph.add("Concat", *each, axis=0), axes=[0], keepdims=0)
 
 
@@ -181,7 +181,7 @@ def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
     if settings.components:
         mean, axes = (state[name] for name in AXES_BUFFERS)
         x = graph.add("MatMul", graph.add("Sub", x, mean), axes)
-    functionals = _functionals(graph, x, state) if settings.functionals else ""
+    frames = x
     x = graph.add("LayerNormalization", x, state["norm.weight"], state["norm.bias"], axis=-1, epsilon=NORM_EPSILON)
     *before, last = (_below(state, f"gru.{number}.") for number in range(settings.gru_layers))
     for layer in before:
@@ -192,11 +192,14 @@ def _logits(graph: Nodes, settings: ClassifierSettings, state: State) -> str:
         pooled = graph.add("Reshape", ends, _ints(0, 2 * _units(last)))
     else:
         pooled = _attentive(graph, _states(graph, last, x), state)
-    logits = graph.add("Gemm", pooled, state["dense.weight"], state["dense.bias"], transB=1)
-    if not settings.functionals:
-        return logits
-    linear = graph.add("Gemm", functionals, state["linear.weight"], state["linear.bias"], transB=1)
-    return _averaged_logits(graph, [logits, linear], [np.float32(1)] * 2)
+    heads = {"dense": pooled}
+    if settings.functionals:
+        heads["linear"] = _functionals(graph, frames, state)
+    each = [
+        graph.add("Gemm", values, state[f"{name}.weight"], state[f"{name}.bias"], transB=1)
+        for name, values in heads.items()
+    ]
+    return _averaged(graph, each)
 
 
 def _functionals(graph: Nodes, frames: str, state: State) -> str:

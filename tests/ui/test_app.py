@@ -24,8 +24,8 @@ import pytest
 import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from support import ROOT, free_port
-from ui_support import recording, tiny_model
+from support import ROOT
+from ui_support import recording, served, started, tiny_model
 
 from ser.errors import CheckpointError
 from ser.labels import EMOTIONS
@@ -50,21 +50,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def context(model: Path) -> Context:
-    context = Context.of(AppSettings(checkpoint=model, port=0, max_audio_s=5))
-    context.model.start()
-    context.model.get(60)
-    return context
+    return started(AppSettings(checkpoint=model, port=0, max_audio_s=5))
 
 
 @pytest.fixture(scope="module")
 def client(context: Context) -> Iterator[Client]:
-    from ser.ui.page import build_page, launch
-
-    page = build_page(context.settings, context)
-    served = replace(context, settings=replace(context.settings, port=free_port()))
-    launch(page, served)
-    yield Client(page.local_url, verbose=False)
-    page.close(verbose=False)
+    with served(context) as address:
+        yield Client(address, verbose=False)
 
 
 @pytest.fixture
