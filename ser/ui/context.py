@@ -42,6 +42,7 @@ class Context:
         loads: functions of the language whose result is shown in components when the page is opened, and again after
             each of `model_changes`.
         model_changes: events after which another model may answer.
+        forms: groups of settings by name, which a reload keeps until the browser's tab is closed.
         routes: further routes of the server, such as a dashboard; a tab appends to it while it is built.
         on_close: called when the server stops.
     """
@@ -59,6 +60,7 @@ class Context:
     timers: list[tuple[gr.Tab, gr.Timer]] = field(default_factory=list)
     loads: list[tuple[Callable[[str], Any], Component | list[Component]]] = field(default_factory=list)
     model_changes: list[Any] = field(default_factory=list)
+    forms: dict[str, list[Component]] = field(default_factory=dict)
     routes: list[BaseRoute] = field(default_factory=list)
     on_close: list[Callable[[], Any]] = field(default_factory=list)
 

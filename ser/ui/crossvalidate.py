@@ -36,6 +36,7 @@ class CrossvalidateTab(JobTab):
     def settings(self, corpus: gr.Dropdown) -> list[Any]:
         names = [(translated(f"ser_cv_{name}"), name) for name in (QUICK, PAPER)]
         presets = gr.Radio(names, value=QUICK, label=translated("ser_cv_preset"), elem_id="cv-preset")
+        self.presets.append(presets)
         with gr.Accordion(translated("ser_cv_all_settings"), open=False, elem_id="cv-settings"), gr.Row():
             values = [self.number(number) for number in self.numbers]
             label = translated("ser_job_optimizer")

@@ -66,6 +66,7 @@ class JobTab(JobDesk):
     def build(self) -> None:
         """Fill the tab."""
         kind = self.kind
+        self.presets: list[Any] = []  # what only fills in other settings
         gr.Markdown(translated(f"ser_{kind}_intro"), elem_classes="quiet")
         with gr.Row(equal_height=False):
             with gr.Column(min_width=320):
@@ -79,6 +80,9 @@ class JobTab(JobDesk):
                 self._run_places()
         below, names = self.places(), ("seen", "shown", "offered")
         self.seen, self.shown, self.offered = (gr.Textbox("", visible="hidden", label=name) for name in names)
+        # Where the server offers other corpora or encoders by now, a reload begins anew.
+        offered = json.dumps([kind, self.context.corpora.names, self.context.encoders.names])
+        self.context.forms[offered] = [*choices, *self.presets]
         self._watch(below)
         self._wire(start, self.start, choices)
         self._wire(self.offer, self.accept, [self.offered, *choices])

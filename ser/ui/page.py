@@ -8,10 +8,12 @@ process is told to stop.
 from __future__ import annotations
 
 import ctypes
+import json
 import logging
 import platform
 import shutil
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,6 +83,8 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
         switched.click(
             lambda: [gr.Tab(label=translated(title)) for title, _ in TABS], None, tabs.children, queue=False, **PRIVATE
         )
+        for name, form in context.forms.items():  # before a tab is opened
+            _keep_filled(page, name, form)
         opened = gr.on([page.load, switched.click], None, None, [context.language, context.session], js=OPENED_JS)
         for event in (opened, *context.model_changes):
             for function, output in context.loads:
@@ -99,6 +103,14 @@ def build_page(settings: AppSettings, context: Context | None = None) -> gr.Bloc
     put_first(script())
     page.queue(max_size=settings.queue_length, api_open=False)  # nothing goes past the queue and its limits
     return page
+
+
+def _keep_filled(page: gr.Blocks, name: str, form: Sequence[Any]) -> None:
+    """Let a reload keep what is filled into a form; both ways without the server, whose answer could come too late."""
+    named = json.dumps(name)
+    page.load(None, None, form, js=f"() => window.ser.filledBefore({named}, {len(form)})", **PRIVATE)
+    changes = [component.change for component in form]
+    gr.on(changes, None, form, None, js=f"(...values) => window.ser.fill({named}, values)", **PRIVATE)
 
 
 def _welcome_author(context: Context, opened: Any) -> None:

@@ -334,6 +334,38 @@ def test_another_language_or_theme_loses_nothing(
     assert page.locator("html").get_attribute("lang") == "en"
 
 
+def test_a_reload_keeps_what_is_filled_in_and_writes_over_nothing(
+    browser: Browser, server: Server, errors: list[str]
+) -> None:
+    def filled(page: Page) -> list[str]:
+        page.get_by_role("tab").nth(1).click()
+        if not page.locator("#cv-max_epochs").is_visible():
+            page.locator("#cv-settings button").first.click()
+        found = [page.input_value(one) for one in ("#cv-name textarea", epochs, optimizer)]
+        preset = page.locator("#cv-preset input:checked").input_value()
+        page.get_by_role("tab").nth(2).click()
+        return [*found, preset, page.input_value("#tune-trials input[type=number]")]
+
+    epochs, optimizer = "#cv-max_epochs input[type=number]", "#cv-settings [role=listbox], #cv-settings [role=combobox]"
+    page = opened(browser, server.address, errors)
+    assert filled(page) == ["", "20", "adam", "quick", "10"]
+    page.fill("#tune-trials input[type=number]", "33")
+    page.get_by_role("tab").nth(1).click()
+    page.fill("#cv-name textarea", "mine")
+    page.locator("#cv-preset input[value=paper]").check()
+    page.wait_for_function("place => document.querySelector(place).value === '150'", arg=epochs)
+    page.fill(epochs, "7")
+    page.press(epochs, "Tab")
+    page.reload()
+    assert filled(page) == ["mine", "7", "sgd", "paper", "33"]
+    page.get_by_role("tab").nth(1).click()
+    page.reload()
+    page.fill("#cv-name textarea", "other")  # at once
+    assert filled(page) == ["other", "7", "sgd", "paper", "33"]
+    page.context.close()
+    assert filled(opened(browser, server.address, errors))[0] == ""  # another visitor
+
+
 def test_a_german_browser_gets_one_language_throughout(browser: Browser, server: Server, errors: list[str]) -> None:
     page = opened(browser, server.address, errors, locale="de-DE", permissions=["microphone"])
     page.get_by_role("button", name="Record", exact=True).wait_for()

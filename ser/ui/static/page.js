@@ -56,6 +56,12 @@ window.ser = (() => {
     history.replaceState(null, "", `${location.pathname}?${now}${location.hash}`);
   };
 
+  // Settings, by form, as they were before a reload. Read before anything can be filled in, given back once at most.
+  const FORMS = "ser-forms";
+  let filled = {};
+  try { filled = JSON.parse(sessionStorage.getItem(FORMS)) || {}; } catch { /* as above */ }
+  const before = { ...filled };
+
   // Why there is no recording.
   const problem = (key) => `<div class="box problem" role="alert"><p>${say(key)}</p></div>`;
   const blank = (key) => `<div class="box waiting" role="status">${say(key)}</div>`;
@@ -242,6 +248,11 @@ window.ser = (() => {
 
   return {
     note,
+    fill: (form, values) => {
+      filled[form] = values;
+      try { sessionStorage.setItem(FORMS, JSON.stringify(filled)); } catch { /* as above */ }
+    },
+    filledBefore: (form, count) => (before[form]?.length === count ? before[form] : Array(count)),
     opened: () => {
       document.getElementById(`tab-${address.get("tab")}-button`)?.click();
       address.delete("tab"); // what is open stays open when the language changes
