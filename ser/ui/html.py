@@ -26,6 +26,11 @@ def paragraph(text: str, kind: str = "") -> str:
     return f'<p class="{kind}" dir="auto">{escape(text)}</p>'
 
 
+def quoted(lead: str, text: str) -> str:
+    """English words of the program behind a sentence in the visitor's language, which is empty in English."""
+    return (paragraph(lead) if lead else "") + f'<p lang="en" dir="ltr">{escape(text)}</p>'
+
+
 def message_box(message: str, is_problem: bool = False) -> str:
     """What a press led to."""
     return box("problem" if is_problem else "sure", paragraph(message))

@@ -25,7 +25,7 @@ from ser.ui.run_settings import Number, choice, option, options, values_of
 from ser.ui.run_view import title
 from ser.ui.runs import DOWNLOADS, LATEST, Run, Runs
 from ser.ui.texts import emotion_name
-from ser.ui.training_texts import Problem, say
+from ser.ui.training_texts import Problem, lead, say
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -45,6 +45,7 @@ class Outcome:
 
     Attributes:
         said: a sentence for the visitor, a line each for several.
+        reason: English words of the program, shown behind it.
         kind: of the box around it.
         offer, label: what a further button would do ("folds 4", "delete NAME"), and what is written on it.
         show: which run is shown from now on; None leaves the one that is chosen.
@@ -57,6 +58,7 @@ class Outcome:
     label: str = ""
     show: str | None = None
     settings: tuple[str | None, list[Any]] | None = None
+    reason: str = ""
 
 
 class JobDesk(ABC):
@@ -95,8 +97,8 @@ class JobDesk(ABC):
             return Outcome(str(error), "problem")
         except Problem as error:
             return Outcome(error.in_words(language), "problem")
-        except SerError as error:  # in English
-            return Outcome(f"{say('refused', language)}\n{without_folders(str(error))}", "problem")
+        except SerError as error:
+            return Outcome(lead(language, error), "problem", reason=without_folders(str(error)))
         except Exception as error:
             log.exception("event=press_failed action=%s", action.__name__)
             reason = getattr(error, "strerror", None) or type(error).__name__

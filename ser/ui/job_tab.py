@@ -20,7 +20,7 @@ from starlette.routing import Route
 from ser.errors import SerError
 from ser.ui.context import PRIVATE, translated
 from ser.ui.corpora import DEMO
-from ser.ui.html import box, paragraph
+from ser.ui.html import box, paragraph, quoted
 from ser.ui.job_desk import ACTIONS, JobDesk, Outcome
 from ser.ui.jobs import JobStatus
 from ser.ui.model import without_folders
@@ -28,7 +28,7 @@ from ser.ui.run_settings import Number
 from ser.ui.run_view import BAR_CSS, links, title
 from ser.ui.runs import LATEST, Run
 from ser.ui.texts import emotion_name, localised
-from ser.ui.training_texts import say
+from ser.ui.training_texts import lead, say
 
 AT_ONCE: dict[str, Any] = {**PRIVATE, "queue": False}
 TICK_S = 1.0
@@ -172,13 +172,16 @@ class JobTab(JobDesk):
 
         def act(request: gr.Request, secret: str, language: str, *values: Any) -> Update:
             outcome = self.press(action, values, secret, language, request)
+            lines = (
+                [quoted(outcome.said, outcome.reason)] if outcome.reason else map(paragraph, outcome.said.split("\n"))
+            )
             form: Update = {}
             if outcome.settings:
                 corpus, filled = outcome.settings
                 form = dict(zip(self.values, filled, strict=True))
                 form[self.corpus] = self.facts(corpus, language, value=corpus) if corpus else gr.skip()
             return form | {
-                self.message: box(outcome.kind, *map(paragraph, outcome.said.split("\n"))),
+                self.message: box(outcome.kind, *lines),
                 self.offer: gr.Button(outcome.label, visible=bool(outcome.offer)),
                 self.offered: outcome.offer,
                 self.run: gr.update(value=outcome.show) if outcome.show else gr.skip(),
@@ -253,7 +256,7 @@ class JobTab(JobDesk):
         try:
             found = self.context.corpora.read(corpus)
         except SerError as error:
-            return gr.update(info=without_folders(str(error)), **more)
+            return gr.update(info=f"{lead(language, error)} {without_folders(str(error))}".strip(), **more)
         spoken = [one.emotion for one in found.utterances]
         counts = [f"{emotion_name(label, language)} {spoken.count(label)}" for label in found.emotions]
         emotions = localised(("، " if language == "fa" else ", ").join(counts), language)

@@ -20,13 +20,13 @@ from ser.errors import SerError
 from ser.scoring.metrics import accuracy_and_uar
 from ser.scoring.predictions import contribution
 from ser.ui.corpora import DEMO
-from ser.ui.html import box, paragraph, percent
+from ser.ui.html import box, paragraph, percent, quoted
 from ser.ui.jobs import STAGE, JobStatus
 from ser.ui.model import without_folders
 from ser.ui.runs import Run
 from ser.ui.texts import emotion_name, localised
 from ser.ui.ticks import share_ticks, ticks, ticks_between
-from ser.ui.training_texts import TEXTS, say
+from ser.ui.training_texts import TEXTS, lead, say
 
 Content = Mapping[str, Any]
 LOSS_STEPS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # between the marks of their axis
@@ -78,7 +78,9 @@ def ended(status: JobStatus, language: str) -> list[str]:
     if status.state == "stopped":
         return [means]
     is_killed = status.exit_code is None  # then its last line is no reason
-    return [paragraph(say("killed", language) if is_killed else without_folders(status.reason)), means]
+    if is_killed:
+        return [paragraph(say("killed", language)), means]
+    return [quoted(lead(language), without_folders(status.reason)), means]
 
 
 def preparing(run: Run, language: str) -> list[str]:

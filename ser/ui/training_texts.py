@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ser.errors import SerError
+from ser.errors import CheckpointError, CorpusError, EncoderError, SerError
 from ser.ui.texts import Texts
 
 TEXTS = Texts.read(Path(__file__).with_name("training.toml"))
@@ -27,6 +27,13 @@ class Problem(SerError):
     def in_words(self, language: str) -> str:
         """The sentence in a language."""
         return _filled(self.key, language, self.values)
+
+
+def lead(language: str, error: SerError | None = None) -> str:
+    """What is said before English words of the program: what could not be used; empty in English."""
+    keys = {CorpusError: "refused_corpus", EncoderError: "refused_encoder", CheckpointError: "refused_model"}
+    key = next((key for kind, key in keys.items() if isinstance(error, kind)), "refused")
+    return say(key, language)
 
 
 def _filled(key: str, language: str, values: dict[str, Any]) -> str:

@@ -103,7 +103,7 @@ def test_a_job_runs_to_its_end_keeps_its_words_and_leaves_no_zombie(toy):
     status = ended(toy / "a")
     assert status == jobs.JobStatus("finished", 0, "done --out a b", pid, ("go", "--out", "a b"))
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
-    assert not any(thread.name == f"job {pid}" and thread.is_alive() for thread in threading.enumerate())
+    wait_for(lambda: f"job {pid}" not in [thread.name for thread in threading.enumerate()])
 
 
 @pytest.mark.parametrize(
