@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser.audio.load import SAMPLE_RATE_HZ
 from ser.ui.html import box, download, paragraph, percent
-from ser.ui.texts import TEXTS, emotion_name, say
+from ser.ui.texts import TEXTS, emotion_name, localised, say
 from ser.ui.ticks import share_ticks, ticks_between
 
 if TYPE_CHECKING:
@@ -24,32 +24,47 @@ if TYPE_CHECKING:
 RECORDED = "audio.wav"  # what gradio calls a recording from the microphone
 NEARLY = 0.1  # a second emotion that is less probable by less than this is named, too
 STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)  # between the marks of the time axis
+ROW_FACTS = ("file", "emotion", "confident", "duration_s")  # of a row; the rest are probabilities
 Row = Mapping[str, Any]  # of the table of answers: a column's key -> its value
 
 
 def answer_html(answer: Answer, language: str) -> str:
     """The emotion, how sure the model is and what that means, all probabilities, and the answer as files."""
     prediction = answer.prediction
-    emotion = emotion_name(prediction.emotion, language)
-    heading = emotion[:1].upper() + emotion[1:]
-    heading = heading if prediction.confident else say("unsure", language, emotion=emotion)
+    heading = _heading(prediction.emotion, prediction.confident, language)
     kind = "sure" if prediction.confident else "unsure"
     title = f'<h2 data-answered="{escape(prediction.emotion)}">{escape(heading)}</h2>'
     voice = paragraph(say("voice_used", language)) if answer.voice else ""
+    bars = _bars(_ranked(answer), _digits(answer), language)
     if answer.live:
         said = say("live_now", language, seconds=round(prediction.duration_s, 1))
-        return box(kind, title, paragraph(said, "facts"), voice, _bars(answer, language), is_quiet=True)
-    name = say("microphone", language) if prediction.file == RECORDED else prediction.file
-    length = say("length", language, seconds=round(prediction.duration_s, 1))
-    return box(
-        kind,
-        title,
-        f'<p class="facts"><bdi>{escape(name)}</bdi> · {escape(length)}<span class="elapsed"></span></p>',
-        paragraph(meaning(answer, language)),
-        voice,
-        _bars(answer, language),
-        saved([row_of(answer)], [prediction.to_dict()], language),
-    )
+        return box(kind, title, paragraph(said, "facts"), voice, bars, is_quiet=True)
+    facts = _facts(prediction.file, prediction.duration_s, language)
+    means = paragraph(meaning(answer, language))
+    return box(kind, title, facts, means, voice, bars, saved([row_of(answer)], [prediction.to_dict()], language))
+
+
+def side_by_side(rows: Sequence[Row], language: str) -> str:
+    """Answered rows of the table beside each other, their emotions in one order."""
+    boxes = []
+    for row in rows:
+        shares = [(label, share) for label, share in row.items() if label not in ROW_FACTS]
+        boxes.append(
+            box(
+                "sure" if row["confident"] else "unsure",
+                _facts(row["file"], row["duration_s"], language),
+                _bars(shares, 1, language),
+                heading=_heading(row["emotion"], row["confident"], language),
+                is_quiet=True,
+            )
+        )
+    return f'<div class="pair">{"".join(boxes)}</div>' if boxes else ""
+
+
+def row_name(number: int, row: Row, language: str) -> str:
+    """What an answered row is called where it can be chosen."""
+    name = say("microphone", language) if row["file"] == RECORDED else row["file"]
+    return f"{localised(str(number), language)} · \u2068{name}\u2069 · {emotion_name(row['emotion'], language)}"
 
 
 def meaning(answer: Answer, language: str) -> str:
@@ -93,14 +108,17 @@ def timeline_chart(answer: Answer, language: str) -> Any:
 def row_of(answer: Answer) -> dict[str, Any]:
     """An answer as a row of the table."""
     content = answer.prediction.to_dict()
-    return {key: content[key] for key in ("file", "emotion", "confident", "duration_s")} | content["probabilities"]
+    return {key: content[key] for key in ROW_FACTS} | content["probabilities"]
 
 
 def table(rows: Sequence[Row], language: str) -> dict[str, Any]:
     """Rows in a visitor's language, as `gr.Dataframe` takes them."""
     keys = columns(rows)
     heads = [say(key, language) if key in TEXTS else emotion_name(key, language) for key in keys]
-    return {"headers": heads, "data": [[_cell(key, row.get(key), language) for key in keys] for row in rows]}
+    cells = [[_cell(key, row.get(key), language) for key in keys] for row in rows]
+    numbers = (int, float)  # sorted as numbers, whatever digits they are shown in
+    shown = [[localised(str(cell), language) if isinstance(cell, numbers) else cell for cell in line] for line in cells]
+    return {"headers": heads, "data": cells, "metadata": {"display_value": shown, "styling": None}}
 
 
 def saved(rows: Sequence[Row], content: Any, language: str) -> str:
@@ -136,11 +154,23 @@ def _cell(key: str, value: Any, language: str) -> Any:
     return value
 
 
-def _bars(answer: Answer, language: str) -> str:
-    """The probability of each emotion as a bar, the highest first."""
+def _heading(emotion: str, is_sure: bool, language: str) -> str:
+    name = emotion_name(emotion, language)
+    return name[:1].upper() + name[1:] if is_sure else say("unsure", language, emotion=name)
+
+
+def _facts(file: str, duration_s: float, language: str) -> str:
+    """Which recording, how long, and room for how long the answer took."""
+    name = say("microphone", language) if file == RECORDED else file
+    length = say("length", language, seconds=round(duration_s, 1))
+    return f'<p class="facts"><bdi>{escape(name)}</bdi> · {escape(length)}<span class="elapsed"></span></p>'
+
+
+def _bars(shares: Sequence[tuple[str, float]], digits: int, language: str) -> str:
+    """The probability of each emotion as a bar."""
     rows = []
-    for label, share in _ranked(answer):
-        shown = say("percent", language, percent=percent(share, _digits(answer)))
+    for label, share in shares:
+        shown = say("percent", language, percent=percent(share, digits))
         rows.append(
             f'<tr><th scope="row">{escape(emotion_name(label, language))}</th><td class="bar" aria-hidden="true">'
             f'<i style="width: {100 * share:.1f}%"></i></td><td>{shown}</td></tr>'

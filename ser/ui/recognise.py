@@ -20,7 +20,7 @@ from ser.errors import SerError
 from ser.files import DEMO_CORPUS
 from ser.inference.adaptation import Voice  # gradio reads the annotations
 from ser.ui import live, voice
-from ser.ui.answer_view import answer_html, columns, row_of, saved, table, timeline_chart
+from ser.ui.answer_view import answer_html, columns, row_name, row_of, saved, side_by_side, table, timeline_chart
 from ser.ui.answering import CONCURRENT_RECORDINGS, Answering, Refusal
 from ser.ui.context import PRIVATE, Context, translated
 from ser.ui.gradio_private import show_example
@@ -47,7 +47,7 @@ CLEARED_JS = "() => window.ser.waiting('ser_answer_here')"
 NUMBERED_JS = "(...inputs) => [...inputs.slice(0, -1), window.ser.press()]"
 ANSWERED_JS = "(press, answer) => window.ser.answered(press, answer)"
 FAILED_JS = "(shown) => window.ser.failed(shown)"
-SKIPPED = (gr.skip(), gr.skip(), gr.skip())  # for rows, table and files of the answers so far
+SKIPPED = (gr.skip(),) * 4  # for rows, table and files of the answers so far, and for which can be compared
 RECORDINGS: dict[str, Any] = {"concurrency_id": "recognise", "concurrency_limit": CONCURRENT_RECORDINGS}
 
 
@@ -121,7 +121,7 @@ def build(context: Context) -> None:
 
 
 def _several(context: Context, answering: Answering) -> list[Any]:
-    """Several files at once, and the table of a visitor's answers so far: its rows, itself, and its files."""
+    """Several files at once, and a visitor's answers so far: their rows, table and files, and a choice of two."""
     with gr.Accordion(translated("ser_several"), open=False, elem_id="several"):
         files = gr.File(file_count="multiple", file_types=SOUND_FILES, label=translated("ser_files"), elem_id="files")
         press = gr.Button(translated("ser_recognise_all"), elem_id="recognise-all")
@@ -131,6 +131,10 @@ def _several(context: Context, answering: Answering) -> list[Any]:
             interactive=False, datatype="auto", show_search="filter", wrap=True, visible=False, elem_id="answers"
         )
         links = gr.HTML(elem_id="answers-files")
+        pair = gr.Dropdown(
+            [], multiselect=True, max_choices=2, visible=False, label=translated("ser_pair"), elem_id="pair"
+        )
+        beside = gr.HTML(elem_id="side-by-side")
 
     def answer_all(
         request: gr.Request, paths: list[str] | None, language: str, rows: list[dict[str, Any]]
@@ -148,12 +152,18 @@ def _several(context: Context, answering: Answering) -> list[Any]:
             return
         yield "", *with_rows(rows, found, language)
 
-    outputs = [rows, answers, links]
+    outputs = [rows, answers, links, pair]
 
     def in_words(rows: list[dict[str, Any]], language: str) -> tuple[Any, ...]:
         return with_rows(rows, [], language) if rows else SKIPPED
 
-    context.language.change(in_words, [rows, context.language], outputs, queue=False, **PRIVATE)
+    def compare(chosen: list[int] | None, rows: list[dict[str, Any]], language: str) -> str:
+        return side_by_side([rows[number] for number in chosen or []], language)
+
+    compared: dict[str, Any] = {"fn": compare, "inputs": [pair, rows, context.language], "outputs": beside}
+    pair.change(**compared, queue=False, **PRIVATE)
+    told = context.language.change(in_words, [rows, context.language], outputs, queue=False, **PRIVATE)
+    told.then(**compared, queue=False, **PRIVATE)
     event = press.click(
         answer_all, [files, context.language, rows], [progress, *outputs], concurrency_id="several", **PRIVATE
     )
@@ -163,12 +173,17 @@ def _several(context: Context, answering: Answering) -> list[Any]:
 
 def with_rows(
     rows: list[dict[str, Any]], found: list[dict[str, Any]], language: str
-) -> tuple[list[dict[str, Any]], Any, str]:
-    """A visitor's rows with new ones behind them, as a table and as files."""
-    rows = [*rows, *found][-MAX_ROWS:]
+) -> tuple[list[dict[str, Any]], Any, str, Any]:
+    """A visitor's rows with new ones behind them, as a table, as files, and as a choice."""
+    rows = [*rows, *found]
+    moved: dict[str, Any] = {"value": []} if len(rows) > MAX_ROWS else {}  # rows are chosen by their place
+    rows = rows[-MAX_ROWS:]
+    answered = [(place, row) for place, row in enumerate(rows) if "emotion" in row]
+    names = [(row_name(place + 1, row, language), place) for place, row in answered]
     shown = table(rows, language)
     widths = [220, *(100 for _ in shown["headers"][1:-1]), 320 if "problem" in columns(rows) else 100]
-    return rows, gr.Dataframe(shown, column_widths=widths, visible=True), saved(rows, rows, language)
+    pair = gr.Dropdown(names, visible=len(names) > 1, **moved)
+    return rows, gr.Dataframe(shown, column_widths=widths, visible=True), saved(rows, rows, language), pair
 
 
 def _about(context: Context, answering: Answering, examples: list[gr.Button], voices: gr.Accordion) -> gr.Markdown:

@@ -12,7 +12,7 @@ import gradio as gr
 
 from ser.ui.context import translated
 from ser.ui.gradio_private import script_address
-from ser.ui.texts import TEXTS
+from ser.ui.texts import TEXTS, Texts
 
 STATIC = Path(__file__).with_name("static")
 CSS = (STATIC / "page.css").read_text(encoding="utf-8")
@@ -27,7 +27,9 @@ def script() -> str:
     """The script with its texts, as an HTML element."""
     texts = {key: text._asdict() for key, text in TEXTS.items() if key.startswith(("js_", "ser_answer_here"))}
     code = (STATIC / "page.js").read_text(encoding="utf-8")
-    code = code.replace("TEXTS = {}", f"TEXTS = {json.dumps(texts, ensure_ascii=False)}", 1)
+    names = {key: text._asdict() for key, text in Texts.read(STATIC.with_name("controls.toml")).items()}
+    for name, table in {"TEXTS": texts, "NAMES": names}.items():
+        code = code.replace(f"{name} = {{}}", f"{name} = {json.dumps(table, ensure_ascii=False)}", 1)
     for name, script in {"CHARTS": "PlotlyPlot", "CORE": "core"}.items():
         code = code.replace(f'{name} = ""', f"{name} = {json.dumps(script_address(script))}", 1)
     return f"<script>{code}</script><style>#js-plotly-tester {{ direction: ltr; }}</style>"

@@ -222,6 +222,10 @@ def test_several_files_become_rows_and_a_bad_one_is_named_in_its_row(context: Co
     assert [row[0] for row in shown["data"]] == ["clip.wav", "letter.wav"]
     assert "letter.wav" in shown["data"][1][-1]
     assert shown["data"][0][-1] == ""
+    numbers = [(cell, word) for cell, word in zip(shown["data"][0], shown["metadata"]["display_value"][0], strict=True)]
+    numbers = [(cell, word) for cell, word in numbers if isinstance(cell, float)]  # these the table is sorted by
+    assert len(numbers) == 1 + len(EMOTIONS)
+    assert not any(re.search("[0-9.]", word) for _, word in numbers)
     assert len(csv_of(rows)) == 2
 
 

@@ -1,8 +1,9 @@
 // The first script of the page: its language, the owner's session, and what Gradio's recorder leaves unsaid.
-// TEXTS (key -> language -> text) and the addresses of two of Gradio's scripts (CHARTS draws charts, CORE changes the
+// TEXTS (key -> language -> text), NAMES (of controls: Gradio's -> language -> ours) and the addresses of two of Gradio's scripts (CHARTS draws charts, CORE changes the
 // language) are filled in by style.py.
 window.ser = (() => {
   const TEXTS = {};
+  const NAMES = {};
   const CHARTS = "";
   const CORE = "";
   const address = new URLSearchParams(location.search);
@@ -31,6 +32,29 @@ window.ser = (() => {
     changeLocale(wanted);
     document.querySelector("#language-switched").click();
   };
+
+  // Gradio's and Plotly's own controls are named in English alone.
+  const PLACES = ["aria-label", "title", "placeholder", "data-title"];
+  const PATTERNS = Object.entries(NAMES).map(([theirs, ours]) => [theirs.split("{value}"), ours]);
+  const renamed = new WeakMap(); // element -> place -> their name, ours
+  const rename = () => {
+    for (const element of document.querySelectorAll(PLACES.map((place) => `[${place}]`).join())) {
+      const known = renamed.get(element) || {};
+      for (const place of PLACES) {
+        const now = element.getAttribute(place);
+        const theirs = now && now === known[place]?.ours ? known[place].theirs : now;
+        const fits = ([[begin, end]]) => end === undefined ? theirs === begin : theirs?.startsWith(begin) && theirs.endsWith(end);
+        const [[begin, end], names] = PATTERNS.find(fits) || [[], {}];
+        const value = theirs?.slice(begin?.length, theirs.length - (end?.length || 0));
+        const shown = value > 0 ? Number(value).toLocaleString(language) : value;
+        const ours = names[language]?.replace("{value}", shown) || theirs;
+        known[place] = { theirs, ours };
+        if (ours !== now) element.setAttribute(place, ours);
+      }
+      renamed.set(element, known);
+    }
+  };
+  setInterval(rename, 500);
 
   // The owner's session: from the address printed at the start, later from this browser's storage.
   const KEY = "ser-session";
