@@ -100,6 +100,36 @@ def learning_curves_figure(
     return figure
 
 
+def search_figure(trials: Sequence[Row], names: Mapping[str, str]) -> go.Figure:
+    """The value of every trial of a search by its number, and the best so far as steps.
+
+    Args:
+        trials: rows of `number`, `state` and `value`, a share; one whose value is None is left out.
+        names: of the states that are drawn, "complete" and "pruned", and of the line, "best".
+    """
+    figure = styled(go.Figure(), height=320)
+    complete, pruned = (
+        [(one["number"], one["value"]) for one in trials if one["state"] == state and one["value"] is not None]
+        for state in ("complete", "pruned")
+    )
+    best = [
+        (one["number"], max(value for number, value in complete if number <= one["number"]))
+        for one in trials
+        if complete and one["number"] >= complete[0][0]
+    ]
+    line: dict[str, Any] = {"color": BLUE, "width": 2, "shape": "hv"}
+    rows: tuple[tuple[str, Sequence[tuple[int, float]], dict[str, Any]], ...] = (
+        ("best", best, {"line": line}),
+        ("complete", complete, {"marker": {"color": BLUE, "size": 9}}),
+        ("pruned", pruned, {"marker": {"color": ORANGE, "size": 9, "symbol": "x"}}),
+    )
+    for name, points, look in rows:
+        x, y = zip(*points, strict=True) if points else ((), ())
+        mode = "lines" if "line" in look else "markers"
+        figure.add_trace(go.Scatter(x=x, y=y, mode=mode, name=names[name], **look))
+    return figure
+
+
 def _matrix_axes(figure: go.Figure, words: Mapping[str, str]) -> go.Figure:
     look = {"showgrid": False, "showticklabels": True}
     figure.update_xaxes(title_text=words["hover_predicted"], tickangle=-40, **look)

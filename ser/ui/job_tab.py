@@ -249,7 +249,7 @@ class JobTab(JobDesk):
             "demo_note": run.is_demo(),
             "temporary": self.context.settings.data_is_temporary,
         }
-        return shown + "".join(paragraph(say(key, language), "quiet") for key in notes if notes[key])
+        return shown + "".join(paragraph(say(key, language, self.kind), "quiet") for key in notes if notes[key])
 
     def facts(self, corpus: str, language: str, **more: str) -> Any:
         """How large a corpus is, below its name."""

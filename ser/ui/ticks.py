@@ -29,4 +29,9 @@ def ticks_between(low: float, high: float, steps: Sequence[float], language: str
 
 def share_ticks(language: str) -> dict[str, Any]:
     """Marks at every fifth of a whole, in percent."""
-    return {"tickvals": SHARES, "ticktext": [say("percent", language, percent=percent(one, 0)) for one in SHARES]}
+    return {"tickvals": SHARES, "ticktext": [share(one, 0, language) for one in SHARES]}
+
+
+def share(value: float, digits: int, language: str) -> str:
+    """A share in percent."""
+    return say("percent", language, percent=percent(value, digits))

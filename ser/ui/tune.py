@@ -19,9 +19,9 @@ from ser.ui.run_settings import SAMPLERS, TUNE_NUMBERS
 from ser.ui.runs import Run, Study
 from ser.ui.training_texts import TEXTS as TEXTS
 from ser.ui.training_texts import say
-from ser.ui.tune_view import dashboard_frame, study_box, trials_table
+from ser.ui.tune_view import dashboard_frame, history_figure, study_box, trials_table
 
-# On a phone, a table takes the place of the dashboard, which is made for a desk.
+# On a phone, a chart (page.css) and a table take the place of the dashboard, which is made for a desk.
 NARROW_CSS = "@media (min-width: 700px) { .fold-table { display: none; } }"
 WIDE_CSS = "@media (max-width: 699px) { iframe { display: none !important; } }"
 
@@ -87,13 +87,18 @@ class TuneTab(JobTab):
             storage.delete_study(storage.get_study_id_from_name(run.name))
 
     def places(self) -> list[Any]:
+        look: dict[str, Any] = {"elem_id": "tune-history", "elem_classes": "chart"}
+        self.history = gr.Plot(label=translated("ser_tune_history"), visible=False, **look)
         self.trials = gr.HTML(elem_id="tune-trials", css_template=NARROW_CSS)
         self.frame = gr.HTML(elem_id="tune-dashboard", css_template=WIDE_CSS)
-        return [self.trials, self.frame]
+        return [self.history, self.trials, self.frame]
 
     def more(self, run: Run | None, language: str, columns: int) -> Update:
         told = run.read("tune.json") if run else None
-        return {self.trials: trials_table(told, language), self.frame: dashboard_frame(told) if run else ""}
+        figure = history_figure(told, language) if told and told["trials"] else None
+        history = gr.Plot(figure, visible=figure is not None)
+        frame = dashboard_frame(told) if run else ""
+        return {self.history: history, self.trials: trials_table(told, language), self.frame: frame}
 
     def about(self, run: Run, language: str) -> str:
         link = f'<p class="quiet"><a href="/dashboard" target="_blank">{say("open_alone", language)}</a></p>'

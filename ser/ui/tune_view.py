@@ -15,8 +15,10 @@ from ser.ui.jobs import JobStatus
 from ser.ui.run_view import bar, ended, phase, preparing, run_box, table, test_scores, training_lines
 from ser.ui.runs import Study
 from ser.ui.texts import localised
+from ser.ui.ticks import share, share_ticks, ticks_between
 from ser.ui.training_texts import TEXTS, say
 
+NUMBER_STEPS = (1, 2, 5, 10, 20, 50, 100, 200)  # between the marks of the axis of trials
 Content = Mapping[str, Any]
 
 
@@ -45,6 +47,23 @@ def trials_table(told: Content | None, language: str) -> str:
         rows.append([str(one["number"]), state, str(one["epoch"] or ""), shown])
     heads = [say(key, language) for key in ("trial", "state", "epoch", "validation_wa")]
     return table(heads, rows, language)
+
+
+def history_figure(told: Content, language: str) -> Any:
+    """Every trial and the best so far, for the same screens."""
+    from ser.reporting.charts import search_figure
+
+    trials = told["trials"]
+    figure = search_figure(trials, {key: say(f"trial_{key}", language) for key in ("best", "complete", "pruned")})
+    numbers = [one["number"] for one in trials]
+    title, value = say("trial", language), say("validation_wa", language)
+    figure.update_xaxes(title_text=title, **ticks_between(min(numbers), max(numbers), NUMBER_STEPS, language))
+    figure.update_yaxes(title_text=value, **share_ticks(language))
+    for trace in figure.data:
+        pairs = zip(trace.x, trace.y, strict=True)
+        shown = [f"{title} {localised(str(x), language)}: {share(y, 1, language)}" for x, y in pairs]
+        trace.update(hoverinfo="text", hovertext=shown)
+    return figure
 
 
 def dashboard_frame(told: Content | None) -> str:

@@ -367,6 +367,7 @@ def test_the_page_works_behind_a_proxy_with_a_prefix(browser, folder, checkpoint
             page.locator("#tune-dashboard iframe").scroll_into_view_if_needed()
             frame = page.frame_locator("#tune-dashboard iframe")
             frame.get_by_text("Hyperparameter Importance").first.wait_for()
+            assert not page.is_visible("#tune-history")
             list_of_trials(page).get_by_text("Trial 2").first.wait_for()
             frame.locator('a[href="/dashboard/"]').first.click()
             frame.get_by_text("tune-x").first.wait_for()
@@ -378,6 +379,7 @@ def test_the_page_works_behind_a_proxy_with_a_prefix(browser, folder, checkpoint
             phone.get_by_role("tab", name="تنظیم خودکار").click()
             phone.locator("#tune-state .box").wait_for()
             phone.locator("#tune-trials td").first.wait_for()  # in place of the dashboard
+            phone.locator("#tune-history .js-plotly-plot").wait_for()
             assert not phone.locator("#tune-dashboard iframe").is_visible()
             assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")
             assert errors == []

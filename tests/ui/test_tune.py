@@ -22,7 +22,7 @@ from ser.ui.jobs import JobStatus
 from ser.ui.runs import LATEST, Study, copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.tune import TuneTab
-from ser.ui.tune_view import dashboard_frame, study_box, trials_table
+from ser.ui.tune_view import dashboard_frame, history_figure, study_box, trials_table
 
 STUDY = "tune-20261123-101112-shemo"
 COMMAND = ["tune", "--study", STUDY, "--trials", "10", "--timeout", "60"]
@@ -264,7 +264,17 @@ def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab
     assert f'href="studies/{STUDY}/result.json"' in tab.about(one, "en")
 
 
-def test_a_narrow_screen_gets_a_table_of_the_trials():
+def test_a_narrow_screen_gets_a_chart_and_a_table_of_the_trials(tab):
+    more = [{"number": 3, "state": "complete", "value": 0.3}, {"number": 4, "state": "pruned", "value": 0.7}]
+    figure = history_figure({**TOLD, "trials": [*TOLD["trials"][:1], *more]}, "fa")
+    best, complete, pruned = ([*zip(trace.x, trace.y, strict=True)] for trace in figure.data)
+    value = BEST["value"]
+    assert complete == [(2, value), (3, 0.3)]
+    assert pruned == [(4, 0.7)]
+    assert best == [(2, value), (3, value), (4, value)]  # a pruned trial is never the best
+    assert figure.data[2].hovertext == ("آزمایش ۴: ۷۰٫۰٪",)
+    assert history_figure({**TOLD, "trials": TOLD["trials"][1:]}, "en").data[0].x == ()
+    assert not tab.more(None, "en", 3)[tab.history].visible
     table = trials_table(TOLD, "en")
     assert table.index("running") < table.index("complete")
     assert "<td>65.4 %</td>" in table
@@ -292,11 +302,14 @@ def test_the_example_study_is_shown_with_its_dashboard_where_nobody_has_kept_one
     shown = tab.news("", LATEST, "en", 3)
     assert "Finished" in shown[tab.box]
     assert "Example" in shown[tab.box]
-    assert shown[tab.trials].count("<tr") == 11  # ten trials below their heads
+    rows = re.findall("<tr>.*?</tr>", shown[tab.trials])[1:]
+    assert sum("complete" in row or "pruned" in row for row in rows) == 10
+    assert "four corpora" in shown[tab.notes]
+    assert len(shown[tab.history].value["plot"]) > 100
     assert "ships with the page" in shown[tab.notes]
     told = run.read("tune.json")
     (kept,) = optuna.get_all_study_summaries(tab.dashboard.open_storage())
-    assert (kept.study_name, kept.n_trials) == (run.name, 10)
+    assert (kept.study_name, kept.n_trials) == (run.name, 10 + told["counts"]["fail"])
     assert kept.best_trial.value == pytest.approx(told["best"]["value"])
     tab.remove(run)
     assert optuna.get_all_study_summaries(tab.dashboard.open_storage()) == []
