@@ -35,23 +35,27 @@ window.ser = (() => {
 
   // Gradio's and Plotly's own controls are named in English alone.
   const PLACES = ["aria-label", "title", "placeholder", "data-title"];
-  const PATTERNS = Object.entries(NAMES).map(([theirs, ours]) => [theirs.split("{value}"), ours]);
+  const PATTERNS = Object.entries(NAMES).map(([theirs, ours]) => {
+    const [before, after] = theirs.split("{value}").map((part) => part.replace(/[.()]/g, "\\$&"));
+    return [new RegExp(after === undefined ? `^${before}$` : `^${before}(.*)${after}$`), ours];
+  });
+  const nameOf = (theirs) => {
+    const [pattern, ours] = PATTERNS.find(([pattern]) => pattern.test(theirs)) || [];
+    const value = pattern?.exec(theirs)[1];
+    return ours?.[language].replace("{value}", value > 0 ? Number(value).toLocaleString(language) : value) || theirs;
+  };
   const renamed = new WeakMap(); // element -> place -> their name, ours
   const rename = () => {
     for (const element of document.querySelectorAll(PLACES.map((place) => `[${place}]`).join())) {
       const known = renamed.get(element) || {};
+      renamed.set(element, known);
       for (const place of PLACES) {
         const now = element.getAttribute(place);
-        const theirs = now && now === known[place]?.ours ? known[place].theirs : now;
-        const fits = ([[begin, end]]) => end === undefined ? theirs === begin : theirs?.startsWith(begin) && theirs.endsWith(end);
-        const [[begin, end], names] = PATTERNS.find(fits) || [[], {}];
-        const value = theirs?.slice(begin?.length, theirs.length - (end?.length || 0));
-        const shown = value > 0 ? Number(value).toLocaleString(language) : value;
-        const ours = names[language]?.replace("{value}", shown) || theirs;
-        known[place] = { theirs, ours };
-        if (ours !== now) element.setAttribute(place, ours);
+        if (!now) continue;
+        const theirs = now === known[place]?.ours ? known[place].theirs : now;
+        known[place] = { theirs, ours: nameOf(theirs) };
+        if (now !== known[place].ours) element.setAttribute(place, known[place].ours);
       }
-      renamed.set(element, known);
     }
   };
   setInterval(rename, 500);
