@@ -6,6 +6,7 @@ What a Dask worker that dies was working on is repeated by another; workers may 
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -17,7 +18,9 @@ from ser.errors import SettingsError
 
 AHEAD = 256  # items that wait for workers or for the items before them
 TIMEOUT_S = 30
-RETRIES = 3  # of an item whose worker died
+RETRIES = 3  # of an item that failed
+DEATHS = 1000  # of workers, that an item is repeated after; a scheduler's own limit is three
+log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -39,6 +42,8 @@ def pool(scheduler: str | None, n_processes: int = 1) -> Iterator[Executor]:
             yield local
         return
     with _client(scheduler) as client:
+        client.run_on_scheduler(_bear_deaths)
+        log.info("Dask's dashboard: %s", client.dashboard_link)
         yield client.get_executor(pure=False, retries=RETRIES)
 
 
@@ -57,6 +62,11 @@ def in_order(
     finally:
         for _, future in ahead:
             future.cancel()
+
+
+def _bear_deaths(dask_scheduler: Any) -> None:
+    """Let a scheduler, in which this runs, repeat an item although workers die again and again."""
+    dask_scheduler.allowed_failures = max(dask_scheduler.allowed_failures, DEATHS)
 
 
 def _client(scheduler: str) -> Any:

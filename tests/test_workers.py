@@ -98,6 +98,22 @@ def test_a_scheduler_that_is_not_there_is_said(monkeypatch):
 
 
 @pytest.mark.slow
+def test_a_piece_is_repeated_however_often_its_worker_dies(cluster, tmp_path):
+    def perish(folder: str) -> int:
+        deaths = len(list(Path(folder).iterdir()))
+        if deaths < 6:  # Dask itself gives up after three
+            (Path(folder) / str(deaths)).touch()
+            os._exit(1)
+        return deaths
+
+    (tmp_path / "deaths").mkdir()
+    for _ in range(7):
+        cluster.worker()
+    with pool(str(cluster.file)) as executor:
+        assert executor.submit(perish, str(tmp_path / "deaths")).result(120) == 6
+
+
+@pytest.mark.slow
 def test_a_killed_worker_loses_nothing_and_one_that_joins_helps(
     cluster, tiny_encoder, tiny_checkpoint, tmp_path, monkeypatch, capsys
 ):

@@ -133,7 +133,7 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     loudness = parser.add_mutually_exclusive_group()
     loudness.add_argument("-v", "--verbose", action="store_true", help="also say what goes on")
-    loudness.add_argument("-q", "--quiet", action="store_true", help="no progress, no warnings")
+    loudness.add_argument("-q", "--quiet", action="store_true", help="no progress bars, no warnings; results stay")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND")
     requested = next((word for word in words if word in COMMANDS), None)
     for name, line in COMMANDS.items():

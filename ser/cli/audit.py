@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ser.cli.common import add_corpus_arguments, add_machine_arguments, add_model_arguments, read_corpus_arguments
+from ser.cli.common import (
+    add_corpus_arguments,
+    add_machine_arguments,
+    add_model_arguments,
+    named_model,
+    read_corpus_arguments,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +46,12 @@ def run(args: argparse.Namespace) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     corpus = read_corpus_arguments(args)
     found = audit(load(args.checkpoint, args.encoder), corpus, args.conditions, progress_bar("auditing"))
-    about = {"kind": "audit", "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint}, "seed": SEED}
+    about: dict[str, Any] = {
+        "kind": "audit",
+        "model": named_model(args)[1],
+        "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},
+        "seed": SEED,
+    }
     missed = _missed(found, args)
     content = about | {"versions": library_versions()} | found | {"missed": missed}
     write_json(args.out / "audit.json", content)

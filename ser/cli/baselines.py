@@ -164,7 +164,7 @@ def print_comparison(content: dict[str, Any]) -> None:
     for row in sorted(content["rows"], key=lambda row: -row["wa"]["value"]):
         cells = "".join(f"{interval_text(row[key]):26s}" for key in ("wa", "uar", "macro_f1"))
         print(f"{row['title']:{width}s}{cells}{row['seconds']}")
-    published = published_on(content["corpus"]["name"])
+    published = published_on(content["corpus"])
     print("\npublished, under other protocols, not measured here" if published else "")
     for one in published:
         value = "value not stated in the text" if one.value is None else f"{100 * one.value:.2f} %"

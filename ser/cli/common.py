@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import inspect
 import os
 import re
 import signal
 import sys
+import tempfile
 import time
 import types
 from collections import Counter
@@ -72,6 +74,27 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
     )
     parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
+
+
+def named_model(args: argparse.Namespace) -> tuple[Sequence[str], str]:
+    """The emotions of the model that answers and its fingerprint, read before any work."""
+    from ser.classifier.checkpoint import read_description, read_fingerprint
+    from ser.files import SHIPPED_CLASSIFIER
+    from ser.inference.model_file import is_model_file, read_file_description
+
+    model = args.checkpoint or SHIPPED_CLASSIFIER
+    if is_model_file(model):
+        labels = list(read_file_description(model)["checkpoint"]["labels"])
+        return labels, hashlib.sha256(model.read_bytes()).hexdigest()[:16]
+    return read_description(model).labels, read_fingerprint(model)
+
+
+def check_writable(folder: Path) -> None:
+    """Raise `OSError` where nothing can be written at or below a folder, which may be missing; for before long work."""
+    folder = folder.absolute()
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    with tempfile.TemporaryFile(dir=place):
+        pass
 
 
 def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:

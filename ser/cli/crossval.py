@@ -16,6 +16,7 @@ from ser.cli.common import (
     add_encoder_arguments,
     add_settings,
     add_split_arguments,
+    check_writable,
     crossval_settings,
     prepare_features,
     stop_on_signals,
@@ -73,8 +74,9 @@ def run(args: argparse.Namespace) -> int:
 
     listed = str(args.folds_file.resolve()) if args.folds_file else ""
     settings = replace(crossval_settings(args), ensemble=args.ensemble, folds_file=listed)
-    corpus, features, encoder = prepare_features(args)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")
+    check_writable(folder)
+    corpus, features, encoder = prepare_features(args)
     should_stop = stop_on_signals()
     crossval = Crossval(corpus, features, encoder, settings, folder)
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {folder}")
@@ -91,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     if settings.classifier.voices:
         _add_voice_curve(crossval, result)
     if args.also_random_split:
-        leaky = replace(settings, split="random", ensemble=False, folds_file="")
+        leaky = replace(settings, split="random", ensemble=False, folds_file="", n_folds=len(result["folds"]))
         beside = Crossval(corpus, features, encoder, leaky, folder / "random_split")
         print(HEAD, flush=True)
         compare_splits(folder, result, beside.run(print_epoch, should_stop, final=False))

@@ -25,7 +25,7 @@ WORDS_A_MINUTE = (110, 230)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, metavar="DIR", help="folder of the clips")
     parser.add_argument("--count", type=int, default=1500, metavar="N", help="clips (default %(default)s)")
-    parser.add_argument("--seed", type=int, default=40, help="(default %(default)s)")
+    parser.add_argument("--seed", type=int, default=40, help="seed of voices and sentences (default %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:

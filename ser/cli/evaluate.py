@@ -14,6 +14,7 @@ from ser.cli.common import (
     add_machine_arguments,
     add_model_arguments,
     add_sharing,
+    named_model,
     positive,
     read_corpus_arguments,
 )
@@ -63,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     evaluation = evaluate(model, corpus, Stage("evaluating", progress_bar("evaluating")), n_heard, neutral, shared)
     content = {
         "kind": "evaluation",
+        "model": named_model(args)[1],
         "protocol": _protocol(len(heard), len(corpus.speakers))
         + f"; each known by {n_heard} {'neutral ' if neutral else ''}recordings" * bool(n_heard),
         "corpus": {"name": corpus.name, "fingerprint": corpus.fingerprint},

@@ -129,6 +129,6 @@ def _furthest(folder: Path, encoder: Encoder, path: Path) -> float:
         path.unlink()
         raise CheckpointError(
             f"The exported model differs from torch by {furthest:.1e} in a probability; {path} was removed. "
-            "Export without --int8, or report this with the output of: python -m ser info"
+            "Export without --int8, or report this with the output of: ser info"
         )
     return furthest

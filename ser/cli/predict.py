@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import hashlib
 import json
 import os
 import sys
@@ -15,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import add_machine_arguments, add_model_arguments, add_sharing
+from ser.cli.common import add_machine_arguments, add_model_arguments, add_sharing, named_model
 
 if TYPE_CHECKING:
     from ser.encoders.chunking import Frames
@@ -82,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     files, n_bad = _find(args.inputs)
     if not files:
         return int(n_bad > 0)
-    labels, fingerprint = _model(args)
+    labels, fingerprint = named_model(args)
     if args.one_voice or args.voice_folders or args.neutral:
         fingerprint += "-voices"  # such answers do not go on a file of others
     with contextlib.ExitStack() as stack:
@@ -94,19 +93,6 @@ def run(args: argparse.Namespace) -> int:
     for output in outputs:
         print(f"{output.path}: {len(output.done)} recordings", file=sys.stderr)
     return int(n_bad > 0)
-
-
-def _model(args: argparse.Namespace) -> tuple[Sequence[str], str]:
-    """The model's emotions and its fingerprint, read before any work."""
-    from ser.classifier.checkpoint import read_description, read_fingerprint
-    from ser.files import SHIPPED_CLASSIFIER
-    from ser.inference.model_file import is_model_file, read_file_description
-
-    model = args.checkpoint or SHIPPED_CLASSIFIER
-    if is_model_file(model):
-        labels = list(read_file_description(model)["checkpoint"]["labels"])
-        return labels, hashlib.sha256(model.read_bytes()).hexdigest()[:16]
-    return read_description(model).labels, read_fingerprint(model)
 
 
 def _predict(

@@ -30,5 +30,5 @@ def run(args: argparse.Namespace) -> int:
     status = crossval_command.run(args)
     for name in (WEIGHTS, DESCRIPTION):
         write_atomically(folder / name, (args.out / "checkpoint" / name).read_bytes())
-    print(f"Use it with: python -m ser predict FILE --checkpoint {folder}")
+    print(f"Use it with: ser predict FILE --checkpoint {folder}")
     return status

@@ -52,9 +52,17 @@ PUBLISHED: tuple[ComparisonRow, ...] = tuple(
 )
 
 
-def published_on(corpus: str) -> tuple[ComparisonRow, ...]:
-    """What may stand beside a measurement on a corpus: published figures are of ShEMO, so nothing elsewhere."""
-    return PUBLISHED if corpus.casefold() == "shemo" else ()
+N_UTTERANCES, N_SPEAKERS = 3000, 87  # of ShEMO, with six emotions
+
+
+def published_on(corpus: Mapping[str, Any]) -> tuple[ComparisonRow, ...]:
+    """What may stand beside a measurement on a corpus, `name`, `n_utterances` and `n_speakers`.
+
+    Published figures are of ShEMO with its 87 speakers and six emotions, so nothing stands beside another corpus, of
+    whatever name; some of the 3,000 utterances may have been left out as damaged.
+    """
+    is_whole = corpus["n_speakers"] == N_SPEAKERS and 0.95 * N_UTTERANCES <= corpus["n_utterances"] <= N_UTTERANCES
+    return PUBLISHED if corpus["name"].casefold() == "shemo" and is_whole else ()
 
 
 def comparison_rows(content: Mapping[str, Any]) -> list[ComparisonRow]:

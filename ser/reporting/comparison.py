@@ -22,7 +22,7 @@ HATCH = {"shape": "/", "fillmode": "overlay", "fgcolor": "#DDDDDD", "size": 8}
 
 def write_comparison_report(content: Mapping[str, Any], path: str | Path) -> Path:
     """Write the page of a comparison: `protocol`, `intervals`, `corpus`, and `rows` with title and scores."""
-    published = published_on(content["corpus"]["name"])
+    published = published_on(content["corpus"])
     figure = comparison_figure([*comparison_rows(content), *published])
     return write_page(path, "comparison.html", content=content, published=published, figure=figure)
 

@@ -95,9 +95,13 @@ class EqualBudgets:
         if not study.get_trials(deepcopy=False):
             study.set_metric_names([METRIC])
             study.set_user_attr(IDENTITY, identity)
-            study.enqueue_trial({name: getattr(given, name) for name in space})
         if study.user_attrs.get(IDENTITY) != identity:
             raise SettingsError(f"The search of {run} was made with something else; choose another folder.")
+
+        first = {name: getattr(given, name) for name in space}
+        done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.WAITING))
+        if all(one.system_attrs.get("fixed_params") != first for one in done):  # also after a stop in their trial
+            study.enqueue_trial(first)
 
         def objective(trial: optuna.Trial) -> float:
             value = accuracy(replace(given, **suggest(trial, space)))

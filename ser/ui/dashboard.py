@@ -23,7 +23,7 @@ from ser.errors import SettingsError
 
 PATHS = ("/dashboard", "/dashboard/{path:path}", "/api/{path:path}", "/csv/{path:path}", "/static/bundle.js")
 READING = ("GET", "HEAD")
-REFUSED = "This dashboard is read-only: studies are changed by the tab Tune or by `python -m ser tune`."
+REFUSED = "This dashboard is read-only: studies are changed by the tab Tune or by `ser tune`."
 WORKERS = 4
 # Buttons that lead to what is refused: delete, rename and create a study; change notes, skip a trial.
 STYLE = b"""<style>

@@ -136,10 +136,16 @@ def test_scores(result: Content | None, language: str) -> list[str]:
         value, low, high = (percent(result["pooled"][key].get(part)) for part in ("value", "low", "high"))
         is_known = result["pooled"][key].get("low") is not None
         values |= {key: value, f"{key}_range": say("range", language, low=low, high=high) if is_known else ""}
-    protocol = result["protocol"]
-    if protocol.startswith("speaker-disjoint"):
-        protocol = say("protocol", language, folds=len(result["folds"]))
-    facts = [paragraph(fact, "facts") for fact in (protocol, say("intervals", language))]
+    protocols = [result["protocol"]]
+    if protocols[0].startswith("speaker-disjoint"):
+        from ser.tuning.search import NOT_NESTED
+
+        is_chosen = protocols[0].endswith(NOT_NESTED)
+        protocols = [
+            say("protocol", language, folds=len(result["folds"])),
+            *([say("not_nested", language)] * is_chosen),
+        ]
+    facts = [paragraph(fact, "facts") for fact in (*protocols, say("intervals", language))]
     return [paragraph(say("scores_test", language, **values)), *facts]
 
 

@@ -44,6 +44,13 @@ def test_a_run_gives_its_settings_and_a_file_comes_before_it(tmp_path):
     assert (args.optimizer, args.folds, args.seed, args.ensemble) == ("adam", 4, 9, False)
 
 
+def test_a_run_whose_folds_a_command_cannot_have_is_not_taken_over_in_silence(tmp_path, capsys):
+    settings = asdict(CrossvalSettings()) | {"folds_file": "mine.csv"}
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
+    assert main(["tune", "--study", "x", "--corpus", "y", "--like", str(tmp_path)]) == 2
+    assert "split by folds_file mine.csv" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

@@ -11,6 +11,7 @@ from support import RATE_HZ, voice, write_corpus
 
 import ser
 from ser.audio.conditions import CONDITIONS
+from ser.classifier.checkpoint import read_fingerprint
 from ser.cli import main
 from ser.corpora.corpus import read_corpus
 from ser.experiments.audit import audit
@@ -52,6 +53,7 @@ def test_the_audit_counts_what_an_independent_count_gives(tiny_checkpoint, tmp_p
     words = [*map(str, words), "--conditions", *names]
     assert main(words) == 0
     content = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert content["model"] == read_fingerprint(tiny_checkpoint)
     predictor, utterances = ser.load(tiny_checkpoint), read_corpus(folder).utterances
     true = [one.emotion for one in utterances]
     plain = [predictor(one.path, timeline=False).emotion for one in utterances]

@@ -134,14 +134,34 @@ def test_the_front_end_is_what_enters_the_first_layer(toy, tmp_path, monkeypatch
     assert not frames.any()  # the first of `Layers`
 
 
+SHEMO = {"name": "ShEMO", "n_utterances": 3000, "n_speakers": 87}
+
+
 def test_figures_published_on_a_corpus_stand_beside_measurements_on_that_corpus_alone(capsys):
     score = {"value": 0.5, "low": 0.4, "high": 0.6}
     row = {"title": "Bi-GRU", "wa": score, "uar": score, "macro_f1": score, "seconds": 1.0}
-    content = {"protocol": "five folds", "intervals": "95 %", "rows": [row], "corpus": {"name": "ShEMO"}}
+    content = {"protocol": "five folds", "intervals": "95 %", "rows": [row], "corpus": SHEMO}
     print_comparison(content)
     assert "78.77 %" in capsys.readouterr().out
-    print_comparison(content | {"corpus": {"name": "EMO-DB"}})
-    assert "published" not in capsys.readouterr().out
+    for other in ({"name": "EMO-DB"}, {"n_speakers": 10}, {"n_utterances": 60}):  # also a folder that is called shemo
+        print_comparison(content | {"corpus": SHEMO | other})
+        assert "published" not in capsys.readouterr().out
+
+
+def test_a_search_that_is_stopped_in_its_first_trial_still_tries_the_settings_as_given():
+    tried = []
+
+    def accuracy(settings: BaselineSettings) -> float:
+        tried.append(settings)
+        if len(tried) == 1:
+            raise Stopped("now")
+        return 0.5
+
+    budgets = EqualBudgets(InMemoryStorage(), TuningSettings(trials=2))
+    with pytest.raises(Stopped):
+        budgets.network("one", {}, SMALL, accuracy)
+    budgets.network("one", {}, SMALL, accuracy)
+    assert [settings == SMALL for settings in tried] == [True, True, False]
 
 
 @pytest.mark.slow

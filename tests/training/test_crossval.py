@@ -222,6 +222,14 @@ def test_train_makes_its_folder_and_leaves_model_run_and_report(tiny_encoder, tm
     assert "trained on 4 of these 4 speakers" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_is_said_before_any_work(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main(["crossval", "--corpus", str(tmp_path / "none"), "--out", str(tmp_path / "file" / "run")]) == 1
+    said = capsys.readouterr().err
+    assert "Not a directory" in said
+    assert "no corpus" not in said
+
+
 def test_train_does_not_offer_what_it_would_refuse(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help"])

@@ -14,6 +14,7 @@ import pytest
 from ui_tab_support import built, pressed, progress, result, write_run, write_table
 
 from ser.cli import _parser
+from ser.tuning.search import NOT_NESTED
 from ser.tuning.storage import default_storage, open_storage
 from ser.ui import jobs
 from ser.ui.context import Context
@@ -262,6 +263,10 @@ def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab
     write_run(one.folder / "trial_002" / "checkpoint", model={})
     assert "accuracy 61.2\u00a0% [50.0 – 70.0]" in study_box(one, JobStatus("finished", 0), "en")
     assert f'href="studies/{STUDY}/result.json"' in tab.about(one, "en")
+    assert "may be somewhat too good" not in study_box(one, JobStatus("finished", 0), "en")
+    tuned = {**result(), "protocol": f"speaker-disjoint; {NOT_NESTED}"}
+    write_run(one.folder / "trial_002", progress=progress(3, "done"), result=tuned)
+    assert "may be somewhat too good" in study_box(one, JobStatus("finished", 0), "en")
 
 
 def test_a_narrow_screen_gets_a_chart_and_a_table_of_the_trials(tab):

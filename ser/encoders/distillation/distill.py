@@ -4,7 +4,7 @@ In: a folder of unlabelled recordings, a teacher encoder and a student. Out: a f
 student learns the teacher's hidden layers through one prediction head a layer; the heads are thrown away. Audio is
 streamed, so memory stays flat; a run that was killed resumes where it last saved its state.
 
-    python -m ser distill --teacher DIR --from-teacher 2 --teacher-layers 4,8,12 --audio DIR --out DIR
+    ser distill --teacher DIR --from-teacher 2 --teacher-layers 4,8,12 --audio DIR --out DIR
 """
 
 from __future__ import annotations
