@@ -150,9 +150,11 @@ def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGr
 
 
 def add_split_arguments(
-    parser: argparse.ArgumentParser, splits: Sequence[str] = ("speakers", "loso", "corpora", "random")
+    parser: argparse.ArgumentParser,
+    splits: Sequence[str] = ("speakers", "loso", "corpora", "random"),
+    takes_file: bool = True,
 ) -> None:
-    """Add `--split`, where there is a choice, `--folds`, `--validation-share`."""
+    """Add `--split`, where there is a choice, `--folds`, `--validation-share` and `--folds-file`."""
     group = parser.add_argument_group("folds")
     parser.set_defaults(split=splits[0])
     if len(splits) > 1:
@@ -166,6 +168,11 @@ def add_split_arguments(
         "--validation-share", type=float, default=0.10,
         help="share of the utterances to validate on, from the training speakers (default %(default)s)",
     )  # fmt: skip
+    if takes_file:
+        group.add_argument(
+            "--folds-file", type=Path, metavar="FILE",
+            help="folds that `ser folds --json` or somebody else wrote, in place of the options above",
+        )  # fmt: skip
 
 
 def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
@@ -174,7 +181,9 @@ def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
     from ser.training.settings import CrossvalSettings, TrainingSettings
 
     classifier, training = settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args)
-    return CrossvalSettings(classifier, training, args.split, args.folds, args.validation_share, args.seed)
+    listed = str(args.folds_file.resolve()) if args.folds_file else ""
+    split = {"split": args.split, "n_folds": args.folds, "validation_share": args.validation_share}
+    return CrossvalSettings(classifier, training, seed=args.seed, folds_file=listed, **split)
 
 
 def positive(text: str) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 from ser.errors import SettingsError
 
-SPLITTING = ("split", "folds_file")  # without them another run would have other folds, unsaid
 RENAMED = {"n_folds": "folds"}  # fields of the settings that their options call otherwise
 
 
@@ -40,9 +39,8 @@ def apply_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
     if given.like:
         old = _settings_of_run(given.like)
         values |= {name: value for name, value in old.items() if name in options}
-        lost = [name for name in SPLITTING if old.get(name) not in (None, "", "speakers") and name not in options]
-        if lost:
-            raise SettingsError(f"{given.like} was split by {lost[0]} {old[lost[0]]}, here that cannot be.")
+        if "split" not in options and old.get("split", "speakers") != "speakers":
+            raise SettingsError(f"{given.like} has --split {old['split']}, which this command has not.")
     if given.config:
         values |= {name.replace("-", "_"): value for name, value in _read(given.config).items()}
     for name, value in values.items():

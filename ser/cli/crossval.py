@@ -50,12 +50,6 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
     add_split_arguments(parser)
     add_config_arguments(parser)
     parser.add_argument(
-        "--folds-file",
-        type=Path,
-        metavar="FILE",
-        help="folds that `ser folds --json` or somebody else wrote, in place of --split and what belongs to it",
-    )
-    parser.add_argument(
         "--also-random-split",
         action="store_true",
         help="run the same on a split that ignores speakers, and print both: the gain by a leak",
@@ -72,8 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from ser.training.crossval import Crossval
     from ser.workers import pool
 
-    listed = str(args.folds_file.resolve()) if args.folds_file else ""
-    settings = replace(crossval_settings(args), ensemble=args.ensemble, folds_file=listed)
+    settings = replace(crossval_settings(args), ensemble=args.ensemble)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")
     check_writable(folder)
     corpus, features, encoder = prepare_features(args)

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add_corpus_arguments(parser, required=False)
     add_check(parser)
-    add_split_arguments(parser)
+    add_split_arguments(parser, takes_file=False)
     parser.add_argument("--seed", type=int, default=40, help="seed of the split (default %(default)s)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the folds into a file, for --folds-file")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write figure 4: emotions in each part")

@@ -6,8 +6,9 @@ In: samples and probabilities as arrays. Out: plotly figures. `words` translates
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -80,22 +81,29 @@ def timeline_figure(
     probabilities: ArrayLike,
     labels: Sequence[str],
     words: Mapping[str, str] | None = None,
+    number_text: Callable[[str], str] = str,
 ) -> go.Figure:
     """The waveform above the probabilities of the emotions, stacked to 100 %, on one axis of seconds.
 
     start_s, end_s: (windows,) of the windows. probabilities: (windows, classes). A window counts at its centre, the
-    first and last ones of a stretch hold to its ends; where no window is, nothing is drawn.
+    first and last ones of a stretch hold to its ends; where no window is, nothing is drawn. words: labels, "seconds"
+    and "probability" in another language, whose digits `number_text` puts into a text.
     """
     said = words or {}
-    times, values = _stretches(start_s, end_s, np.asarray(probabilities, dtype=np.float64))
+    times, values, heard = _stretches(start_s, end_s, np.asarray(probabilities, dtype=np.float64))
     figure = make_subplots(2, 1, shared_xaxes=True, row_heights=[0.25, 0.75], vertical_spacing=0.04)
     figure.add_traces(_waveform(envelope), rows=[1, 1], cols=[1, 1])
+    seconds = [number_text(f"{time:.1f}") for time in times]
+    name = said.get("seconds", "seconds")
+    look: dict[str, Any] = {"mode": "lines", "line": {"width": 0}, "showlegend": False, "hovertemplate": "%{text}"}
+    figure.add_trace(go.Scatter(x=times, y=[0] * len(times), name=name, text=seconds, **look), row=2, col=1)
     for index, (label, colour) in enumerate(emotion_colours(labels).items()):
         area = _area(times, values[:, index], plain(said.get(label, label)), colour)
+        area.text = [number_text(f"{share:.0%}") for share in heard[:, index]]
         figure.add_trace(area, row=2, col=1)
     figure = styled(figure, height=430)
-    figure.update_layout(hovermode="x unified", legend_traceorder="normal")
-    figure.update_xaxes(range=[0, envelope.duration_s], showgrid=False, unifiedhovertitle_text="%{x:.1f} s")
+    figure.update_layout(hovermode="x unified", hoverdistance=-1, legend_traceorder="normal")
+    figure.update_xaxes(range=[0, envelope.duration_s], showgrid=False, unifiedhovertitle_text=" ")
     figure.update_xaxes(title_text=said.get("seconds", "seconds"), row=2, col=1)
     figure.update_yaxes(showticklabels=False, showgrid=False, row=1, col=1)
     probability = said.get("probability", "probability")
@@ -105,17 +113,21 @@ def timeline_figure(
 
 def _stretches(
     start_s: NDArray[np.float64], end_s: NDArray[np.float64], probabilities: NDArray[np.float64]
-) -> tuple[list[float], NDArray[np.float64]]:
-    """Points in time and their probabilities `(points, classes)`; zero at both ends of a gap between windows."""
+) -> tuple[list[float], NDArray[np.float64], NDArray[np.float64]]:
+    """Points in time and their probabilities `(points, classes)`; zero at both ends of a gap between windows.
+
+    And the same without these zeros, which are drawn and never said.
+    """
     times: list[float] = []
-    values, nothing = [], np.zeros(probabilities.shape[1])
+    values, heard, nothing = [], [], np.zeros(probabilities.shape[1])
     for number, (start, end) in enumerate(zip(start_s.tolist(), end_s.tolist(), strict=True)):
         row = probabilities[number]
         opens = number == 0 or bool(start > end_s[number - 1])
         closes = number == len(start_s) - 1 or bool(start_s[number + 1] > end)
         times += [start, start] * opens + [(start + end) / 2] + [end, end] * closes
         values += [nothing, row] * opens + [row] + [row, nothing] * closes
-    return times, np.array(values)
+        heard += [row] * (1 + 2 * opens + 2 * closes)
+    return times, np.array(values), np.array(heard)
 
 
 def _waveform(envelope: Envelope) -> list[go.Scatter]:
@@ -134,5 +146,5 @@ def _area(times: Sequence[float], values: NDArray[np.float64], name: str, colour
         stackgroup="emotions",
         line={"width": 1, "color": "white"},
         fillcolor=colour,
-        hovertemplate="%{y:.0%}",
+        hovertemplate="%{text}",
     )

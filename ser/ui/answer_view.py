@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -96,13 +97,18 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     begin, end = answer.live or (0.0, answer.prediction.duration_s)
     envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
     envelope = replace(envelope, times_s=envelope.times_s + begin)
-    figure = timeline_figure(envelope, moves.start_s + begin, moves.end_s + begin, moves.probabilities, labels, words)
+    starts, ends = moves.start_s + begin, moves.end_s + begin
+    figure = timeline_figure(envelope, starts, ends, moves.probabilities, labels, words, partial(_digits_of, language))
     figure.update_xaxes(range=[begin, end], **ticks_between(begin, end, STEPS_S, language))
     figure.update_yaxes(**share_ticks(language), row=2, col=1)
     if answer.live:  # drawn twice a second
         return figure
     shown = {key: say(key, language) for key in ("waveform", "spectrogram")}
     return with_spectrogram(figure, answer.samples, SAMPLE_RATE_HZ, shown)
+
+
+def _digits_of(language: str, text: str) -> str:
+    return localised(text, language).replace("%", "٪" if language == "fa" else "%")
 
 
 def row_of(answer: Answer) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def row_of(answer: Answer) -> dict[str, Any]:
 
 def table(rows: Sequence[Row], language: str) -> dict[str, Any]:
     """Rows in a visitor's language, as `gr.Dataframe` takes them."""
-    keys = columns(rows)
+    keys = sorted(columns(rows), key=lambda key: key not in ("file", "problem"))  # a problem where it is seen
     heads = [say(key, language) if key in TEXTS else emotion_name(key, language) for key in keys]
     cells = [[_cell(key, row.get(key), language) for key in keys] for row in rows]
     numbers = (int, float)  # sorted as numbers, whatever digits they are shown in

@@ -156,6 +156,10 @@ class JobTab(JobDesk):
         word = "run" if self.kind == "cv" else "study"
         self.noting = {"inputs": self.run, "js": NOTE_JS.replace("KIND", word), **PRIVATE}
         self.run.input(None, **self.noting)
+        # What was said of one run, in one language, and offered with it.
+        gone: dict[str, Any] = {"fn": lambda: ("", gr.Button(visible=False)), "outputs": [self.message, self.offer]}
+        if self.context.owner.is_possible:
+            gr.on([self.run.input, language.change], **gone, **AT_ONCE)
         opened = tab.select(None, self.run, [self.run, columns], js=OPENED_JS.replace("KIND", word), **PRIVATE)
         opened = opened.then(**self.asking)
         about = {"fn": self.facts, "inputs": [self.corpus, language], "outputs": self.corpus, **AT_ONCE}
@@ -237,7 +241,11 @@ class JobTab(JobDesk):
             return self._update(run.name, state, "", {"delete"})
 
     def _update(self, name: str, state: str, notes: str, allowed: set[str]) -> Update:
-        buttons = {button: gr.Button(visible=action in allowed) for action, button in self.buttons.items()}
+        # With the label: one that was hidden when the language changed has kept the old one.
+        buttons = {
+            button: gr.Button(translated(f"ser_job_{action}"), visible=action in allowed)
+            for action, button in self.buttons.items()
+        }
         return {self.shown: name, self.box: state, self.notes: notes, **buttons}
 
     def about(self, run: Run, language: str) -> str:

@@ -19,7 +19,7 @@ from ser.classifier.checkpoint import read_description
 from ser.encoders.hub import Fetching
 from ser.errors import CheckpointError, SerError
 from ser.files import SHIPPED, SHIPPED_CLASSIFIER
-from ser.ui.texts import say
+from ser.ui.texts import localised, say
 
 if TYPE_CHECKING:
     from ser.inference.recogniser import Recogniser
@@ -230,7 +230,8 @@ def without_folders(message: str) -> str:
 
 
 def _named(predictor: Recogniser, source: ModelSource, language: str) -> str:
-    model = _code(source.name) if source.name else say("model_shipped", language)
+    name = localised(source.title.replace(", ", "، ") if language == "fa" else source.title, language) or source.name
+    model = _code(name) if name else say("model_shipped", language)
     reference = predictor.checkpoint.encoder
     if reference.source == SHIPPED and source.encoder is None:
         kind = say("encoder_shipped", language)

@@ -181,7 +181,8 @@ def with_rows(
     answered = [(place, row) for place, row in enumerate(rows) if "emotion" in row]
     names = [(row_name(place + 1, row, language), place) for place, row in answered]
     shown = table(rows, language)
-    widths = [220, *(100 for _ in shown["headers"][1:-1]), 320 if "problem" in columns(rows) else 100]
+    widths = [220, *[320] * ("problem" in columns(rows))]
+    widths += [100] * (len(shown["headers"]) - len(widths))
     pair = gr.Dropdown(names, visible=len(names) > 1, **moved)
     return rows, gr.Dataframe(shown, column_widths=widths, visible=True), saved(rows, rows, language), pair
 

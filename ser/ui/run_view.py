@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 import time
 from collections.abc import Mapping, Sequence
 from statistics import fmean
@@ -58,7 +59,8 @@ def state_box(run: Run, status: JobStatus, language: str) -> str:
 
 def run_box(run: Run, state: str, heading: str, lines: Sequence[str], language: str) -> str:
     """A box about a run."""
-    kind, named = BOX_KINDS.get(state, "waiting"), paragraph(title(run, language), "facts")
+    kind = BOX_KINDS.get(state, "waiting")
+    named = f'<p class="facts">{html.escape(title(run, language))}</p>'  # in the page's direction, not its name's
     return box(kind, named, *lines, heading=heading)
 
 
@@ -66,7 +68,9 @@ def title(run: Run, language: str) -> str:
     """What a run is called in a language."""
     name, started = run.title
     named = "example" if run.is_example else "demo" if name == DEMO else ""
-    shown = say("title", language, name=say(named, language) if named else name, started=started)
+    is_foreign = not named and bool(re.search("[\u0590-\u08ff]", name)) != (language == "fa")
+    shown_name = say(named, language) if named else f"\u2068{name}\u2069" if is_foreign else name
+    shown = say("title", language, name=shown_name, started=started)
     return localised(shown if started else name, language)
 
 
@@ -99,7 +103,7 @@ def preparing(run: Run, language: str) -> list[str]:
 
 def training_lines(progress: Content, language: str) -> list[str]:
     """How far a training is."""
-    stopped = [fold["stopped"] for fold in progress["folds"]]
+    stopped = [fold["stopped"] and len(fold["epochs"]) < progress["max_epochs"] for fold in progress["folds"]]
     said = say("early", language, stopped=sum(stopped), folds=len(stopped))
     return [bar(progress["epoch"] / progress["max_epochs"]), *([paragraph(said)] if any(stopped) else [])]
 

@@ -89,7 +89,7 @@ class TuneTab(JobTab):
     def places(self) -> list[Any]:
         look: dict[str, Any] = {"elem_id": "tune-history", "elem_classes": "chart"}
         self.history = gr.Plot(label=translated("ser_tune_history"), visible=False, **look)
-        self.trials = gr.HTML(elem_id="tune-trials", css_template=NARROW_CSS)
+        self.trials = gr.HTML(elem_id="tune-table", css_template=NARROW_CSS)
         self.frame = gr.HTML(elem_id="tune-dashboard", css_template=WIDE_CSS)
         return [self.history, self.trials, self.frame]
 

@@ -58,7 +58,7 @@ def history_figure(told: Content, language: str) -> Any:
     numbers = [one["number"] for one in trials]
     title, value = say("trial", language), say("validation_wa", language)
     figure.update_xaxes(title_text=title, **ticks_between(min(numbers), max(numbers), NUMBER_STEPS, language))
-    figure.update_yaxes(title_text=value, **share_ticks(language))
+    figure.update_yaxes(title_text=value, rangemode="tozero", **share_ticks(language))
     for trace in figure.data:
         pairs = zip(trace.x, trace.y, strict=True)
         shown = [f"{title} {localised(str(x), language)}: {share(y, 1, language)}" for x, y in pairs]
@@ -109,7 +109,8 @@ def _best(told: Content, language: str) -> list[str]:
     if best is None:
         return [paragraph(say("no_best", language)), paragraph(said, "facts")]
     value = say("best", language, number=best["number"], value=percent(best["value"], 2))
-    facts = (_parameters(best["parameters"], language), said)
+    again = [say("again", language, again=told["queued_again"])] if told["queued_again"] else []
+    facts = (_parameters(best["parameters"], language), said, *again)
     return [paragraph(value), *(paragraph(fact, "facts") for fact in facts)]
 
 

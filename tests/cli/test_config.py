@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from support import write_corpus
 
-from ser.cli import main
+from ser.cli import _parser, main
+from ser.cli.common import crossval_settings
 from ser.cli.config import apply_config
 from ser.cli.crossval import add_arguments
 from ser.corpora.corpus import read_corpus
@@ -45,10 +46,10 @@ def test_a_run_gives_its_settings_and_a_file_comes_before_it(tmp_path):
 
 
 def test_a_run_whose_folds_a_command_cannot_have_is_not_taken_over_in_silence(tmp_path, capsys):
-    settings = asdict(CrossvalSettings()) | {"folds_file": "mine.csv"}
+    settings = asdict(CrossvalSettings()) | {"split": "loso"}
     (tmp_path / "run.json").write_text(json.dumps({"settings": settings}))
     assert main(["tune", "--study", "x", "--corpus", "y", "--like", str(tmp_path)]) == 2
-    assert "split by folds_file mine.csv" in capsys.readouterr().err
+    assert "has --split loso" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -97,3 +98,10 @@ def test_folds_of_a_file_that_leak_or_miss_somebody_are_refused(tmp_path, damage
 def test_settings_do_not_name_a_split_that_only_a_file_is():
     with pytest.raises(SettingsError, match="split must be one of"):
         CrossvalSettings(split="file")
+
+
+@pytest.mark.parametrize("command", ["crossval", "train", "tune", "ablate", "baselines"])
+def test_every_command_that_trains_takes_folds_of_a_file(command, tmp_path):
+    words = [command, "--corpus", "x", "--folds-file", str(tmp_path / "a.json")]
+    words += {"train": ["--out", "y"], "tune": ["--study", "z"]}.get(command, [])
+    assert crossval_settings(_parser(words).parse_args(words)).folds_file == str((tmp_path / "a.json").resolve())

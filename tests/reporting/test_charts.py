@@ -224,6 +224,8 @@ def test_nothing_is_drawn_where_nobody_speaks():
     figure = timeline_figure(envelope, starts, ends, np.full((3, 2), 0.5), ["anger", "fear"])
     drawn = list(zip(figure.data[-1].x, figure.data[-1].y, strict=True))
     assert drawn[4:8] == [(3.5, 0.5), (3.5, 0), (7.0, 0), (7.0, 0.5)]
+    assert set(figure.data[-1].text) == {"50%"}  # nobody is told of the zeros that end an area
+    assert figure.data[2].text[4:8] == ("3.5", "3.5", "7.0", "7.0")
     assert list(figure.layout.xaxis.range) == [0, 10]
 
 
@@ -239,9 +241,9 @@ def test_a_spectrogram_shows_a_tone_at_its_frequency_and_while_it_sounds_and_sta
     areas = timeline_figure(waveform_envelope(samples, 16_000), np.zeros(1), np.ones(1), [[1.0]], ["anger"])
     figure = with_spectrogram(areas, samples, 16_000, {"waveform": "wave", "spectrogram": "bands"})
     wave, bands = ([button.label, list(button.args[1])] for button in figure.layout.updatemenus[0].buttons)
-    assert wave == ["wave", [True, True, True, False]]
-    assert bands == ["bands", [False, False, True, True]]
-    assert [trace.visible for trace in figure.data[2:]] == [None, False]
+    assert wave == ["wave", [True, True, True, True, False]]
+    assert bands == ["bands", [False, False, True, True, True]]
+    assert [trace.visible for trace in figure.data[2:]] == [None, None, False]
 
 
 def test_the_envelope_keeps_every_peak_and_is_small():

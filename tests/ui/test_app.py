@@ -218,10 +218,10 @@ def test_several_files_become_rows_and_a_bad_one_is_named_in_its_row(context: Co
     found = list(Answering(context).answers([str(upload), str(bad)], "en", VISITOR))
     rows = [row_of(one) if isinstance(one, Answer) else {"file": name, "problem": one} for name, one in found]
     shown = table(rows, "fa")
-    assert shown["headers"][:2] == ["فایل", "احساس"]
+    assert shown["headers"][:3] == ["فایل", "مشکل", "احساس"]
     assert [row[0] for row in shown["data"]] == ["clip.wav", "letter.wav"]
-    assert "letter.wav" in shown["data"][1][-1]
-    assert shown["data"][0][-1] == ""
+    assert "letter.wav" in shown["data"][1][1]
+    assert shown["data"][0][1] == ""
     numbers = [(cell, word) for cell, word in zip(shown["data"][0], shown["metadata"]["display_value"][0], strict=True)]
     numbers = [(cell, word) for cell, word in numbers if isinstance(cell, float)]  # these the table is sorted by
     assert len(numbers) == 1 + len(EMOTIONS)

@@ -106,7 +106,7 @@ def test_a_calm_voice_is_remembered_used_for_the_visitor_alone_and_forgotten(pag
     page.get_by_text(TEXTS["ser_voice"].en).click()
     for number in (1, 2):
         page.click("#voice-add")
-        page.get_by_text(f"known from {number} calm recordings").wait_for()
+        page.get_by_text(f"calm recordings: {number}").wait_for()
     assert used in answer("#recognise")
     assert used not in answer("#examples button >> nth=0")  # somebody else speaks there
     upload(page, recording(tmp_path / "mine.wav", seconds=2))
@@ -371,6 +371,10 @@ def test_another_language_or_theme_loses_nothing(
     assert page.locator("#answer .box").get_attribute("dir") == "rtl"
     page.get_by_role("button", name=TEXTS["ser_theme"].en).click()
     page.wait_for_selector("body.dark")
+    clipped = "() => [...document.querySelectorAll('#timeline [clip-path]')].map(one => one.getAttribute('clip-path'))"
+    parts = page.evaluate(clipped)  # the address, which has changed by now, must not be in them
+    assert parts
+    assert all(part.startswith(("url('#", "url(#", 'url("#')) for part in parts)
     page.click("#recognise")  # the recording is still there; the next answer speaks English
     page.locator("#answer .box:not([lang]) .elapsed:not(:empty)").wait_for()
     assert emotion in page.inner_text("#answer").lower()

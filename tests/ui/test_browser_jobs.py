@@ -378,7 +378,7 @@ def test_the_page_works_behind_a_proxy_with_a_prefix(browser, folder, checkpoint
             phone = opened(browser, f"{outside}/ser/", errors, locale="fa-IR", **PHONE)
             phone.get_by_role("tab", name="تنظیم خودکار").click()
             phone.locator("#tune-state .box").wait_for()
-            phone.locator("#tune-trials td").first.wait_for()  # in place of the dashboard
+            phone.locator("#tune-table td").first.wait_for()  # in place of the dashboard
             phone.locator("#tune-history .js-plotly-plot").wait_for()
             assert not phone.locator("#tune-dashboard iframe").is_visible()
             assert phone.evaluate("document.documentElement.scrollWidth <= innerWidth")

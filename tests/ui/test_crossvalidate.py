@@ -27,11 +27,21 @@ from ser.errors import CorpusError, SettingsError
 from ser.files import ASSETS, DEMO_CORPUS
 from ser.labels import EMOTIONS
 from ser.ui import jobs
+from ser.ui.context import translated
 from ser.ui.corpora import DEMO, Corpora, Encoders
 from ser.ui.crossvalidate import CrossvalidateTab
 from ser.ui.jobs import JobStatus
 from ser.ui.run_settings import CROSSVAL_NUMBERS
-from ser.ui.run_view import bar, curves_figure, fold_table, matrices_figure, matrices_of, state_box, time_left
+from ser.ui.run_view import (
+    bar,
+    curves_figure,
+    fold_table,
+    matrices_figure,
+    matrices_of,
+    state_box,
+    time_left,
+    training_lines,
+)
 from ser.ui.runs import EXAMPLES, LATEST, Run, Runs, copy_examples
 from ser.ui.settings import AppSettings
 from ser.ui.training_texts import TEXTS, Problem, say
@@ -206,7 +216,7 @@ def test_a_run_is_compared_with_another_that_tested_the_same(tab):
     for language, points, other in (("en", "+25.0", "shemo, 2026-11-20 10:11"), ("fa", "\u200e+۲۵٫۰ واحد", "shemo")):
         said = tab.compare(SHEMO, LATEST, language)
         assert all(part in said for part in (points, other, "box sure"))
-    assert "-25.0 points [-41.7 – -8.3]" in tab.compare(DEMO_RUN, SHEMO, "en")
+    assert "-25.0 points [-41.7\u00a0–\u00a0-8.3]" in tab.compare(DEMO_RUN, SHEMO, "en")
     write_predictions(tab.runs.folder / SHEMO, n_right=6, n=11)
     assert "did not test the same" in tab.compare(SHEMO, LATEST, "en")
     assert tab.compare("../..", LATEST, "en") == tab.compare("", LATEST, "en") == ""
@@ -402,7 +412,7 @@ def test_time_left_is_what_the_rest_takes_at_the_same_speed():
 def test_a_box_gives_the_result_or_the_reason_as_text_without_the_folders_of_the_server(tmp_path):
     run = write_run(tmp_path / SHEMO, progress=progress(3, "done"), result=result())
     box = state_box(run, JobStatus("finished", 0), "en")
-    assert "Test speakers, 90 clips: accuracy 61.2\u00a0% [50.0 – 70.0]" in box
+    assert "Test speakers, all 90 clips: accuracy 61.2\u00a0% [50.0\u00a0–\u00a070.0]" in box
     assert "by &lt;hand&gt;" in box
     box = state_box(run, JobStatus("failed", 1, "/srv/secret/shemo/x.wav: <b>no</b> speakers"), "en")
     assert "x.wav: &lt;b&gt;no&lt;/b&gt; speakers" in box
@@ -420,6 +430,21 @@ def test_every_state_has_words_of_its_own(tmp_path, state, phase, language):
     [heading] = re.findall("<h2>(.+?)</h2>", state_box(run, JobStatus(state), language))
     key = {"done": "ending", "stopped": "ending"}.get(phase, phase) if state == "running" else state
     assert heading == say(key, language, epoch=2, most=9)
+
+
+def test_only_a_fold_that_has_not_trained_all_its_epochs_has_stopped_early():
+    told = progress(2)
+    told["folds"][0]["stopped"] = True
+    assert "1 of 2 folds have stopped early" in training_lines(told, "en")[1]
+    assert len(training_lines({**told, "max_epochs": 2}, "en")) == 1
+
+
+def test_a_button_that_appears_speaks_the_language_of_the_page(tab):
+    write_run(tab.runs.folder / SHEMO, job=FAILED)
+    shown = tab.news("", SHEMO, "fa", 3)
+    assert [str(button.value) for button in (shown[one] for one in tab.buttons.values())] == [
+        str(translated(f"ser_job_{action}")) for action in tab.buttons
+    ]
 
 
 def test_the_table_has_a_row_for_each_fold_and_the_mean():

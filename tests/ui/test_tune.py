@@ -261,7 +261,7 @@ def test_a_tested_study_shows_its_scores_with_intervals_and_offers_its_files(tab
     one = study(tab, {**TOLD, "scored": SCORED})
     write_run(one.folder / "trial_002", progress=progress(3, "done"), result=result())
     write_run(one.folder / "trial_002" / "checkpoint", model={})
-    assert "accuracy 61.2\u00a0% [50.0 – 70.0]" in study_box(one, JobStatus("finished", 0), "en")
+    assert "accuracy 61.2\u00a0% [50.0\u00a0–\u00a070.0]" in study_box(one, JobStatus("finished", 0), "en")
     assert f'href="studies/{STUDY}/result.json"' in tab.about(one, "en")
     assert "may be somewhat too good" not in study_box(one, JobStatus("finished", 0), "en")
     tuned = {**result(), "protocol": f"speaker-disjoint; {NOT_NESTED}"}

@@ -77,6 +77,9 @@ window.ser = (() => {
     history.replaceState(null, "", location.pathname + (rest ? `?${rest}` : "") + location.hash);
   }
 
+  // Charts refer to parts of themselves, with the page's address where it has a base; that address changes below.
+  addEventListener("load", () => document.querySelector('base[href="./"]')?.remove());
+
   // What is open is in the address, so that a reload, a link and the other language lead back to it.
   const note = (name, value) => {
     const now = new URLSearchParams(location.search);
