@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     common.add_check(parser)
     common.add_encoder_arguments(parser)
     parser.add_argument(
+        "-o",
         "--out",
         type=Path,
         default=Path("runs") / "ablation",

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with bigru, the settings as given, paper always runs too",
     )
     parser.add_argument(
+        "-o",
         "--out",
         type=Path,
         default=Path("runs") / "baselines",

@@ -171,7 +171,7 @@ def add_split_arguments(
     if takes_file:
         group.add_argument(
             "--folds-file", type=Path, metavar="FILE",
-            help="folds that `ser folds --json` or somebody else wrote, in place of the options above",
+            help="folds that `ser folds --out` or somebody else wrote, in place of the options above",
         )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--reader", help=f"{names} or csv for a table such as nEMO's (default: by the names of the files)"
     )
     add_label_arguments(parser)
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the report as JSON")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="also write the report to this file, as JSON")
     parser.add_argument("--html", type=Path, metavar="OUT", help="also write the report as a page with charts")
     parser.add_argument("--no-decode", action="store_true", help="look at names and labels, not at the sound")
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace) -> int:
     decode = not args.no_decode
     report = inspect_corpus(corpus, decode, progress_bar("checking") if decode else None)
     print(report_text(report), end="")
-    if args.json:
-        write_report(args.json, report.to_json())
+    if args.out:
+        write_report(args.out, report.to_json())
     if args.html:
         write_report(args.html, report_page(report))
     return 0

@@ -34,7 +34,7 @@ HEAD = "epoch  fold  train loss  train WA    val loss    val WA   val UAR"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run is resumed"
+        "-o", "--out", type=Path, help="run folder (default: runs/crossval-DATE); an unfinished run is resumed"
     )
     parser.add_argument("--no-final", action="store_true", help="do not train a checkpoint on all speakers")
 

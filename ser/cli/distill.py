@@ -24,7 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--teacher", required=True, metavar="SRC", help="hub id, folder, or 'shipped'")
     parser.add_argument(
-        "--out", required=True, type=Path, metavar="DIR", help="folder of the run; the encoder lands in DIR/encoder"
+        "-o",
+        "--out",
+        required=True,
+        type=Path,
+        metavar="DIR",
+        help="folder of the run; the encoder lands in DIR/encoder",
     )
     student = parser.add_mutually_exclusive_group(required=True)
     student.add_argument(

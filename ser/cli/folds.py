@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_check(parser)
     add_split_arguments(parser, takes_file=False)
     parser.add_argument("--seed", type=int, default=40, help="seed of the split (default %(default)s)")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="write the folds into a file, for --folds-file")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="write the folds into a file, for --folds-file")
     parser.add_argument("--html", type=Path, metavar="OUT", help="write figure 4: emotions in each part")
 
 
@@ -54,8 +54,8 @@ def run(args: argparse.Namespace) -> int:
     emotions = [one.emotion for one in corpus.utterances]
     promise = WARNING if args.split == "random" else PROMISE
     print("\n".join(folds_text(folds, speakers, emotions, promise)))
-    if args.json:
-        write_report(args.json, folds_to_json(folds, corpus))
+    if args.out:
+        write_report(args.out, folds_to_json(folds, corpus))
     if args.html:
         write_report(args.html, folds_page(folds, speakers, emotions, promise))
     return 0

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "'egemaps' or 'compare', the functionals of openSMILE."
     )
     parser.add_argument("--c", type=float, default=C, help=f"inverse regularisation strength C (default {C})")
-    parser.add_argument("--json", type=Path, metavar="OUT", help="also write the scores to this file")
+    parser.add_argument("-o", "--out", type=Path, metavar="FILE", help="also write the scores to this file, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from ser.files import write_json
     from ser.scoring.metrics import score, scores_by
 
-    if args.json and not args.json.parent.is_dir():
-        raise SettingsError(f"--json {args.json}: there is no folder {args.json.parent}. Make it first.")
+    if args.out and not args.out.parent.is_dir():
+        raise SettingsError(f"--out {args.out}: there is no folder {args.out.parent}. Make it first.")
     if not 0 < args.c < float("inf"):
         raise SettingsError(f"--c must be positive, got {args.c}.")
     corpus, vectors, encoder = _functionals(args) if args.encoder in SETS else _averaged_frames(args)
@@ -55,9 +55,9 @@ def run(args: argparse.Namespace) -> int:
     )
     for name, one in by_speaker.items():
         print(f"  speaker {name:12s} {interval_text(one['wa'])}  of {one['n_utterances']}")
-    if args.json:
+    if args.out:
         about = {"encoder": encoder, "corpus": corpus.name, "c": args.c}
-        write_json(args.json, {**about, "scores": scores, "speakers": by_speaker})
+        write_json(args.out, {**about, "scores": scores, "speakers": by_speaker})
     return 0
 
 

@@ -6,7 +6,7 @@ import argparse
 import os
 import runpy
 
-from ser.cli.common import positive
+from ser.cli.common import add_machine_arguments, positive
 
 VARIABLES = {"host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT", "checkpoint": "SER_CHECKPOINT"}
 
@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", metavar="NAME", help="address to listen at (default 127.0.0.1)")
     parser.add_argument("--port", type=positive, metavar="N", help="port (default: the first free one from 7860)")
     parser.add_argument("--checkpoint", metavar="DIR", help="the model that answers (default: the shipped one)")
+    add_machine_arguments(parser)
     parser.epilog = "Further settings are environment variables: see docs/page.md."
 
 

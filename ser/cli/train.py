@@ -15,7 +15,12 @@ from ser.cli import crossval as crossval_command
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     crossval_command.add_shared_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="folder for the checkpoint; the run folder is DIR/run"
+        "-o",
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the checkpoint; the run folder is DIR/run",
     )
     parser.set_defaults(no_final=False)
 

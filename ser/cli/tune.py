@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     wait = f"start no new trial after this many seconds, earlier runs of the study counted (default {default_s})"
     add("--study", required=True, metavar="NAME", help="study name; an existing study is resumed")
     add("--storage", metavar="ADDRESS", help=f"{addresses} (default: {default})")
-    add("--out", type=Path, default=Path("runs"), help="folder for the study's runs (default %(default)s)")
+    add("-o", "--out", type=Path, default=Path("runs"), help="folder for the study's runs (default %(default)s)")
     add("--timeout", dest="timeout_s", type=float, default=default_s, metavar="SECONDS", help=wait)
     add("--jobs", type=int, default=1, metavar="N", help="worker processes on this machine (default 1)")
     add("--no-final", action="store_true", help="only search: leave testing the best trial to another command")

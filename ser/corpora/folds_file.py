@@ -1,6 +1,6 @@
 """Folds that somebody else made, or that are to be kept: a JSON list with the files of each part of each fold.
 
-In: what `ser folds --json` writes, `[{"train": [file, ...], "validation": [...], "test": [...]}, ...]`. Out: `Fold`s of
+In: what `ser folds --out` writes, `[{"train": [file, ...], "validation": [...], "test": [...]}, ...]`. Out: `Fold`s of
 a corpus. Files are named as in a run's `predictions.csv`.
 """
 
@@ -36,7 +36,7 @@ def read_folds(path: str | Path, corpus: Corpus) -> tuple[Fold, ...]:
         )
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise FoldError(
-            f"{path} holds no folds ({type(error).__name__}: {error}). Write it with: ser folds --json FILE"
+            f"{path} holds no folds ({type(error).__name__}: {error}). Write it with: ser folds --out FILE"
         ) from error
     for number, fold in enumerate(folds, 1):
         parts = [{corpus.utterances[i].speaker for i in getattr(fold, part)} for part in PARTS]
@@ -47,6 +47,6 @@ def read_folds(path: str | Path, corpus: Corpus) -> tuple[Fold, ...]:
         missing = len(set(known.values()) - set(tested))
         raise FoldError(
             f"{path} must test each of the corpus' {len(corpus.utterances)} utterances in one fold: {missing} are in "
-            f"no test part, {len(tested) - len(set(tested))} in several. Files are named as `ser folds --json` does."
+            f"no test part, {len(tested) - len(set(tested))} in several. Files are named as `ser folds --out` does."
         )
     return folds

@@ -390,7 +390,7 @@ def two_corpora(folder: Path, n_speakers: int) -> list[Path]:
 
 def test_the_command_works_from_metadata_alone(metadata, capsys):
     out, page = metadata.with_suffix(".json"), metadata.with_suffix(".html")
-    assert main(["folds", "--csv", str(metadata), "--json", str(out), "--html", str(page)]) == 0
+    assert main(["folds", "--csv", str(metadata), "--out", str(out), "--html", str(page)]) == 0
     folds = json.loads(out.read_text())
     assert [list(fold) for fold in folds] == [list(PARTS)] * 5
     assert sorted(file for fold in folds for file in fold["test"]) == sorted(f"{i}.wav" for i in range(90))
@@ -404,7 +404,7 @@ def test_the_command_splits_what_is_in_the_folder(metadata, tmp_path, capsys):
     there = [f"{number}.wav" for number in range(81)]  # the last speaker's are not
     for name in there:
         (folder / "deep" / name).touch()
-    assert main(["folds", "--csv", str(metadata), "--corpus", str(folder), "--json", str(out)]) == 0
+    assert main(["folds", "--csv", str(metadata), "--corpus", str(folder), "--out", str(out)]) == 0
     assert "81 of the 90 files" in capsys.readouterr().out
     assert sorted(file for fold in json.loads(out.read_text()) for file in fold["test"]) == sorted(there)
 
@@ -417,7 +417,7 @@ def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path, split):
         (folder / "0_3.wav").write_bytes(b"no sound")  # one neutral recording that `crossval` would leave out
     out = tmp_path / "folds.json"
     words = ["folds", "--corpus", *map(str, corpora), "--emotions", "anger,neutral", "--folds", "4"]
-    assert main([*words, "--split", split, "--json", str(out)]) == 0
+    assert main([*words, "--split", split, "--out", str(out)]) == 0
     read, _ = keep_emotions(read_corpora(corpora), ["anger", "neutral"])
     corpus = usable(read, inspect_corpus(read))
     files = [corpus.file_of(one.path) for one in corpus.utterances]
@@ -430,7 +430,7 @@ def test_the_command_makes_the_folds_of_a_cross_validation(tmp_path, split):
 
 def test_speakers_can_be_left_out_by_name(tmp_path, capsys):
     corpora = two_corpora(tmp_path, 5)
-    words = ["folds", "--folds", "3", "--json", str(tmp_path / "out.json"), "--corpus"]
+    words = ["folds", "--folds", "3", "--out", str(tmp_path / "out.json"), "--corpus"]
     assert main([*words, *map(str, corpora), "--without-speakers", "one:s1,two:s0"]) == 0
     tested = {file for fold in json.loads((tmp_path / "out.json").read_text()) for file in fold["test"]}
     assert len(tested) == 48

@@ -57,7 +57,7 @@ def test_each_speaker_is_judged_by_a_model_of_the_others_alone():
 
 def test_a_file_that_cannot_be_written_and_a_strength_that_makes_no_sense_are_refused_first(tmp_path, capsys):
     words = ["probe", "--corpus", str(tmp_path / "no corpus")]
-    assert main([*words, "--json", str(tmp_path / "no" / "folder.json")]) == 2
+    assert main([*words, "--out", str(tmp_path / "no" / "folder.json")]) == 2
     assert "there is no folder" in capsys.readouterr().err
     assert main([*words, "--c", "-1"]) == 2
     assert "--c must be positive" in capsys.readouterr().err
@@ -66,7 +66,7 @@ def test_a_file_that_cannot_be_written_and_a_strength_that_makes_no_sense_are_re
 def test_the_command_writes_the_figures_of_an_encoder(tmp_path, tiny_encoder, capsys):
     write_corpus(tmp_path / "corpus", 3)
     words = ["probe", "--corpus", str(tmp_path / "corpus"), "--encoder", str(tiny_encoder)]
-    words += ["--cache", str(tmp_path / "cache"), "--json", str(tmp_path / "probe.json")]
+    words += ["--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "probe.json")]
     assert main(words) == 0
     content = json.loads((tmp_path / "probe.json").read_text())
     assert len(content["speakers"]) == 3

@@ -241,7 +241,7 @@ def test_names_that_are_no_utf_8_can_be_reported(tmp_path):
 def test_the_command_prints_the_report_and_writes_both_files(folder, tmp_path_factory, capsys):
     DEFECTS["silent"](folder / "M02H01.wav")
     out = tmp_path_factory.mktemp("out")
-    assert main(["corpus", str(folder), "--json", str(out / "json"), "--html", str(out / "html")]) == 0
+    assert main(["corpus", str(folder), "--out", str(out / "json"), "--html", str(out / "html")]) == 0
     text = capsys.readouterr().out
     for words in ("6 recordings, 5 usable, of 3 speakers and 2 emotions", "silent: 1, left out", "M02H01.wav"):
         assert words in text
