@@ -89,5 +89,8 @@ def _print(content: dict[str, Any]) -> None:
         for name, one in content["groups"].get(kind, {}).items():
             apart = interval_text(one["difference"]["uar"])
             print(f"  {kind} {name:18s} UAR {interval_text(one['uar'])}, against the others {apart}")
+    speakers = content["groups"].get("speaker", {}).items()
+    for name, one in sorted(speakers, key=lambda row: row[1]["uar"]["value"])[:1]:
+        print(f"  lowest speaker {name} UAR {one['uar']['value']:.1%}, {one['n_utterances']} recordings")
     for sentence in content["missed"]:
         print(f"missed: {sentence}")

@@ -15,6 +15,7 @@ from ser.classifier.checkpoint import read_fingerprint
 from ser.cli import main
 from ser.corpora.corpus import read_corpus
 from ser.experiments.audit import audit
+from ser.reporting.audit_report import groups_figure
 from ser.scoring.metrics import group_difference
 
 
@@ -63,7 +64,12 @@ def test_the_audit_counts_what_an_independent_count_gives(tiny_checkpoint, tmp_p
     assert sum(one["n_utterances"] for one in content["groups"]["speaker"].values()) == 18
     page = (tmp_path / "out" / "report.html").read_text()
     assert all(name in page for name in names)
-    assert "as recorded" in capsys.readouterr().out
+    figure = groups_figure(content)
+    assert set(figure.data[0].y) == {f"speaker: {name}" for name in content["groups"]["speaker"]}
+    assert "chart-groups" in page
+    said = capsys.readouterr().out
+    assert "as recorded" in said
+    assert "lowest speaker" in said
     assert main([*words, "--min-stay", "1.01"]) == 1
     assert "missed: clipped" in capsys.readouterr().out
 
