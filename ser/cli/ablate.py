@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli import common
+from ser.cli import arguments, prepare
 from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.experiments.ablation import OPTIONS
     from ser.training.settings import TrainingSettings
 
-    common.add_corpus_arguments(parser)
-    common.add_check(parser)
-    common.add_encoder_arguments(parser)
+    arguments.add_corpus_arguments(parser)
+    arguments.add_check(parser)
+    arguments.add_encoder_arguments(parser)
     parser.add_argument(
         "-o",
         "--out",
@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="OPTION",
         help=f"options to measure (default: {' '.join(OPTIONS)})",
     )
-    common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
+    arguments.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
     add_config_arguments(parser)
-    common.add_settings(parser, ClassifierSettings, TrainingSettings)
+    arguments.add_settings(parser, ClassifierSettings, TrainingSettings)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -51,20 +51,20 @@ def run(args: argparse.Namespace) -> int:
     from ser.experiments.ablation import FILE, Ablation
     from ser.reporting.ablation_report import write_ablation_report
 
-    base = common.crossval_settings(args)
-    corpus, features, encoder = common.prepare_features(args)
+    base = arguments.crossval_settings(args)
+    corpus, features, encoder = prepare.prepare_features(args)
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}")
 
     def source(settings: CrossvalSettings) -> tuple[FeatureSet, EncoderReference]:
         needs = settings.classifier.stacked_layers, settings.training.augmented_copies
         if needs == (base.classifier.stacked_layers, base.training.augmented_copies):
             return features, encoder
-        usable, others, other_encoder = common.encode(corpus, args, *needs)
+        usable, others, other_encoder = prepare.encode(corpus, args, *needs)
         if len(usable.utterances) < len(corpus.utterances):
             raise CorpusError("Some recordings cannot be used with this option; leave them out of the corpus.")
         return others, other_encoder
 
-    ablation = Ablation(corpus, base, source, args.out, print_epoch, common.stop_on_signals())
+    ablation = Ablation(corpus, base, source, args.out, print_epoch, prepare.stop_on_signals())
     content = ablation.run(args.options)
     for progress in args.out.glob("*/progress.json"):
         draw_report(progress.parent)

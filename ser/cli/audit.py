@@ -6,13 +6,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ser.cli.common import (
-    add_corpus_arguments,
-    add_machine_arguments,
-    add_model_arguments,
-    named_model,
-    read_corpus_arguments,
-)
+from ser.cli.arguments import add_corpus_arguments, add_machine_arguments, add_model_arguments
+from ser.cli.prepare import named_model, read_corpus_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,8 +84,8 @@ def _print(content: dict[str, Any]) -> None:
         for name, one in content["groups"].get(kind, {}).items():
             apart = interval_text(one["difference"]["uar"])
             print(f"  {kind} {name:18s} UAR {interval_text(one['uar'])}, against the others {apart}")
-    speakers = content["groups"].get("speaker", {}).items()
-    for name, one in sorted(speakers, key=lambda row: row[1]["uar"]["value"])[:1]:
+    if speakers := content["groups"].get("speaker"):
+        name, one = min(speakers.items(), key=lambda row: row[1]["uar"]["value"])
         print(f"  lowest speaker {name} UAR {one['uar']['value']:.1%}, {one['n_utterances']} recordings")
     for sentence in content["missed"]:
         print(f"missed: {sentence}")

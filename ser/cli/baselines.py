@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli import common
+from ser.cli import arguments, prepare
 from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.experiments.models import MODELS
     from ser.training.settings import TrainingSettings
 
-    common.add_corpus_arguments(parser)
-    common.add_check(parser)
-    common.add_encoder_arguments(parser, several=True)
+    arguments.add_corpus_arguments(parser)
+    arguments.add_check(parser)
+    arguments.add_encoder_arguments(parser, several=True)
     parser.add_argument(
         "--models",
         nargs="+",
@@ -49,10 +49,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="first search the settings of the Bi-GRU and of every other network by this many trials each, on "
         "validation speakers (default 0: take them as given); studies.db in the folder of --out keeps them",
     )  # fmt: skip
-    common.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
+    arguments.add_split_arguments(parser, splits=("speakers", "loso", "corpora"))
     others = ("weighted_layers", "concatenated_layers", "augmented_copies")
     add_config_arguments(parser)
-    common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=others)
+    arguments.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=others)
     for name, default in vars(BaselineSettings()).items():
         if name not in ("max_frames", "seed"):
             flag, words = f"--baseline-{name.replace('_', '-')}", f"of the other networks (default {default})"
@@ -78,13 +78,13 @@ def run(args: argparse.Namespace) -> int:
     prefix = "baseline_"
     given = {name[len(prefix) :]: value for name, value in vars(args).items() if name.startswith(prefix)}
     baseline = BaselineSettings(**given, max_frames=args.max_frames, seed=args.seed)
-    settings = ComparisonSettings(common.crossval_settings(args), baseline)
-    corpus = common.read_corpus_arguments(args)
+    settings = ComparisonSettings(arguments.crossval_settings(args), baseline)
+    corpus = prepare.read_corpus_arguments(args)
     if args.check:
-        corpus = common.leave_out_unusable(corpus)
+        corpus = prepare.leave_out_unusable(corpus)
     corpus, encoded = _encoded(corpus, args, any(MODELS[name].uses_encoder for name in names))
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {args.out}")
-    should_stop = common.stop_on_signals()
+    should_stop = prepare.stop_on_signals()
     chooser = _equal_budgets(args, should_stop) if args.trials else None
     try:
         with pool(args.scheduler) if args.scheduler else nullcontext() as executor:
@@ -128,7 +128,7 @@ def _encoded(corpus: Corpus, args: argparse.Namespace, needed: bool) -> tuple[Co
     from ser.experiments.comparison import Encoded
 
     def through(source: str, n_layers: int = 0) -> tuple[Corpus, Any, EncoderReference]:
-        return common.encode(corpus, argparse.Namespace(**(vars(args) | {"encoder": source})), n_layers, 0)
+        return prepare.encode(corpus, argparse.Namespace(**(vars(args) | {"encoder": source})), n_layers, 0)
 
     def with_layers(source: str, n_layers: int) -> Any:
         usable, stacked, _ = through(source, n_layers)

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ser.cli.common import add_label_arguments
+from ser.cli.arguments import add_label_arguments
 from ser.corpora.readers import READERS
 from ser.errors import CorpusError, SettingsError
 

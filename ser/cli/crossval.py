@@ -9,20 +9,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import (
-    Stage,
+from ser.cli.arguments import (
     add_check,
     add_corpus_arguments,
     add_encoder_arguments,
     add_settings,
     add_split_arguments,
-    check_writable,
     crossval_settings,
-    prepare_features,
-    stop_on_signals,
 )
 from ser.cli.config import add_config_arguments
 from ser.cli.output import interval_text, print_scores
+from ser.cli.prepare import Stage, check_writable, prepare_features, stop_on_signals
 
 if TYPE_CHECKING:
     from ser.training.crossval import Crossval

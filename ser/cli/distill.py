@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from ser.cli.common import add_machine_arguments, add_settings, settings_of
+from ser.cli.arguments import add_machine_arguments, add_settings, settings_of
 
 if TYPE_CHECKING:
     from ser.encoders.distillation.distill import DistillSettings

@@ -8,16 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ser.cli.common import (
-    Stage,
-    add_corpus_arguments,
-    add_machine_arguments,
-    add_model_arguments,
-    add_sharing,
-    named_model,
-    positive,
-    read_corpus_arguments,
-)
+from ser.cli.arguments import add_corpus_arguments, add_machine_arguments, add_model_arguments, add_sharing, positive
+from ser.cli.prepare import Stage, named_model, read_corpus_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser.cli.common import add_corpus_arguments, read_corpus_arguments
+from ser.cli.arguments import add_corpus_arguments
+from ser.cli.prepare import read_corpus_arguments
 from ser.errors import SettingsError
 
 if TYPE_CHECKING:

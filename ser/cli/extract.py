@@ -5,13 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
-from ser.cli.common import (
-    add_corpus_arguments,
-    add_encoder_arguments,
-    load_encoder,
-    read_corpus_arguments,
-    share_extraction,
-)
+from ser.cli.arguments import add_corpus_arguments, add_encoder_arguments
+from ser.cli.prepare import load_encoder, read_corpus_arguments, share_extraction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

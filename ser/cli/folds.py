@@ -7,14 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ser.cli.common import (
-    add_check,
-    add_corpus_arguments,
-    add_split_arguments,
-    leave_out_unusable,
-    read_corpus_arguments,
-    select_emotions,
-)
+from ser.cli.arguments import add_check, add_corpus_arguments, add_split_arguments
+from ser.cli.prepare import leave_out_unusable, read_corpus_arguments, select_emotions
 from ser.errors import CorpusError, SettingsError
 
 if TYPE_CHECKING:

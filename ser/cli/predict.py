@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli.common import add_machine_arguments, add_model_arguments, add_sharing, named_model
+from ser.cli.arguments import add_machine_arguments, add_model_arguments, add_sharing
+from ser.cli.prepare import named_model
 
 if TYPE_CHECKING:
     from ser.encoders.chunking import Frames

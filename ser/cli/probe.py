@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli import common
+from ser.cli import arguments, prepare
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.experiments.probe import C
 
-    common.add_corpus_arguments(parser)
-    common.add_encoder_arguments(parser)
+    arguments.add_corpus_arguments(parser)
+    arguments.add_encoder_arguments(parser)
     parser.set_defaults(encoder="shipped")
     parser.description = (
         "The yardstick for an encoder. --encoder also takes 'random', DistilHuBERT's shape with untrained weights, and "
@@ -68,7 +68,7 @@ def _averaged_frames(args: argparse.Namespace) -> tuple[Corpus, NDArray[Any], di
     with tempfile.TemporaryDirectory() as folder:
         if args.encoder == "random":
             args.encoder, args.cache = _untrained_encoder(Path(folder) / "random"), Path(folder) / "cache"
-        corpus, features, reference = common.prepare_features(args)
+        corpus, features, reference = prepare.prepare_features(args)
         vectors = [np.asarray(features[i], np.float32).mean(axis=0) for i in range(len(corpus.utterances))]
         del features  # its files are mapped from the folder
     source = "random" if Path(reference.source).name == "random" else reference.source
@@ -97,7 +97,7 @@ def _functionals(args: argparse.Namespace) -> tuple[Corpus, NDArray[Any], dict[s
     from ser.features.extract import progress_bar
     from ser.features.opensmile import functionals
 
-    corpus = common.read_corpus_arguments(args)
+    corpus = prepare.read_corpus_arguments(args)
     total, report = len(corpus.utterances), progress_bar("functionals")
     recordings = (load_audio(one.path) for one in corpus.utterances)
     vectors = functionals(recordings, args.encoder, lambda done: report(done, total))

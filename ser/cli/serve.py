@@ -6,7 +6,7 @@ import argparse
 import os
 import runpy
 
-from ser.cli.common import add_machine_arguments, positive
+from ser.cli.arguments import add_machine_arguments, positive
 
 VARIABLES = {"host": "GRADIO_SERVER_NAME", "port": "GRADIO_SERVER_PORT", "checkpoint": "SER_CHECKPOINT"}
 

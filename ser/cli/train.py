@@ -30,7 +30,6 @@ def run(args: argparse.Namespace) -> int:
     from ser.files import write_atomically
 
     folder = args.out
-    folder.mkdir(parents=True, exist_ok=True)  # before hours of training, in case it cannot be made
     args.out = folder / "run"
     status = crossval_command.run(args)
     for name in (WEIGHTS, DESCRIPTION):

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ser.cli import common
+from ser.cli import arguments, prepare
 from ser.cli.config import add_config_arguments
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.training.settings import TrainingSettings
     from ser.tuning.space import SPACE, TuningSettings
 
-    common.add_corpus_arguments(parser)
-    common.add_check(parser)
-    common.add_encoder_arguments(parser)
+    arguments.add_corpus_arguments(parser)
+    arguments.add_check(parser)
+    arguments.add_encoder_arguments(parser)
     add, addresses = parser.add_argument, "sqlite:///PATH, postgresql://..., mysql://... or grpc://HOST:PORT"
     default, default_s = "SER_STORAGE, else studies.db in the folder of --out", TuningSettings.timeout_s
     wait = f"start no new trial after this many seconds, earlier runs of the study counted (default {default_s})"
@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "worth to choose on speakers who are then tested; takes as many times longer as there are folds",
     )  # fmt: skip
     add("--worker", action="store_true", help=argparse.SUPPRESS)
-    common.add_split_arguments(parser, splits=("speakers",))
-    common.add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
+    arguments.add_split_arguments(parser, splits=("speakers",))
+    arguments.add_settings(parser, TuningSettings, leave_out=("timeout_s", "seed"))
     add_config_arguments(parser)
-    common.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
+    arguments.add_settings(parser, ClassifierSettings, TrainingSettings, leave_out=SPACE.keys())
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,9 +67,9 @@ def run(args: argparse.Namespace) -> int:
     if args.jobs < 1:
         raise SettingsError(f"--jobs must be at least 1, got {args.jobs}.")
     folder = args.out / check_study_name(args.study)
-    settings, base = common.settings_of(TuningSettings, args), common.crossval_settings(args)
-    should_stop = _or_without_parent(args, common.stop_on_signals())
-    search = Search(*common.prepare_features(args), base, settings)
+    settings, base = arguments.settings_of(TuningSettings, args), arguments.crossval_settings(args)
+    should_stop = _or_without_parent(args, prepare.stop_on_signals())
+    search = Search(*prepare.prepare_features(args), base, settings)
     folder.mkdir(parents=True, exist_ok=True)
     storage = open_storage(args.storage or os.environ.get("SER_STORAGE") or default_storage(args.out))
     study = search.open(storage, args.study)

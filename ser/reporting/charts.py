@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from statistics import fmean
 from typing import Any
 
@@ -112,11 +113,9 @@ def search_figure(trials: Sequence[Row], names: Mapping[str, str]) -> go.Figure:
         [(one["number"], one["value"]) for one in trials if one["state"] == state and one["value"] is not None]
         for state in ("complete", "pruned")
     )
-    best = [
-        (one["number"], max(value for number, value in complete if number <= one["number"]))
-        for one in trials
-        if complete and one["number"] >= complete[0][0]
-    ]
+    values = (one["value"] if one["state"] == "complete" else None for one in trials)
+    so_far = accumulate(values, lambda most, value: value if most is None else max(most, value or 0))
+    best = [(one["number"], value) for one, value in zip(trials, so_far, strict=True) if value is not None]
     line: dict[str, Any] = {"color": BLUE, "width": 2, "shape": "hv"}
     rows: tuple[tuple[str, Sequence[tuple[int, float]], dict[str, Any]], ...] = (
         ("best", best, {"line": line}),

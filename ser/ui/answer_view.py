@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ser.audio.load import SAMPLE_RATE_HZ
 from ser.ui.html import box, download, paragraph, percent
-from ser.ui.texts import TEXTS, emotion_name, localised, say
+from ser.ui.texts import TEXTS, emotion_name, localised, localised_shares, say
 from ser.ui.ticks import share_ticks, ticks_between
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def side_by_side(rows: Sequence[Row], language: str) -> str:
 
 def row_name(number: int, row: Row, language: str) -> str:
     """What an answered row is called where it can be chosen."""
-    name = say("microphone", language) if row["file"] == RECORDED else row["file"]
-    return f"{localised(str(number), language)} · \u2068{name}\u2069 · {emotion_name(row['emotion'], language)}"
+    file = _file(row["file"], language)
+    return f"{localised(str(number), language)} · \u2068{file}\u2069 · {emotion_name(row['emotion'], language)}"
 
 
 def meaning(answer: Answer, language: str) -> str:
@@ -98,17 +98,14 @@ def timeline_chart(answer: Answer, language: str) -> Any:
     envelope = waveform_envelope(answer.samples, SAMPLE_RATE_HZ)
     envelope = replace(envelope, times_s=envelope.times_s + begin)
     starts, ends = moves.start_s + begin, moves.end_s + begin
-    figure = timeline_figure(envelope, starts, ends, moves.probabilities, labels, words, partial(_digits_of, language))
+    digits = partial(localised_shares, language=language)
+    figure = timeline_figure(envelope, starts, ends, moves.probabilities, labels, words, digits)
     figure.update_xaxes(range=[begin, end], **ticks_between(begin, end, STEPS_S, language))
     figure.update_yaxes(**share_ticks(language), row=2, col=1)
     if answer.live:  # drawn twice a second
         return figure
     shown = {key: say(key, language) for key in ("waveform", "spectrogram")}
     return with_spectrogram(figure, answer.samples, SAMPLE_RATE_HZ, shown)
-
-
-def _digits_of(language: str, text: str) -> str:
-    return localised(text, language).replace("%", "٪" if language == "fa" else "%")
 
 
 def row_of(answer: Answer) -> dict[str, Any]:
@@ -160,6 +157,10 @@ def _cell(key: str, value: Any, language: str) -> Any:
     return value
 
 
+def _file(name: str, language: str) -> str:
+    return say("microphone", language) if name == RECORDED else name
+
+
 def _heading(emotion: str, is_sure: bool, language: str) -> str:
     name = emotion_name(emotion, language)
     return name[:1].upper() + name[1:] if is_sure else say("unsure", language, emotion=name)
@@ -167,8 +168,7 @@ def _heading(emotion: str, is_sure: bool, language: str) -> str:
 
 def _facts(file: str, duration_s: float, language: str) -> str:
     """Which recording, how long, and room for how long the answer took."""
-    name = say("microphone", language) if file == RECORDED else file
-    length = say("length", language, seconds=round(duration_s, 1))
+    name, length = _file(file, language), say("length", language, seconds=round(duration_s, 1))
     return f'<p class="facts"><bdi>{escape(name)}</bdi> · {escape(length)}<span class="elapsed"></span></p>'
 
 

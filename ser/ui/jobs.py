@@ -2,7 +2,7 @@
 
 In: the words of a `python -m ser` command and a folder. Out, in that folder: `job.json` (process id, command, start,
 at the end the exit code), `log.txt` (what the command printed), `stage.json` (how far it is, see
-`ser.cli.common.Stage`) and `job.lock`.
+`ser.cli.prepare.Stage`) and `job.lock`.
 
 A running job holds a lock on `job.lock`, taken by its starter and inherited. So the kernel itself keeps two starters
 from starting twice, gives the lock back in whatever way the process dies, and is never misled by a process id that was

@@ -10,6 +10,7 @@ import math
 import re
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from statistics import fmean
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +26,7 @@ from ser.ui.html import box, paragraph, percent, quoted
 from ser.ui.jobs import STAGE, JobStatus
 from ser.ui.model import without_folders
 from ser.ui.runs import Run
-from ser.ui.texts import emotion_name, localised
+from ser.ui.texts import emotion_name, localised, localised_shares
 from ser.ui.ticks import share_ticks, ticks, ticks_between
 from ser.ui.training_texts import TEXTS, lead, say
 
@@ -144,11 +145,8 @@ def test_scores(result: Content | None, language: str) -> list[str]:
     if protocols[0].startswith("speaker-disjoint"):
         from ser.tuning.search import NOT_NESTED
 
-        is_chosen = protocols[0].endswith(NOT_NESTED)
-        protocols = [
-            say("protocol", language, folds=len(result["folds"])),
-            *([say("not_nested", language)] * is_chosen),
-        ]
+        keys = ["protocol", "not_nested"] if protocols[0].endswith(NOT_NESTED) else ["protocol"]
+        protocols = [say(key, language, folds=len(result["folds"])) for key in keys]
     facts = [paragraph(fact, "facts") for fact in (*protocols, say("intervals", language))]
     return [paragraph(say("scores_test", language, **values)), *facts]
 
@@ -188,15 +186,14 @@ def fold_table(progress: Content, result: Content | None, language: str) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], language: str) -> str:
     """An HTML table whose first column names its rows."""
-    rows = [[localised(cell, language) for cell in row] for row in rows]
+    rows = [[localised_shares(cell, language) for cell in row] for row in rows]
     head = "".join(f'<th scope="col">{html.escape(text)}</th>' for text in heads)
     body = ""
     for name, *cells in rows:
         content = "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
         body += f'<tr><th scope="row">{html.escape(name)}</th>{content}</tr>'
     parts = f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
-    shown = f'<div class="fold-table" tabindex="0"><table>{parts}</table></div>'
-    return shown.replace(" %", "٪") if language == "fa" else shown
+    return f'<div class="fold-table" tabindex="0"><table>{parts}</table></div>'
 
 
 def links(run: Run, address: str, language: str) -> str:
@@ -253,7 +250,7 @@ def matrices_figure(matrices: Sequence[Any], labels: Sequence[str], language: st
     if language == "fa":
         for trace in figure.data:
             part = "hovertext" if trace.type == "heatmap" else "text"
-            written = np.vectorize(lambda text: localised(text, language).replace("%", "٪"))(trace[part])
+            written = np.vectorize(partial(localised_shares, language=language))(trace[part])
             trace[part] = written.tolist()
         figure.layout.coloraxis.colorbar.update(**share_ticks(language))
     return figure

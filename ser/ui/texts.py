@@ -56,6 +56,11 @@ def localised(text: str, language: str) -> str:
     return re.sub(r"(?<=\d)\.(?=\d)", "٫", text).translate(PERSIAN_DIGITS)
 
 
+def localised_shares(text: str, language: str) -> str:
+    """The same of a text with shares in percent, "50 %" or "50%", whose sign is the language's too."""
+    return re.sub(r" ?%", "٪", localised(text, language)) if language == "fa" else text
+
+
 TEXTS = Texts.read(Path(__file__).with_name("texts.toml"))
 EMOTION = "ser_emotion_"
 EMOTION_TEXTS = {key.removeprefix(EMOTION): text for key, text in TEXTS.items() if key.startswith(EMOTION)}

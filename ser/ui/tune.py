@@ -21,10 +21,6 @@ from ser.ui.training_texts import TEXTS as TEXTS
 from ser.ui.training_texts import say
 from ser.ui.tune_view import dashboard_frame, history_figure, study_box, trials_table
 
-# On a phone, a chart (page.css) and a table take the place of the dashboard, which is made for a desk.
-NARROW_CSS = "@media (min-width: 700px) { .fold-table { display: none; } }"
-WIDE_CSS = "@media (max-width: 699px) { iframe { display: none !important; } }"
-
 
 def build(context: Context) -> None:
     """Fill the tab."""
@@ -89,8 +85,8 @@ class TuneTab(JobTab):
     def places(self) -> list[Any]:
         look: dict[str, Any] = {"elem_id": "tune-history", "elem_classes": "chart"}
         self.history = gr.Plot(label=translated("ser_tune_history"), visible=False, **look)
-        self.trials = gr.HTML(elem_id="tune-table", css_template=NARROW_CSS)
-        self.frame = gr.HTML(elem_id="tune-dashboard", css_template=WIDE_CSS)
+        self.trials = gr.HTML(elem_id="tune-table")
+        self.frame = gr.HTML(elem_id="tune-dashboard")
         return [self.history, self.trials, self.frame]
 
     def more(self, run: Run | None, language: str, columns: int) -> Update:

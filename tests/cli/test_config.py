@@ -11,7 +11,7 @@ import pytest
 from support import write_corpus
 
 from ser.cli import _parser, main
-from ser.cli.common import crossval_settings
+from ser.cli.arguments import crossval_settings
 from ser.cli.config import apply_config
 from ser.cli.crossval import add_arguments
 from ser.corpora.corpus import read_corpus

@@ -27,7 +27,7 @@ def tidy(*_):
 def fail():
     sys.exit(print("ser: The corpus has 3 speakers, 5 folds need 5.\\n", file=sys.stderr) or 1)
 def progress():
-    from ser.cli.common import Stage
+    from ser.cli.prepare import Stage
     stage = Stage("features")
     for done in range(2, 10):
         stage(done, 9)

@@ -44,16 +44,17 @@ window.ser = (() => {
     const value = pattern?.exec(theirs)[1];
     return ours?.[language].replace("{value}", value > 0 ? Number(value).toLocaleString(language) : value) || theirs;
   };
-  const renamed = new WeakMap(); // element -> place -> their name, ours
+  const renamed = new WeakMap(); // element -> place -> their name, ours, its language
   const rename = () => {
     for (const element of document.querySelectorAll(PLACES.map((place) => `[${place}]`).join())) {
       const known = renamed.get(element) || {};
       renamed.set(element, known);
       for (const place of PLACES) {
         const now = element.getAttribute(place);
-        if (!now) continue;
-        const theirs = now === known[place]?.ours ? known[place].theirs : now;
-        known[place] = { theirs, ours: nameOf(theirs) };
+        const isOurs = now === known[place]?.ours;
+        if (!now || (isOurs && known[place].language === language)) continue;
+        const theirs = isOurs ? known[place].theirs : now;
+        known[place] = { theirs, ours: nameOf(theirs), language };
         if (now !== known[place].ours) element.setAttribute(place, known[place].ours);
       }
     }

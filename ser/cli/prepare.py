@@ -1,33 +1,29 @@
-"""Arguments that several commands share, and what becomes of them."""
+"""What commands do before their own work: the corpus, its features and the model that the options name; how far they
+are, and whether to stop."""
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import inspect
 import os
-import re
 import signal
 import sys
 import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ser.classifier.checkpoint import EncoderReference
     from ser.corpora.corpus import Corpus
     from ser.encoders.encoder import Encoder
     from ser.features.extract import FeatureSet
-    from ser.training.crossval import CrossvalSettings
 
-Settings = TypeVar("Settings")
-DEFAULT_ENCODER = "ntu-spml/distilhubert"
 PROGRESS_VARIABLE, PROGRESS_PAUSE_S = "SER_PROGRESS", 0.5
 
 
@@ -55,27 +51,6 @@ class Stage:
             write_json(Path(self.path), {**about, "started": self.started, "updated": now})
 
 
-def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """Add `--corpus` and how to read it."""
-    group = parser.add_argument_group("corpus")
-    group.add_argument(
-        "--corpus", nargs="+", type=Path, required=required, metavar="DIR", help="corpus folders or tables"
-    )
-    add_label_arguments(group)
-    group.add_argument("--emotions", help="keep only these, for instance anger,neutral,sadness; 'six' for ShEMO's six")
-    group.add_argument(
-        "--without-speakers", metavar="NAMES", help="leave these out, for instance RAVDESS:11,RAVDESS:12"
-    )
-
-
-def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--checkpoint` and `--encoder`: what answers, as `ser.load` takes it."""
-    parser.add_argument(
-        "--checkpoint", type=Path, metavar="DIR|ONNX", help="a trained model (default: the shipped one)"
-    )
-    parser.add_argument("--encoder", metavar="SRC", help="folder or hub id, if not where the checkpoint says")
-
-
 def named_model(args: argparse.Namespace) -> tuple[Sequence[str], str]:
     """The emotions of the model that answers and its fingerprint, read before any work."""
     from ser.classifier.checkpoint import read_description, read_fingerprint
@@ -95,147 +70,6 @@ def check_writable(folder: Path) -> None:
     place = next(one for one in (folder, *folder.parents) if one.exists())
     with tempfile.TemporaryFile(dir=place):
         pass
-
-
-def add_label_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add `--labels` and `--metadata`: which of ShEMO's two label sets, and where the corrected one is."""
-    parser.add_argument(
-        "--labels", choices=("original", "corrected"), default="original", help="which of ShEMO's labels"
-    )
-    parser.add_argument("--metadata", type=Path, metavar="TABLE", help="CSV or JSON with ShEMO's labels")
-
-
-def add_encoder_arguments(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """Add `--encoder`, `--layer`, `--cache`, `--threads`, `--device`."""
-    group = parser.add_argument_group("encoder")
-    if several:
-        group.add_argument(
-            "--encoder", nargs="+", default=[DEFAULT_ENCODER], metavar="SRC",
-            help="hub ids, folders or 'shipped' (default %(default)s)",
-        )  # fmt: skip
-    else:
-        group.add_argument(
-            "--encoder",
-            default=DEFAULT_ENCODER,
-            metavar="SRC",
-            help="hub id, folder, or 'shipped' (default %(default)s)",
-        )
-    group.add_argument("--layer", type=int, help="hidden layer (default: the last)")
-    group.add_argument("--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)")
-    add_machine_arguments(group)
-    add_scheduler(group)
-
-
-def add_scheduler(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add `--scheduler`."""
-    parser.add_argument(
-        "--scheduler", metavar="ADDRESS",
-        help="have the workers of this Dask scheduler work, tcp://host:8786 or the file that it wrote; they share the "
-        "recordings' folders, the cache and the run folder",
-    )  # fmt: skip
-
-
-def add_sharing(parser: argparse.ArgumentParser) -> None:
-    """Add `--processes` and `--scheduler`, between which answers are shared out."""
-    parser.add_argument(
-        "--processes", type=positive, default=1, metavar="N", help="answer in N processes (default %(default)s)"
-    )
-    add_scheduler(parser)
-
-
-def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add `--threads` and `--device`, which `ser.cli.main` applies before the command runs."""
-    parser.add_argument("--threads", type=positive, metavar="N", help="threads to compute with (default: one per core)")
-    parser.add_argument("--device", help="where to compute, for instance cuda (default: SER_DEVICE or cpu)")
-
-
-def add_split_arguments(
-    parser: argparse.ArgumentParser,
-    splits: Sequence[str] = ("speakers", "loso", "corpora", "random"),
-    takes_file: bool = True,
-) -> None:
-    """Add `--split`, where there is a choice, `--folds`, `--validation-share` and `--folds-file`."""
-    group = parser.add_argument_group("folds")
-    parser.set_defaults(split=splits[0])
-    if len(splits) > 1:
-        group.add_argument(
-            "--split", choices=splits,
-            help="speakers: speaker-disjoint folds; loso: one speaker left out at a time; corpora: one corpus left out "
-            f"at a time; random: ignores speakers, to show the leak (default {splits[0]})",
-        )  # fmt: skip
-    group.add_argument("--folds", type=int, default=5, help="number of folds (default %(default)s)")
-    group.add_argument(
-        "--validation-share", type=float, default=0.10,
-        help="share of the utterances to validate on, from the training speakers (default %(default)s)",
-    )  # fmt: skip
-    if takes_file:
-        group.add_argument(
-            "--folds-file", type=Path, metavar="FILE",
-            help="folds that `ser folds --out` or somebody else wrote, in place of the options above",
-        )  # fmt: skip
-
-
-def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
-    """Folds, classifier and training as the arguments describe them."""
-    from ser.classifier.settings import ClassifierSettings
-    from ser.training.settings import CrossvalSettings, TrainingSettings
-
-    classifier, training = settings_of(ClassifierSettings, args), settings_of(TrainingSettings, args)
-    listed = str(args.folds_file.resolve()) if args.folds_file else ""
-    split = {"split": args.split, "n_folds": args.folds, "validation_share": args.validation_share}
-    return CrossvalSettings(classifier, training, seed=args.seed, folds_file=listed, **split)
-
-
-def positive(text: str) -> int:
-    """A positive whole number from the command line."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
-
-
-def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Collection[str] = ()) -> None:
-    """Add one option for each field of settings dataclasses, with its sentence from the docstring and its default."""
-    for kind in kinds:
-        group = parser.add_argument_group(kind.__name__.removesuffix("Settings").lower())
-        hints, sentences = get_type_hints(kind), attribute_sentences(kind)
-        for entry in (one for one in fields(kind) if one.name not in leave_out):
-            hint, default = hints[entry.name], entry.default
-            flag = f"--{entry.name.replace('_', '-')}"
-            text = f"{sentences.get(entry.name, '')} (default {default})".strip().replace("%", "%%")
-            if hint is bool:
-                group.add_argument(flag, action=argparse.BooleanOptionalAction, default=default, help=text)
-            elif get_origin(hint) is Literal:
-                group.add_argument(flag, choices=get_args(hint), default=default, help=text)
-            else:
-                group.add_argument(flag, type=hint, default=default, help=text)
-
-
-def attribute_sentences(kind: type) -> dict[str, str]:
-    """The sentence that a dataclass' docstring has for each attribute, under `Attributes:`."""
-    sentences: dict[str, str] = {}
-    names: list[str] = []
-    for line in inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")[2].splitlines():
-        head = re.match(r"    (\w+(?:, \w+)*): (.*)", line)
-        if head:
-            names = head[1].split(", ")
-            sentences |= dict.fromkeys(names, head[2].strip())
-        elif line.startswith("     "):
-            sentences |= {name: f"{sentences[name]} {line.strip()}" for name in names}
-    return {name: sentence.rstrip(".") for name, sentence in sentences.items()}
-
-
-def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
-    """The settings dataclass that the arguments describe; a field without an argument keeps its default."""
-    names = [entry.name for entry in fields(kind) if hasattr(args, entry.name)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(args, name) for name in names})
-
-
-def add_check(parser: argparse.ArgumentParser) -> None:
-    """`--no-check`."""
-    parser.add_argument(
-        "--check", action=argparse.BooleanOptionalAction, default=True,
-        help="check all recordings first; skip silent, truncated and duplicate ones (see `corpus`)",
-    )  # fmt: skip
 
 
 def read_corpus_arguments(args: argparse.Namespace) -> Corpus:
