@@ -7,14 +7,19 @@ What a Dask worker that dies was working on is repeated by another; workers may 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
-from ser.errors import SettingsError
+from ser.errors import JobError, SettingsError
+from ser.runtime import let_threads_sleep, n_threads, set_n_threads
 
 AHEAD = 256  # items that wait for workers or for the items before them
 TIMEOUT_S = 30
@@ -26,24 +31,33 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def pool(scheduler: str | None, n_processes: int = 1) -> Iterator[Executor]:
+def pool(scheduler: str | None, n_processes: int = 1, announce: Callable[[str], None] = log.info) -> Iterator[Executor]:
     """Processes to work in.
 
     Args:
         scheduler: address of a Dask scheduler, `tcp://host:8786`, or the file that it wrote it into (`.json`); None
             takes processes of this machine.
-        n_processes: so many.
+        n_processes: so many; they share this machine's threads.
+        announce: is told where the scheduler shows its workers.
 
     Raises:
         SettingsError: Dask is not installed, or nobody answers at the address.
+        JobError: one of the processes of this machine died.
     """
     if scheduler is None:
-        with ProcessPoolExecutor(n_processes, get_context("spawn")) as local:
-            yield local
+        share = max(1, n_threads() // n_processes)
+        try:
+            with ProcessPoolExecutor(n_processes, get_context("spawn"), _begin, (share,)) as local:
+                yield local
+        except BrokenProcessPool as error:
+            raise JobError(
+                f"One of the {n_processes} processes died: it was killed, or memory ran out. What is finished is kept: "
+                "run the same command again, with fewer --processes if memory is short."
+            ) from error
         return
     with _client(scheduler) as client:
         client.run_on_scheduler(_bear_deaths)
-        log.info("Dask's dashboard: %s", client.dashboard_link)
+        announce(f"Dask's dashboard, all workers: {client.dashboard_link}")
         yield client.get_executor(pure=False, retries=RETRIES)
 
 
@@ -62,6 +76,21 @@ def in_order(
     finally:
         for _, future in ahead:
             future.cancel()
+
+
+def _begin(n: int) -> None:
+    """Set up a process of this machine: its threads; Ctrl-C is its parent's affair, without whom it ends."""
+    let_threads_sleep()
+    set_n_threads(n)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _bear_deaths(dask_scheduler: Any) -> None:

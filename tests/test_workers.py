@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 import threading
@@ -19,7 +20,7 @@ from support import ROOT, write_corpus
 import ser
 from ser.cli import main
 from ser.encoders.encoder import Encoder
-from ser.errors import SettingsError
+from ser.errors import JobError, SettingsError
 from ser.features import share
 from ser.features.cache import FeatureCache
 from ser.features.extract import extract
@@ -97,6 +98,36 @@ def test_a_scheduler_that_is_not_there_is_said(monkeypatch):
         pool("tcp://127.0.0.1:9").__enter__()
 
 
+def test_processes_share_the_threads_of_this_machine(monkeypatch):
+    monkeypatch.setattr("ser.workers.n_threads", lambda: 6)
+    with pool(None, 2) as executor:
+        assert executor.submit(os.getenv, "OMP_NUM_THREADS").result() == "3"
+
+
+def test_a_process_of_this_machine_that_dies_ends_the_work_with_a_sentence():
+    match = r"One of the 2 processes died.*run the same command again"
+    with pytest.raises(JobError, match=match), pool(None, 2) as processes:
+        processes.submit(os._exit, 1).result()
+
+
+def test_processes_of_this_machine_end_with_their_parent(tmp_path):
+    script = (
+        "import os, sys\nfrom ser.workers import pool\nif __name__ == '__main__':\n"
+        "    with pool(None, 2) as two:\n        print(two.submit(os.getpid).result(), flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    (tmp_path / "parent.py").write_text(script)
+    words, pipe = [sys.executable, str(tmp_path / "parent.py")], subprocess.PIPE
+    with subprocess.Popen(words, stdin=pipe, stdout=pipe, env=os.environ | {"PYTHONPATH": str(ROOT)}) as parent:
+        child = Path("/proc") / parent.stdout.readline().decode().strip()
+        assert child.exists()
+        parent.kill()
+    deadline = time.monotonic() + 60
+    while child.exists() and "State:\tZ" not in (child / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 @pytest.mark.slow
 def test_a_piece_is_repeated_however_often_its_worker_dies(cluster, tmp_path):
     def perish(folder: str) -> int:
@@ -141,6 +172,37 @@ def test_a_killed_worker_loses_nothing_and_one_that_joins_helps(
 
 
 @pytest.mark.slow
+def test_workers_killed_at_random_lose_nothing(cluster, tiny_encoder, tmp_path, monkeypatch):
+    folder, cache = write_corpus(tmp_path / "corpus", 6, per_emotion=4), f"file://{tmp_path}/cache"
+    monkeypatch.setattr(share, "PIECE", 5)
+    monkeypatch.setenv("SER_CACHE", str(tmp_path / "own"))
+    settings = "--folds 3 --base-units 4 --final-units 4 --gru-layers 1 --max-epochs 60 --patience 0 --no-final"
+    words = ["crossval", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache, *settings.split(), "--out"]
+    for _ in range(3):
+        cluster.worker()
+    rng, is_over, n_killed = random.Random(40), threading.Event(), 0
+
+    def kill_now_and_then() -> None:
+        nonlocal n_killed
+        while not is_over.wait(rng.uniform(2, 6)):
+            rng.choice([one for one in cluster.processes[1:] if one.poll() is None]).kill()
+            cluster.worker()
+            n_killed += 1
+
+    killer = threading.Thread(target=kill_now_and_then, daemon=True)
+    killer.start()
+    try:
+        assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
+    finally:
+        is_over.set()
+        killer.join()
+    assert n_killed > 1
+    assert main([*map(str, words), str(tmp_path / "alone")]) == 0  # with the features that the workers computed
+    shared, alone = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("shared", "alone"))
+    assert shared | {"created": ""} == alone | {"created": ""}
+
+
+@pytest.mark.slow
 def test_folds_and_scores_on_workers_are_those_of_one_process_though_a_worker_is_killed(
     cluster, tiny_encoder, tiny_checkpoint, tmp_path, capsys
 ):
@@ -148,11 +210,13 @@ def test_folds_and_scores_on_workers_are_those_of_one_process_though_a_worker_is
     settings = "--folds 2 --base-units 4 --final-units 4 --gru-layers 1 --max-epochs 40 --patience 0 --no-final"
     words = ["crossval", "--corpus", folder, "--encoder", tiny_encoder, "--cache", cache, *settings.split(), "--out"]
     assert main([*map(str, words), str(tmp_path / "alone")]) == 0
+    assert main([*map(str, words), str(tmp_path / "beside"), "--processes", "2"]) == 0
     victims, states = [cluster.worker() for _ in range(2)], tmp_path / "shared" / "state"
     with killing(victims[0], lambda: len(list(states.glob("fold_*"))) >= 2):
         assert main([*map(str, words), str(tmp_path / "shared"), "--scheduler", str(cluster.file)]) == 0
-    alone, shared = (json.loads((tmp_path / name / "result.json").read_text()) for name in ("alone", "shared"))
-    assert shared | {"created": ""} == alone | {"created": ""}
+    names = ("alone", "beside", "shared")
+    alone, *others = (json.loads((tmp_path / name / "result.json").read_text()) | {"created": ""} for name in names)
+    assert others == [alone, alone]
 
     words = ["evaluate", "--corpus", folder, "--checkpoint", tiny_checkpoint, "--out"]
     assert main([*map(str, words), str(tmp_path / "here")]) == 0

@@ -5,16 +5,25 @@ from __future__ import annotations
 import argparse
 import inspect
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ser.errors import SettingsError
 
 if TYPE_CHECKING:
     from ser.training.crossval import CrossvalSettings
 
 Settings = TypeVar("Settings")
 DEFAULT_ENCODER = "ntu-spml/distilhubert"
+# Words of `--reduce`: the setting that takes the number, and what else is set.
+REDUCTIONS: dict[str, tuple[str, dict[str, str]]] = {
+    "average": ("averaged_frames", {}),
+    "pca": ("components", {"components_by": "variance"}),
+    "prune": ("components", {"components_by": "validation"}),
+}
+REDUCED = ("averaged_frames", "components", "components_by")
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -62,26 +71,30 @@ def add_encoder_arguments(parser: argparse.ArgumentParser, several: bool = False
             help="hub id, folder, or 'shipped' (default %(default)s)",
         )
     group.add_argument("--layer", type=int, help="hidden layer (default: the last)")
-    group.add_argument("--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)")
+    add_cache(group)
     add_machine_arguments(group)
-    add_scheduler(group)
+    add_sharing(group)
 
 
-def add_scheduler(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add `--scheduler`."""
+def add_cache(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--cache`, a folder or an address of fsspec's."""
+    parser.add_argument(
+        "--cache", type=place, metavar="PLACE",
+        help="folder of cached features, or an address such as s3://bucket/cache (default: SER_CACHE or ~/.cache)",
+    )  # fmt: skip
+
+
+def add_sharing(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--processes` and `--scheduler`, to which work is shared out."""
+    parser.add_argument(
+        "--processes", type=positive, default=1, metavar="N",
+        help="share the work out to N processes of this machine (default %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--scheduler", metavar="ADDRESS",
         help="have the workers of this Dask scheduler work, tcp://host:8786 or the file that it wrote; they share the "
         "recordings' folders, the cache and the run folder",
     )  # fmt: skip
-
-
-def add_sharing(parser: argparse.ArgumentParser) -> None:
-    """Add `--processes` and `--scheduler`, between which answers are shared out."""
-    parser.add_argument(
-        "--processes", type=positive, default=1, metavar="N", help="answer in N processes (default %(default)s)"
-    )
-    add_scheduler(parser)
 
 
 def add_machine_arguments(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
@@ -127,6 +140,11 @@ def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
     return CrossvalSettings(classifier, training, *split, folds_file=listed)
 
 
+def place(text: str) -> Path | str:
+    """A folder, or an address, whose slashes a path would not keep; folders are absolute, as workers find them."""
+    return text if "://" in text else Path(text).resolve()
+
+
 def positive(text: str) -> int:
     """A positive whole number from the command line."""
     if not text.isdecimal() or int(text) < 1:
@@ -139,7 +157,9 @@ def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Colle
     for kind in kinds:
         group = parser.add_argument_group(kind.__name__.removesuffix("Settings").lower())
         hints, sentences = get_type_hints(kind), attribute_sentences(kind)
-        for entry in (one for one in fields(kind) if one.name not in leave_out):
+        if REDUCED[0] in hints:
+            add_reduce(group)
+        for entry in (one for one in fields(kind) if one.name not in (*REDUCED, *leave_out)):
             hint, default = hints[entry.name], entry.default
             flag = f"--{entry.name.replace('_', '-')}"
             text = f"{sentences.get(entry.name, '')} (default {default})".strip().replace("%", "%%")
@@ -149,6 +169,48 @@ def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Colle
                 group.add_argument(flag, choices=get_args(hint), default=default, help=text)
             else:
                 group.add_argument(flag, type=hint, default=default, help=text)
+
+
+def add_reduce(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add `--reduce`: less of each recording for the classifier."""
+    parser.add_argument(
+        "--reduce", nargs="+", type=reduction, default=[], metavar="HOW=N",
+        help="average=N takes the average of N neighbouring frames in their place; pca=N the first N principal "
+        "components of the training speakers' frames; prune=N the N dimensions that validation speakers need most",
+    )  # fmt: skip
+
+
+def reduction(text: str) -> str:
+    """A word of `--reduce`, checked."""
+    how, _, n = text.partition("=")
+    if how not in REDUCTIONS:
+        raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(f'{one}=N' for one in REDUCTIONS)}")
+    positive(n)
+    return text
+
+
+def reduced_settings(words: Sequence[str]) -> dict[str, int | str]:
+    """The fields of `ClassifierSettings` that `--reduce` describes.
+
+    Raises:
+        SettingsError: two of the words are about the same.
+    """
+    settings: dict[str, int | str] = {}
+    for word in words:
+        how, _, n = word.partition("=")
+        name, others = REDUCTIONS[how]
+        if name in settings:
+            raise SettingsError(f"--reduce takes average=N and one of pca=N and prune=N, got {' '.join(words)}.")
+        settings |= {name: int(n), **others}
+    return settings
+
+
+def reduce_words(settings: Mapping[str, Any]) -> list[str]:
+    """The words of `--reduce` for settings: `reduced_settings` the other way round."""
+    words = [f"average={settings['averaged_frames']}"] if settings.get("averaged_frames", 1) > 1 else []
+    if n := settings.get("components"):
+        words.append(f"{'prune' if settings.get('components_by') == 'validation' else 'pca'}={n}")
+    return words
 
 
 def attribute_sentences(kind: type) -> dict[str, str]:
@@ -167,8 +229,8 @@ def attribute_sentences(kind: type) -> dict[str, str]:
 
 def settings_of(kind: type[Settings], args: argparse.Namespace) -> Settings:
     """The settings dataclass that the arguments describe; a field without an argument keeps its default."""
-    names = [entry.name for entry in fields(kind) if hasattr(args, entry.name)]  # type: ignore[arg-type]
-    return kind(**{name: getattr(args, name) for name in names})
+    given = vars(args) | reduced_settings(getattr(args, "reduce", ()))
+    return kind(**{entry.name: given[entry.name] for entry in fields(kind) if entry.name in given})  # type: ignore[arg-type]
 
 
 def add_check(parser: argparse.ArgumentParser) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -67,7 +66,6 @@ def run(args: argparse.Namespace) -> int:
     from ser.experiments.models import MODELS, runnable
     from ser.files import read_json
     from ser.reporting.comparison import write_comparison_report
-    from ser.workers import pool
 
     requested = [name for word in args.models for name in word.split(",") if name]
     names, reasons = runnable(list(dict.fromkeys(requested)))
@@ -87,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
     should_stop = prepare.stop_on_signals()
     chooser = _equal_budgets(args, should_stop) if args.trials else None
     try:
-        with pool(args.scheduler) if args.scheduler else nullcontext() as executor:
+        with prepare.sharing(args) as executor:
             comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, should_stop, chooser, executor)
             content = comparison.run(names)
     except Stopped:  # what is finished is reported all the same

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from ser.cli.arguments import add_cache
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--cache", type=Path, help="folder of cached features (default: SER_CACHE or ~/.cache)")
+    add_cache(parser)
     parser.add_argument("--clear", action="store_true", help="delete what is cached")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ser.features.cache import FeatureCache
+    from ser.features.address import open_cache
 
-    cache = FeatureCache(args.cache)
+    cache = open_cache(args.cache)
     if args.clear:
-        print(f"{cache.folder}: {_size_text(cache.clear())} freed")
+        print(f"{cache}: {_size_text(cache.clear())} freed")
         return 0
     cached = cache.contents()
-    print(f"{cache.folder}: {_size_text(sum(one.n_bytes for one in cached))}, {len(cached)} encoders")
+    print(f"{cache}: {_size_text(sum(one.n_bytes for one in cached))}, {len(cached)} encoders")
     for one in cached:
         print(
             f"  {one.name}  layer {one.layer}  fingerprint {one.fingerprint}: "

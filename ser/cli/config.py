@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ser.cli.arguments import reduce_words
 from ser.errors import SettingsError
 
 RENAMED = {"n_folds": "folds"}  # fields of the settings that their options call otherwise
@@ -73,6 +74,7 @@ def _settings_of_run(folder: Path) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise SettingsError(f"{folder} holds no settings of a run: --like takes the folder of ser crossval.")
     flat = {**content, **content.get("classifier", {}), **content.get("training", {})}
+    flat["reduce"] = reduce_words(flat)
     return {RENAMED.get(name, name): value for name, value in flat.items() if not isinstance(value, Mapping)}
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ser.cli.arguments import (
 )
 from ser.cli.config import add_config_arguments
 from ser.cli.output import interval_text, print_scores
-from ser.cli.prepare import Stage, check_writable, prepare_features, stop_on_signals
+from ser.cli.prepare import Stage, check_writable, prepare_features, sharing, stop_on_signals
 
 if TYPE_CHECKING:
     from ser.training.crossval import Crossval
@@ -61,7 +60,6 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ser.training.crossval import Crossval
-    from ser.workers import pool
 
     settings = replace(crossval_settings(args), ensemble=args.ensemble)
     folder = args.out or Path("runs") / time.strftime("crossval-%Y%m%d-%H%M%S")
@@ -77,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         stage(sum(len(one.epochs) for one in trainings), settings.training.max_epochs * len(trainings))
 
     print(HEAD, flush=True)
-    with pool(args.scheduler) if args.scheduler else nullcontext() as executor:
+    with sharing(args) as executor:
         result = crossval.run(after_epoch, should_stop, not args.no_final, executor)
     print_result(result)
     if settings.classifier.voices:

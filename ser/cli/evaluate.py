@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ser.cli.arguments import add_corpus_arguments, add_machine_arguments, add_model_arguments, add_sharing, positive
-from ser.cli.prepare import Stage, named_model, read_corpus_arguments
+from ser.cli.prepare import Stage, is_shared, named_model, read_corpus_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
             f"{', '.join(heard[:3])}. Leave them out, or add --allow-trained-speakers and say so beside the figures."
         )
     n_heard, neutral = args.voice or args.neutral_voice, bool(args.neutral_voice)
-    shared = partial(answers, args, None) if args.scheduler or args.processes > 1 else None
+    shared = partial(answers, args, None) if is_shared(args) else None
     evaluation = evaluate(model, corpus, Stage("evaluating", progress_bar("evaluating")), n_heard, neutral, shared)
     content = {
         "kind": "evaluation",

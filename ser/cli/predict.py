@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ser.cli.arguments import add_machine_arguments, add_model_arguments, add_sharing
-from ser.cli.prepare import named_model
+from ser.cli.prepare import is_shared, named_model, sharing
 
 if TYPE_CHECKING:
     from ser.encoders.chunking import Frames
@@ -108,7 +108,7 @@ def _predict(
     if not files:
         return 0
     knows_voices = args.neutral or args.one_voice or args.voice_folders
-    shared = args.scheduler or args.processes > 1
+    shared = is_shared(args)
     predictor = load(args.checkpoint, args.encoder) if knows_voices or not shared else None
     voices = _voices(args, predictor, every) if predictor else lambda file: None
     n_bad = 0
@@ -141,14 +141,15 @@ def answers(
     args: argparse.Namespace, predictor: Recogniser | None, questions: Iterable[Any]
 ) -> Iterator[tuple[Any, Callable[[], Any]]]:
     """Each question with what gives its answer: the predictor, or without one other processes."""
-    from ser.workers import in_order, pool
+    from ser.workers import in_order
 
     if predictor is not None:
         for question in questions:
             yield question, partial(question.put, predictor)
         return
     checkpoint = args.checkpoint and args.checkpoint.resolve()
-    with pool(args.scheduler, args.processes) as executor:
+    with sharing(args) as executor:
+        assert executor is not None  # else a predictor was given
         for question, future in in_order(executor, partial(_asked, checkpoint, args.encoder), questions):
             yield question, future.result
 

@@ -12,13 +12,15 @@ import tempfile
 import time
 import types
 from collections import Counter
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
     from ser.classifier.checkpoint import EncoderReference
     from ser.corpora.corpus import Corpus
     from ser.encoders.encoder import Encoder
@@ -140,30 +142,49 @@ def encode(
 ) -> tuple[Corpus, FeatureSet, EncoderReference]:
     """A corpus through the encoder that the arguments name, so many layers of it, and so many augmented copies."""
     from ser.corpora.corpus import Skipped
+    from ser.features.address import open_cache
     from ser.features.extract import progress_bar, usable_features, with_copies
 
     encoder, reference = load_encoder(args.encoder, args.layer, n_layers)
-    if getattr(args, "scheduler", None):
-        args.cache = args.cache and args.cache.resolve()  # folds find it there too
-        share_extraction([one.path for one in corpus.utterances], args, n_layers, n_copies)
+    with sharing(args) as executor:
+        if executor:
+            share_extraction(executor, [one.path for one in corpus.utterances], args, n_layers, n_copies)
     progress = Stage("features", progress_bar())
-    corpus, features, left_out = usable_features(corpus, encoder, args.cache, progress)
+    cache = open_cache(args.cache)
+    corpus, features, left_out = usable_features(corpus, encoder, cache, progress)
     for path, message in left_out:
         print(f"left out {path}: {message}", file=sys.stderr)
     corpus = replace(corpus, skipped=(*corpus.skipped, *(Skipped(*one) for one in left_out)))
-    return corpus, with_copies(corpus, features, encoder, n_copies, args.cache), reference
+    return corpus, with_copies(corpus, features, encoder, n_copies, cache), reference
 
 
-def share_extraction(paths: Sequence[Path], args: argparse.Namespace, n_layers: int = 0, n_copies: int = 0) -> int:
-    """Have the workers of `--scheduler` compute features into the cache; returns how many they had to compute."""
-    from ser.features.extract import progress_bar
-    from ser.features.share import Piece, extract_on
+def is_shared(args: argparse.Namespace) -> bool:
+    """Whether `--scheduler` or `--processes` share the work out."""
+    return bool(args.scheduler) or args.processes > 1
+
+
+@contextmanager
+def sharing(args: argparse.Namespace) -> Iterator[Executor | None]:
+    """What the work is shared out to; None where it is not."""
     from ser.workers import pool
 
+    if not is_shared(args):
+        yield None
+        return
+    with pool(args.scheduler, args.processes, lambda line: print(line, file=sys.stderr)) as executor:
+        yield executor
+
+
+def share_extraction(
+    executor: Executor, paths: Sequence[Path], args: argparse.Namespace, n_layers: int = 0, n_copies: int = 0
+) -> int:
+    """Have features computed into the cache; returns how many had to be."""
+    from ser.features.extract import progress_bar
+    from ser.features.share import Piece, extract_on
+
     source = str(Path(args.encoder).resolve()) if Path(args.encoder).is_dir() else args.encoder
-    how = Piece((), source, args.layer, n_layers, args.cache and args.cache.resolve())
-    with pool(args.scheduler) as executor:
-        return extract_on(executor, paths, how, n_copies, Stage("features", progress_bar("on workers")))
+    how = Piece((), source, args.layer, n_layers, args.cache)
+    return extract_on(executor, paths, how, n_copies, Stage("features", progress_bar("on workers")))
 
 
 def leave_out_unusable(corpus: Corpus) -> Corpus:

@@ -27,8 +27,8 @@ from ser.training.settings import CrossvalSettings
 from ser.training.trainer import EpochReport
 
 BASE, FILE = "base", "ablation.json"
-# Option, named as the flag of `ser crossval` (a number behind it: another value) -> what it changes in the base
-# settings. "seed" is no option beyond the paper: the base with the next seed shows what chance alone changes.
+# Option, named as the flag of `ser crossval` or as a word of its `--reduce` -> what it changes in the base settings.
+# "seed" is no option beyond the paper: the base with the next seed shows what chance alone changes.
 OPTIONS: dict[str, dict[str, Any]] = {
     "seed": {"seed": "next"},
     "class-weights": {"class_weights": True},
@@ -39,12 +39,12 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "frame-masking": {"frame_masking": True},
     "augmented-copies": {"augmented_copies": 2},
     "ensemble": {"ensemble": True},
-    "averaged-frames": {"averaged_frames": 2},
-    "averaged-frames-4": {"averaged_frames": 4},
-    "components": {"components": 128},
-    "components-32": {"components": 32},
-    "components-by": {"components": 128, "components_by": "validation"},
-    "components-by-32": {"components": 32, "components_by": "validation"},
+    "average=2": {"averaged_frames": 2},
+    "average=4": {"averaged_frames": 4},
+    "pca=128": {"components": 128},
+    "pca=32": {"components": 32},
+    "prune=128": {"components": 128, "components_by": "validation"},
+    "prune=32": {"components": 32, "components_by": "validation"},
 }
 # Features and encoder for the settings of an option.
 Source = Callable[[CrossvalSettings], tuple[FrameSource, EncoderReference]]

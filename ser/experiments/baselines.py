@@ -35,7 +35,8 @@ class BaselineSettings:
     """How the networks among the baselines are trained: Adam on the cross entropy.
 
     Attributes:
-        width: feature dimension inside the Conformer and the reduction modules.
+        width: feature dimension inside the Conformer and the reduction modules; the CNN has twice and four times as
+            many filters.
         learning_rate: of Adam.
         batch_size: utterances a step.
         max_epochs: maximum number of epochs.
@@ -99,6 +100,7 @@ class ListedFrames:
 
     def __init__(self, frames: Sequence[NDArray[np.float32]]) -> None:
         self.frames = frames
+        self.lengths = np.array([len(one) for one in frames], dtype=np.int64)
 
     def gather(self, indices: Sequence[int], max_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         chosen = [self.frames[index][:max_frames] for index in indices]
@@ -110,6 +112,7 @@ class FrontEnd:
 
     def __init__(self, layers: FrameSource) -> None:
         self.layers = layers
+        self.lengths = getattr(layers, "lengths", None)  # else all layers were read to count the frames
 
     def gather(self, indices: Sequence[int], max_frames: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         frames, lengths = self.layers.gather(indices, max_frames)
@@ -131,7 +134,10 @@ def logistic_regression(task: Task, listener: Callable[[int], None]) -> NDArray[
 
 
 def linear_svm(task: Task, listener: Callable[[int], None]) -> NDArray[np.float64]:
-    """Linear support vector machine on mean and deviation, one against the rest; its strength likewise."""
+    """Linear support vector machine, one against the rest, on mean and deviation of the rows of an utterance.
+
+    Of openSMILE's functionals there is one row, so its deviation is 0. The strength is chosen likewise.
+    """
     from sklearn.svm import LinearSVC
 
     seed = task.settings.seed

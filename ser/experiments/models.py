@@ -57,7 +57,7 @@ MODELS: dict[str, Model] = {
     "front_conformer": Model("front end, Conformer", "front", partial(network, ConformerHead)),
     "drm": Model("reduced layers, attention over layers", "layers", partial(network, AttendedLayers)),
     "drm_classifiers": Model("reduced layers, a classifier each, combined", "layers", partial(network, CombinedLayers)),
-    "mfcc_cnn": Model("MFCC, 1D-CNN", "mfcc", partial(network, MfccCNN)),
+    "mfcc_cnn": Model("MFCC, 1D-CNN of our own", "mfcc", partial(network, MfccCNN)),
     "egemaps_svm": Model("eGeMAPS, linear SVM", "egemaps", linear_svm),
     "compare_svm": Model("ComParE, linear SVM", "compare", linear_svm),
 }

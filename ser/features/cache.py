@@ -36,7 +36,8 @@ FILE_BYTES = 32 << 20
 FILE_S = 120.0  # a slow encoder's work is written at least this often
 STALE_S = 3600.0  # an unfinished file this old belongs to nobody
 DESCRIPTION, VERIFIED, SUFFIX, UNFINISHED = "encoder.json", "verified.json", ".safetensors", ".tmp"
-OWN_FILES = (f"*{SUFFIX}", f".*{UNFINISHED}", DESCRIPTION, VERIFIED, "*.shard")  # the last: of earlier versions
+HEADER_SUFFIX, ADDRESSES = ".header", "addresses"  # of files elsewhere, see `ser.features.address`
+OWN_FILES = (f"*{SUFFIX}", f"*{HEADER_SUFFIX}", f".*{UNFINISHED}", DESCRIPTION, VERIFIED, "*.shard")  # an older name
 
 HALF = np.dtype("<f2")
 
@@ -105,6 +106,9 @@ class FeatureCache:
             raise CacheError(f"This user has no home folder to cache in. Set {CACHE_VARIABLE}.") from error
         self.root = self.folder / "features"
 
+    def __str__(self) -> str:
+        return str(self.folder)
+
     def store(self, encoder: FrameEncoder, settings: Mapping[str, Any]) -> Store:
         """The part of the cache that belongs to one encoder, layer, engine and set of settings."""
         identity = {
@@ -147,7 +151,8 @@ class FeatureCache:
         return freed
 
     def _folders(self) -> list[Path]:
-        return sorted(path for path in self.root.glob("*") if path.is_dir())
+        copies = self.folder.glob(f"{ADDRESSES}/*/features/*")
+        return sorted(path for path in (*self.root.glob("*"), *copies) if path.is_dir())
 
 
 class Store:
@@ -165,7 +170,7 @@ class Store:
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
                 status = _status(path)
-                held = _index(path, verify=verified.get(path.name) != status)
+                held = contents_of(path, verify=verified.get(path.name) != status)
             except Exception as error:  # safetensors has errors of its own, and a header may say anything
                 _discard(path, error)
                 continue
@@ -244,7 +249,7 @@ class Store:
             write_json(self.folder / VERIFIED, verified)
 
 
-def _index(path: Path, verify: bool) -> list[Cached]:
+def contents_of(path: Path, verify: bool) -> list[Cached]:
     """What a file holds by its header, compared with its checksum on demand; raises whatever damage leads to."""
     from safetensors import safe_open
 

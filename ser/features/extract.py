@@ -25,6 +25,7 @@ from ser.audio.augment import Augmentation
 from ser.audio.load import MAX_DURATION_S, load_audio
 from ser.audio.speech import speech_of
 from ser.errors import CacheError, CorpusError, SerError
+from ser.features.address import open_cache
 from ser.features.cache import Cached, FeatureCache, FrameEncoder, Store
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def usable_features(
         CorpusError: no utterance can be used.
         CacheError: the cache cannot be read or written.
     """
-    place = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    place = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     features = extract(corpus, encoder, place, progress or progress_bar())
     indices = np.flatnonzero(features.usable).tolist()
     if not indices:
@@ -213,7 +214,7 @@ def with_copies(
         CorpusError: a copy cannot be encoded.
         CacheError: the cache cannot be read or written.
     """
-    place = cache if isinstance(cache, FeatureCache) else FeatureCache(cache)
+    place = cache if isinstance(cache, FeatureCache) else open_cache(cache)
     copies = []
     for number in range(1, n_copies + 1):
         bar = progress_bar(f"copy {number} of {n_copies}")

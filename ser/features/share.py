@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ser.audio.augment import Augmentation
 from ser.encoders.encoder import Encoder
-from ser.features.cache import FeatureCache
+from ser.features.address import open_cache
 from ser.features.extract import extract
 from ser.workers import in_order
 
@@ -29,7 +29,7 @@ class Piece:
     Attributes:
         paths: of the recordings, readable by every worker.
         source, layer, n_layers: of the encoder.
-        folder: of the cache; None is each worker's own default.
+        cache: folder or address; None is each worker's own default.
         copy: number of the augmented copy; 0 for the recordings themselves.
     """
 
@@ -37,14 +37,14 @@ class Piece:
     source: str
     layer: int | None
     n_layers: int
-    folder: Path | None
+    cache: Path | str | None
     copy: int = 0
 
     def extract(self) -> int:
         """Put the frames into the cache; returns how many had to be computed."""
         augmentation = Augmentation(self.copy) if self.copy else None
         encoder = _encoder(self.source, self.layer, self.n_layers)
-        return extract(self.paths, encoder, FeatureCache(self.folder), augmentation=augmentation).n_computed
+        return extract(self.paths, encoder, open_cache(self.cache), augmentation=augmentation).n_computed
 
 
 def extract_on(

@@ -2,10 +2,11 @@
 
 In: a synthetic manifest, nothing decoded. Out: on standard output, for each part, seconds and megabytes at two sizes,
 and the line from there to 10,000 hours (nine million recordings of 4 s). `--workers` shares out pieces of arithmetic to
-local Dask workers and prints the pace beside one worker's, and the memory of all of them from 5,000 to 50,000 items.
+local Dask workers and prints the pace beside one worker's; `--clips 50000` has two of them extract features of that
+many recordings of 0.3 s with the shipped encoder, after a tenth of them, and prints the memory of all after each.
 Each part runs in a process of its own, whose highest memory is read.
 
-    python tests/benchmarks/bench_scale.py [--rows 1000000] [--workers]
+    python tests/benchmarks/bench_scale.py [--rows 1000000] [--workers] [--clips 50000]
 """
 
 from __future__ import annotations
@@ -17,14 +18,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from ser.corpora.folds import make_folds
 from ser.corpora.tables import read_table
 from ser.features.cache import Cached, Store
 from ser.features.extract import FeatureSet
+from ser.features.share import Piece, extract_on
+from ser.files import SHIPPED_ENCODER
 from ser.labels import EMOTIONS
 from ser.scoring.metrics import score
 from ser.workers import in_order, pool
@@ -108,10 +113,6 @@ def busy(number: int) -> float:
     return sum(float(one) ** 0.5 for one in range(30_000 + number % 2))
 
 
-def idle(number: int) -> int:
-    return number
-
-
 def scale() -> None:
     from distributed import LocalCluster
 
@@ -125,18 +126,32 @@ def scale() -> None:
                     future.result()
                 pace[n] = 1000 / (time.perf_counter() - begun)
             print(f"{n:7d} {pace[n]:8.0f} {pace[n] / pace[1]:10.2f}", flush=True)
-            if n == 2:
-                memory(cluster)
 
 
-def memory(cluster: object) -> None:
-    """Of the process that holds scheduler and command, and of the workers, after so many items."""
-    for n in (5_000, 50_000):
-        with pool(cluster.scheduler_address) as executor:
-            for _, future in in_order(executor, idle, range(n)):
-                future.result()
-        workers = [one.memory.process / 2**20 for one in cluster.scheduler.workers.values()]
-        print(f"  {n:6d} items: scheduler and command {rss():.0f} MB, workers {[round(one) for one in workers]} MB")
+def memory(n_clips: int) -> None:
+    """Of the process that holds scheduler and command, and of two workers, after a tenth of the clips and after all."""
+    from distributed import LocalCluster
+
+    rng, how = np.random.default_rng(40), Piece((), str(SHIPPED_ENCODER), None, 0, None)
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
+    ):
+        how = replace(how, cache=Path(folder) / "cache")
+        paths = [Path(folder) / f"{number:06d}.wav" for number in range(n_clips)]
+        for path in paths:
+            soundfile.write(path, rng.normal(0, 0.1, 4_800), 16_000)
+        for n in (n_clips // 10, n_clips):
+            begun = time.perf_counter()
+            with pool(cluster.scheduler_address) as executor:
+                n_computed = extract_on(executor, paths[:n], how, 0)
+            seconds = time.perf_counter() - begun
+            workers = [round(one.memory.process / 2**20) for one in cluster.scheduler.workers.values()]
+            print(
+                f"{n:7d} clips: {n_computed} computed in {seconds:.0f} s; scheduler and command {rss():.0f} MB, "
+                f"workers {workers} MB",
+                flush=True,
+            )
 
 
 def rss() -> float:
@@ -148,9 +163,12 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--measure", choices=PARTS, help=argparse.SUPPRESS)
     parser.add_argument("--workers", action="store_true")
+    parser.add_argument("--clips", type=int)
     args = parser.parse_args()
     if args.measure:
         measure(args.measure, args.rows)
+    elif args.clips:
+        memory(args.clips)
     elif args.workers:
         scale()
     else:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support import write_corpus
 
+from ser.classifier.settings import ClassifierSettings
 from ser.cli import _parser, main
 from ser.cli.arguments import crossval_settings
 from ser.cli.config import apply_config
@@ -17,7 +18,7 @@ from ser.cli.crossval import add_arguments
 from ser.corpora.corpus import read_corpus
 from ser.corpora.folds_file import folds_to_json, read_folds
 from ser.errors import FoldError, SettingsError
-from ser.training.settings import CrossvalSettings, TrainingSettings
+from ser.training.settings import CrossvalSettings, TrainingSettings, settings_to_dict
 
 
 def parsed(*words: str) -> argparse.Namespace:
@@ -43,6 +44,27 @@ def test_a_run_gives_its_settings_and_a_file_comes_before_it(tmp_path):
     (tmp_path / "a.json").write_text('{"seed": 9}')
     args = parsed("--corpus", "x", "--like", str(tmp_path), "--config", str(tmp_path / "a.json"))
     assert (args.optimizer, args.folds, args.seed, args.ensemble) == ("adam", 4, 9, False)
+
+
+def test_less_of_each_recording_is_asked_for_in_one_option_and_taken_over_from_a_run(tmp_path):
+    args = parsed("--corpus", "x", "--reduce", "average=2", "prune=128")
+    settings = crossval_settings(args)
+    assert settings.classifier == ClassifierSettings(averaged_frames=2, components=128, components_by="validation")
+    (tmp_path / "run.json").write_text(json.dumps({"settings": settings_to_dict(settings)}))
+    assert crossval_settings(parsed("--corpus", "x", "--like", str(tmp_path))) == settings
+    (tmp_path / "a.toml").write_text('reduce = ["average=4"]')
+    settings = crossval_settings(parsed("--corpus", "x", "--config", str(tmp_path / "a.toml")))
+    assert settings.classifier == ClassifierSettings(averaged_frames=4)
+
+
+@pytest.mark.parametrize("words", [["pca=8", "prune=8"], ["average=0"], ["average"], ["blur=2"], ["pca=x"]])
+def test_a_reduction_that_makes_no_sense_is_bad_usage(words, tmp_path, capsys):
+    try:
+        code = main(["crossval", "--corpus", str(tmp_path), "--reduce", *words])
+    except SystemExit as stop:
+        code = stop.code
+    assert code == 2
+    assert "--reduce" in capsys.readouterr().err
 
 
 def test_a_run_whose_folds_a_command_cannot_have_is_not_taken_over_in_silence(tmp_path, capsys):

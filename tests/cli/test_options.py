@@ -6,7 +6,7 @@ import json
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from ser.classifier.bigru import BiGRUClassifier, ClassifierSettings
 from ser.classifier.checkpoint import Checkpoint, EncoderReference, load_checkpoint, save_checkpoint
 from ser.classifier.ensemble import Ensemble
 from ser.cli import main
+from ser.cli.arguments import reduce_words, reduced_settings
 from ser.corpora.corpus import Corpus, Utterance
 from ser.encoders.encoder import Encoder
 from ser.errors import CheckpointError, EncoderError, FoldError, SettingsError, Stopped
@@ -57,7 +58,11 @@ def test_every_option_is_off_by_default_named_as_its_flag_and_changes_no_folds(t
         settings = changed(base, option, 3)
         assert settings != base
         assert settings.folds(toy.corpus) == base.folds(toy.corpus)
-        assert f"--{option.rstrip('-0123456789')}" in flags
+        if "=" in option:  # a word of --reduce
+            assert settings.classifier == replace(base.classifier, **reduced_settings([option]))
+            assert reduce_words(asdict(settings.classifier)) == [option]
+        else:
+            assert f"--{option}" in flags
     with pytest.raises(SettingsError, match="already"):
         changed(changed(base, "class-weights", 3), "class-weights", 3)
     with pytest.raises(SettingsError, match="warp"):

@@ -20,11 +20,12 @@ from ser.cli import main
 from ser.cli.baselines import print_comparison
 from ser.corpora.folds import Fold
 from ser.errors import SettingsError, Stopped
-from ser.experiments.baselines import BaselineSettings, Task, linear_svm, mfccs
+from ser.experiments.baselines import BaselineSettings, FrontEnd, ListedFrames, Task, linear_svm, mfccs
 from ser.experiments.comparison import Comparison, ComparisonSettings, Encoded
 from ser.experiments.models import MODELS, runnable
 from ser.experiments.networks import logits
 from ser.experiments.published import PUBLISHED
+from ser.labels import EMOTIONS
 from ser.reporting.comparison import write_comparison_report
 from ser.scoring.predictions import read_predictions
 from ser.tuning.budget import EqualBudgets
@@ -134,7 +135,7 @@ def test_the_front_end_is_what_enters_the_first_layer(toy, tmp_path, monkeypatch
     assert not frames.any()  # the first of `Layers`
 
 
-SHEMO = {"name": "ShEMO", "n_utterances": 3000, "n_speakers": 87}
+SHEMO = {"name": "ShEMO", "n_utterances": 3000, "n_speakers": 87, "emotions": dict.fromkeys(EMOTIONS, 500)}
 
 
 def test_figures_published_on_a_corpus_stand_beside_measurements_on_that_corpus_alone(capsys):
@@ -143,7 +144,9 @@ def test_figures_published_on_a_corpus_stand_beside_measurements_on_that_corpus_
     content = {"protocol": "five folds", "intervals": "95 %", "rows": [row], "corpus": SHEMO}
     print_comparison(content)
     assert "78.77 %" in capsys.readouterr().out
-    for other in ({"name": "EMO-DB"}, {"n_speakers": 10}, {"n_utterances": 60}):  # also a folder that is called shemo
+    fearless = dict.fromkeys(set(EMOTIONS) - {"fear"}, 592)
+    others = ({"name": "EMO-DB"}, {"n_speakers": 10}, {"n_utterances": 60}, {"emotions": fearless})
+    for other in others:  # also a folder that is called shemo
         print_comparison(content | {"corpus": SHEMO | other})
         assert "published" not in capsys.readouterr().out
 
@@ -332,3 +335,18 @@ def test_a_command_that_nothing_can_answer_says_so(tmp_path, monkeypatch, capsys
     for option in ("--weighted-layers", "--augmented-copies"):  # they need other frames
         with pytest.raises(SystemExit):
             main([*words, option, "2"])
+
+
+def test_the_length_of_an_utterance_is_known_without_reading_its_layers(toy):
+    layers = Layers(toy)
+    layers.lengths = np.arange(1, 5)
+    np.testing.assert_array_equal(FrontEnd(layers).lengths, layers.lengths)
+    assert ListedFrames([np.zeros((3, 2), np.float32)]).lengths.tolist() == [3]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_setting_that_is_searched_changes_the_network(name):
+    shape = (N_LAYERS, DIM) if name.startswith("drm") else (DIM,)
+    build = MODELS[name].fit.args[0]
+    sizes = {sum(one.numel() for one in build(shape, 3, replace(SMALL, width=n)).parameters()) for n in (8, 16)}
+    assert len(sizes) == 2

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from feature_support import FakeEncoder, assert_right, files_of, write_clips
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from sklearn.decomposition import PCA
@@ -30,45 +31,15 @@ from ser.encoders.encoder import Encoder
 from ser.errors import CacheError, CorpusError, SettingsError
 from ser.features import cache as cache_module
 from ser.features.cache import FeatureCache
-from ser.features.extract import FeatureSet, extract, usable_features
+from ser.features.extract import extract, usable_features
 from ser.features.reduce import averaged, averaged_each, principal_components, useful_dimensions
 
 LIMIT_BYTES = 2_000  # of a file, where the system sets one
 WAIT_S = 300.0  # for a machine that does much else
 
 
-class FakeEncoder:
-    """Frames that depend on the samples alone, and a count of the clips that it was asked for."""
-
-    name, layer, fingerprint = "fake", 2, "fake-2"
-
-    def __init__(self, dim: int = 8, delay_s: float = 0.0, n_frames: int = 0) -> None:
-        self.dim, self.delay_s, self.n_frames, self.n_encoded = dim, delay_s, n_frames, 0
-
-    def __call__(self, utterances):
-        self.n_encoded += len(utterances)
-        time.sleep(self.delay_s)
-        return [self._frames(samples) for samples in utterances]
-
-    def _frames(self, samples):
-        n_frames = self.n_frames or len(samples) // 320
-        means = np.resize(samples, (n_frames, 16)).mean(axis=1, keepdims=True)
-        return (means * np.arange(1, self.dim + 1)).astype(np.float32)
-
-
 def corpus_of(paths: list[Path]) -> Corpus:
     return Corpus("fake", paths[0].parent, tuple(Utterance(path, "S", "anger", None, "fake") for path in paths))
-
-
-def write_clips(folder: Path, n: int, seconds: float = 0.2) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(0)
-    paths = []
-    for number in range(n):
-        paths.append(folder / f"clip{number:03d}.wav")
-        samples = rng.uniform(-0.5, 0.5, int(16_000 * (seconds + 0.02 * (number % 5))))
-        soundfile.write(paths[-1], samples, 16_000)
-    return paths
 
 
 @pytest.fixture
@@ -93,10 +64,6 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def files_of(cache: FeatureCache) -> list[Path]:
-    return sorted(cache.folder.rglob("*.safetensors"))
-
-
 def assert_computes(n: int, clips: list[Path], cache: FeatureCache) -> None:
     """The right features come, and so many of them are new."""
     encoder = FakeEncoder()
@@ -107,14 +74,6 @@ def assert_computes(n: int, clips: list[Path], cache: FeatureCache) -> None:
 def damage(path: Path, content: bytes) -> None:
     path.write_bytes(content)
     os.utime(path, ns=(1, 1))  # a clock ticks too slowly for a test
-
-
-def assert_right(features: FeatureSet, paths: list[Path]) -> None:
-    assert len(features) == len(paths)
-    for index, path in enumerate(paths):
-        (expected,) = FakeEncoder()([load_audio(path)])
-        assert features.lengths[index] == len(expected)
-        np.testing.assert_array_equal(features[index], expected.astype(np.float16))
 
 
 def test_features_are_computed_once_and_come_back_in_the_order_of_the_clips(clips, cache, small_files):
@@ -332,9 +291,9 @@ def test_files_of_something_else_in_the_cache_do_no_harm(clips, cache, caplog):
 
 
 def test_a_file_is_read_for_its_checksum_when_it_is_new_or_changed_and_not_at_each_start(clips, cache, monkeypatch):
-    verified, index = [], cache_module._index
+    verified, index = [], cache_module.contents_of
     watched = lambda path, verify: verified.append(verify) or index(path, verify)  # noqa: E731
-    monkeypatch.setattr(cache_module, "_index", watched)
+    monkeypatch.setattr(cache_module, "contents_of", watched)
     extract(clips, FakeEncoder(), cache)
     extract(clips, FakeEncoder(), cache)
     assert not any(verified)

@@ -152,7 +152,7 @@ def compared_on(name: str, tmp_path) -> str:
     score = {"value": 0.5, "low": 0.4, "high": 0.6}
     row = {"title": "Bi-GRU", "wa": score, "uar": score, "macro_f1": score}
     about = {"protocol": "speaker-disjoint", "intervals": "95 %", "rows": [row]}
-    corpus = {"name": name, "n_utterances": 3000, "n_speakers": 87}
+    corpus = {"name": name, "n_utterances": 3000, "n_speakers": 87, "emotions": dict.fromkeys(EMOTIONS, 500)}
     page = write_comparison_report(about | {"corpus": corpus}, tmp_path / "report.html")
     return page.read_text(encoding="utf-8")
 

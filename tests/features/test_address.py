@@ -1,0 +1,124 @@
+"""A cache at an address: what one machine computed, another finds; only what is read is fetched."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from feature_support import FakeEncoder, assert_right, write_clips
+
+from ser.cli import main
+from ser.errors import CacheError
+from ser.features import address
+from ser.features.address import file_system, open_cache
+from ser.features.cache import FeatureCache
+from ser.features.extract import extract
+
+
+class Machines:
+    """Machines that share nothing but an address: each has a cache folder of its own."""
+
+    def __init__(self, folder, monkeypatch, at):
+        self.folder, self.monkeypatch, self.address = folder, monkeypatch, at
+
+    def on(self, name):
+        """The cache as this machine opens it."""
+        self.monkeypatch.setenv("SER_CACHE", str(self.folder / name))
+        address.copies_of.cache_clear()
+        return open_cache(self.address)
+
+    def copies(self, name):
+        return sorted((self.folder / name).rglob("*.safetensors"))
+
+    def files(self):
+        system, root = file_system(self.address)
+        return sorted(path for path in system.find(root) if path.endswith(".safetensors"))
+
+
+@pytest.fixture
+def machines(tmp_path, monkeypatch):
+    monkeypatch.setattr("ser.features.cache.FILE_BYTES", 500)
+    yield Machines(tmp_path, monkeypatch, f"file://{tmp_path}/elsewhere")
+    address.copies_of.cache_clear()
+
+
+@pytest.fixture
+def clips(tmp_path):
+    return write_clips(tmp_path / "clips", 12)
+
+
+def test_another_machine_finds_what_one_computed_and_fetches_what_it_reads_once(machines, clips):
+    assert extract(clips, FakeEncoder(), machines.on("first")).n_computed == 12
+    assert len(machines.files()) > 3
+    encoder = FakeEncoder()
+    features = extract(clips, encoder, machines.on("second"))
+    assert encoder.n_encoded == 0
+    assert machines.copies("second") == []
+    features[0]
+    assert len(machines.copies("second")) == 1
+    assert_right(features, clips)
+    shutil.rmtree(machines.folder / "elsewhere")
+    assert_right(features, clips)
+
+
+def test_each_of_two_machines_computes_what_is_missing(machines, clips):
+    extract(clips[:5], FakeEncoder(), machines.on("first"))
+    assert extract(clips, FakeEncoder(), machines.on("second")).n_computed == 7
+    assert_right(extract(clips, FakeEncoder(), machines.on("first")), clips)
+
+
+def test_what_could_not_be_sent_is_sent_by_the_next_run(machines, clips, monkeypatch):
+    def refuse(self, *words):
+        raise ConnectionResetError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(file_system(machines.address)[0]), "put_file", refuse)
+        with pytest.raises(CacheError, match=r"at file://.* cannot be written: ConnectionResetError: gone"):
+            extract(clips, FakeEncoder(), machines.on("first"))
+    assert machines.files() == []
+    assert extract(clips, FakeEncoder(), machines.on("first")).n_computed < 12
+    assert_right(extract(clips, FakeEncoder(), machines.on("second")), clips)
+
+
+def test_a_header_longer_than_what_is_read_at_first_is_read_whole(machines, clips, monkeypatch):
+    monkeypatch.setattr(address, "HEADER_BYTES", 20)
+    extract(clips, FakeEncoder(), machines.on("first"))
+    features = extract(clips, FakeEncoder(), machines.on("second"))
+    assert features.n_computed == 0
+    assert_right(features, clips)
+
+
+def test_a_damaged_file_is_named_and_one_that_is_no_features_is_left_out(machines, clips, caplog):
+    extract(clips, FakeEncoder(), machines.on("first"))
+    system, _ = file_system(machines.address)
+    path = machines.files()[0]
+    content = system.cat_file(path)
+    system.pipe_file(path.replace(path[-20:], "x.safetensors"), b"\x05" + bytes(7) + b"other")
+    system.pipe_file(path, content[:-1] + bytes([content[-1] ^ 1]))
+    features = extract(clips, FakeEncoder(), machines.on("second"))
+    assert features.n_computed == 0
+    assert "cannot be used" in caplog.text
+    with pytest.raises(CacheError, match=r"at file://.* are damaged .*checksum.*delete them there"):
+        assert_right(features, clips)
+    assert path.rsplit("/", 1)[-1] not in [copy.name for copy in machines.copies("second")]
+    system.rm(path)
+    assert extract(clips, FakeEncoder(), machines.on("second")).n_computed > 0
+    assert_right(extract(clips, FakeEncoder(), machines.on("second")), clips)
+
+
+@pytest.mark.parametrize("place", ["nosuch://bucket/cache", "abfs://container/cache"])
+def test_an_address_that_cannot_be_opened_is_said(place):
+    with pytest.raises(CacheError, match=f"The feature cache at {place} cannot be opened"):
+        open_cache(place)
+
+
+def test_copies_are_listed_and_cleared_with_the_machines_own_cache(machines, clips, capsys):
+    assert_right(extract(clips, FakeEncoder(), machines.on("first")), clips)
+    assert_right(extract(clips, FakeEncoder(), machines.on("second")), clips)
+    assert [one.n_clips for one in FeatureCache().contents()] == [12]
+    assert FeatureCache().clear() > 0
+    assert machines.copies("second") == []
+    assert machines.files()
+    assert main(["cache", "--cache", machines.address]) == 1
+    assert "tools of that storage" in capsys.readouterr().err
+    assert_right(extract(clips, FakeEncoder(), machines.on("second")), clips)
