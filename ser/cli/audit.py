@@ -9,6 +9,8 @@ from typing import Any
 from ser.cli.arguments import add_corpus_arguments, add_machine_arguments, add_model_arguments
 from ser.cli.prepare import named_model, read_corpus_arguments
 
+KINDS = ("sex", "length", "corpus")  # of groups; that of speakers is too fine for a limit
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ser.audio.conditions import CONDITIONS
@@ -25,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits", "exit status 1 where one is missed, for pipelines")
     limits.add_argument("--min-uar", type=float, metavar="SHARE", help="UAR under every condition")
     limits.add_argument("--min-stay", type=float, metavar="SHARE", help="answers that stay under every one")
-    limits.add_argument("--max-gap", type=float, metavar="SHARE", help="UAR of a sex below that of the others")
+    limits.add_argument(
+        "--max-gap", type=float, metavar="SHARE", help="UAR of a sex, length or corpus below that of the others"
+    )
     add_corpus_arguments(parser)
     add_machine_arguments(parser)
 
@@ -65,10 +69,11 @@ def _missed(found: dict[str, Any], args: argparse.Namespace) -> list[str]:
             missed.append(f"{name}: UAR {uar:.1%} is below {args.min_uar:.1%}")
         if args.min_stay is not None and one["stay"] < args.min_stay:
             missed.append(f"{name}: {one['stay']:.1%} of the answers stay, fewer than {args.min_stay:.1%}")
-    for name, one in found["groups"].get("sex", {}).items():
-        gap = -(one["difference"]["uar"]["value"] or 0)
-        if args.max_gap is not None and gap > args.max_gap:
-            missed.append(f"{name} speakers: UAR {gap:.1%} below that of the others, more than {args.max_gap:.1%}")
+    for kind in KINDS:
+        for name, one in found["groups"].get(kind, {}).items():
+            gap = -(one["difference"]["uar"]["value"] or 0)
+            if args.max_gap is not None and gap > args.max_gap:
+                missed.append(f"{kind} {name}: UAR {gap:.1%} below that of the others, more than {args.max_gap:.1%}")
     return missed
 
 
@@ -80,7 +85,7 @@ def _print(content: dict[str, Any]) -> None:
     print(f"  {'as recorded':24s}{'':8s}UAR {interval_text(plain['uar'])}")
     for name, one in content["conditions"].items():
         print(f"  {name:24s}{one['stay']:6.1%} stay  UAR {interval_text(one['scores']['uar'])}")
-    for kind in ("sex", "length", "corpus"):
+    for kind in KINDS:
         for name, one in content["groups"].get(kind, {}).items():
             apart = interval_text(one["difference"]["uar"])
             print(f"  {kind} {name:18s} UAR {interval_text(one['uar'])}, against the others {apart}")

@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     from ser.experiments.baselines import BaselineSettings
     from ser.experiments.comparison import FILE, Comparison, ComparisonSettings
     from ser.experiments.models import MODELS, runnable
+    from ser.features.extract import progress_bar
     from ser.files import read_json
     from ser.reporting.comparison import write_comparison_report
 
@@ -86,7 +87,10 @@ def run(args: argparse.Namespace) -> int:
     chooser = _equal_budgets(args, should_stop) if args.trials else None
     try:
         with prepare.sharing(args) as executor:
-            comparison = Comparison(corpus, encoded, settings, args.out, print_epoch, should_stop, chooser, executor)
+            stage = prepare.Stage("models", progress_bar("models", "model"))
+            comparison = Comparison(
+                corpus, encoded, settings, args.out, print_epoch, should_stop, chooser, executor, stage
+            )
             content = comparison.run(names)
     except Stopped:  # what is finished is reported all the same
         if (args.out / FILE).exists():
@@ -148,8 +152,11 @@ def _encoded(corpus: Corpus, args: argparse.Namespace, needed: bool) -> tuple[Co
 
 
 def print_epoch(run: str, fold: int, epoch: int) -> None:
+    from tqdm import tqdm
+
     if epoch % 10 == 0:
-        print(f"{run}: fold {fold + 1}, epoch {epoch}", flush=True)
+        with tqdm.external_write_mode():
+            print(f"{run}: fold {fold + 1}, epoch {epoch}", flush=True)
 
 
 def print_comparison(content: dict[str, Any]) -> None:

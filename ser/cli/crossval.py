@@ -59,6 +59,9 @@ def add_shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from ser.features.extract import progress_bar
     from ser.training.crossval import Crossval
 
     settings = replace(crossval_settings(args), ensemble=args.ensemble)
@@ -68,11 +71,14 @@ def run(args: argparse.Namespace) -> int:
     should_stop = stop_on_signals()
     crossval = Crossval(corpus, features, encoder, settings, folder)
     print(f"{corpus.name}: {len(corpus.utterances)} utterances, {len(corpus.speakers)} speakers -> {folder}")
-    stage, trainings = Stage("training"), crossval.lockstep.trainings
+    stage, trainings = Stage("training", progress_bar("training", "epoch")), crossval.lockstep.trainings
+    n_epochs = settings.training.max_epochs
 
     def after_epoch(number: int, report: EpochReport) -> None:
-        print_epoch(number, report)
-        stage(sum(len(one.epochs) for one in trainings), settings.training.max_epochs * len(trainings))
+        with tqdm.external_write_mode():
+            print_epoch(number, report)
+        done = [n_epochs if one.stopped else len(one.epochs) for one in trainings]  # wherever they train
+        stage(sum(done), n_epochs * len(trainings))
 
     print(HEAD, flush=True)
     with sharing(args) as executor:

@@ -104,6 +104,7 @@ class Comparison:
         should_stop: asked after each fold, and by the Bi-GRU after each epoch.
         chooser: searches the settings of "bigru" and of the other networks; None takes them as given.
         executor: what fits the folds, each by itself; by default they are fitted here, one after the other.
+        progress: called with the number of models, each with each encoder, that are done, and of all.
     """
 
     corpus: Corpus
@@ -114,6 +115,7 @@ class Comparison:
     should_stop: Callable[[], bool] = lambda: False
     chooser: Chooser | None = None
     executor: Executor | None = None
+    progress: Callable[[int, int], None] = lambda done, total: None
 
     @cached_property
     def folds(self) -> tuple[Fold, ...]:
@@ -144,10 +146,14 @@ class Comparison:
             "versions": library_versions(),
             "rows": rows,
         }
-        for name in self._with_paper(runnable(names)[0]):
-            for one in self.encoded if MODELS[name].uses_encoder else self.encoded[:1]:
-                rows.append(self._row(name, one))
-                write_json(self.folder / FILE, content)
+        names = self._with_paper(runnable(names)[0])
+        with_encoders = [(name, self.encoded if MODELS[name].uses_encoder else self.encoded[:1]) for name in names]
+        runs = [(name, one) for name, some in with_encoders for one in some]
+        for name, one in runs:
+            self.progress(len(rows), len(runs))
+            rows.append(self._row(name, one))
+            write_json(self.folder / FILE, content)
+        self.progress(len(rows), len(runs))
         return content
 
     def _with_paper(self, names: Sequence[str]) -> list[str]:

@@ -224,7 +224,7 @@ def with_copies(
     return features.followed_by(copies)
 
 
-def progress_bar(label: str = "features") -> Progress:
+def progress_bar(label: str = "features", unit: str = "clip") -> Progress:
     """A bar on standard error with the time left; nothing where standard error is not a terminal."""
     bar: Any = None
 
@@ -233,7 +233,7 @@ def progress_bar(label: str = "features") -> Progress:
         from tqdm import tqdm
 
         if bar is None:
-            bar = tqdm(total=total, initial=done, desc=label, unit="clip", disable=None)
+            bar = tqdm(total=total, initial=done, desc=label, unit=unit, disable=None)
         bar.update(done - bar.n if not bar.disable else 0)
         if done >= total:
             bar.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import ser
 from ser.audio.conditions import CONDITIONS
 from ser.classifier.checkpoint import read_fingerprint
 from ser.cli import main
+from ser.cli.audit import _missed
 from ser.corpora.corpus import read_corpus
 from ser.experiments.audit import audit
 from ser.reporting.audit_report import groups_figure
@@ -79,3 +81,13 @@ def test_a_recording_that_loses_its_speech_counts_as_wrong(tiny_checkpoint, tmp_
     monkeypatch.setitem(CONDITIONS, "clipped", lambda samples, rng: np.zeros(RATE_HZ, np.float32))
     row = audit(ser.load(tiny_checkpoint), corpus, ["clipped"])["conditions"]["clipped"]
     assert (row["unanswered"], row["stay"], row["scores"]["wa"]["value"], row["sure"]) == (12, 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("kind", ["sex", "length", "corpus"])
+def test_a_group_that_is_served_worse_than_the_limit_fails_a_pipeline(kind):
+    groups = {kind: {"one": {"difference": {"uar": {"value": -0.3}}}, "other": {"difference": {"uar": {"value": 0.3}}}}}
+    found = {"conditions": {}, "groups": groups}
+    limits = {"min_uar": None, "min_stay": None}
+    assert _missed(found, Namespace(**limits, max_gap=0.31)) == []
+    (missed,) = _missed(found, Namespace(**limits, max_gap=0.29))
+    assert missed == f"{kind} one: UAR 30.0% below that of the others, more than 29.0%"
