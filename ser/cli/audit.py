@@ -27,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     limits = parser.add_argument_group("limits", "exit status 1 where one is missed, for pipelines")
     limits.add_argument("--min-uar", type=float, metavar="SHARE", help="UAR under every condition")
     limits.add_argument("--min-stay", type=float, metavar="SHARE", help="answers that stay under every one")
-    limits.add_argument(
-        "--max-gap", type=float, metavar="SHARE", help="UAR of a sex, length or corpus below the rest"
-    )
+    limits.add_argument("--max-gap", type=float, metavar="SHARE", help="UAR of a sex, length or corpus below the rest")
     add_corpus_arguments(parser)
     add_machine_arguments(parser)
 
