@@ -36,8 +36,12 @@ def cache_folder() -> Path:
 
     Raises:
         RuntimeError: neither SER_CACHE nor a home folder is set.
+        SettingsError: SER_CACHE is an address.
     """
-    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "persian-ser")
+    named = os.environ.get(CACHE_VARIABLE)
+    if named and "://" in named:
+        raise SettingsError(f"{CACHE_VARIABLE} is a folder of this machine, not {named}: give addresses by --cache.")
+    return Path(named or Path.home() / ".cache" / "persian-ser")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -8,7 +8,7 @@ import pytest
 from feature_support import FakeEncoder, assert_right, write_clips
 
 from ser.cli import main
-from ser.errors import CacheError
+from ser.errors import CacheError, SettingsError
 from ser.features import address
 from ser.features.address import file_system, open_cache
 from ser.features.cache import FeatureCache
@@ -110,6 +110,12 @@ def test_a_damaged_file_is_named_and_one_that_is_no_features_is_left_out(machine
 def test_an_address_that_cannot_be_opened_is_said(place):
     with pytest.raises(CacheError, match=f"The feature cache at {place} cannot be opened"):
         open_cache(place)
+
+
+def test_the_environment_names_a_folder_and_no_address(monkeypatch):
+    monkeypatch.setenv("SER_CACHE", "s3://bucket/cache")
+    with pytest.raises(SettingsError, match=r"not s3://bucket/cache: give addresses by --cache"):
+        open_cache()
 
 
 def test_copies_are_listed_and_cleared_with_the_machines_own_cache(machines, clips, capsys):
