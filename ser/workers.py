@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from typing import Any, TypeVar
 
 from ser.errors import JobError, SettingsError
@@ -25,6 +25,10 @@ AHEAD = 256  # items that wait for workers or for the items before them
 TIMEOUT_S = 30
 RETRIES = 3  # of an item that failed
 DEATHS = 1000  # of workers, that an item is repeated after; a scheduler's own limit is three
+DIED = (
+    "One of the processes died: it was killed, or memory ran out. What is finished is kept: run the same command "
+    "again, with fewer --processes if memory is short."
+)
 log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,20 +49,43 @@ def pool(scheduler: str | None, n_processes: int = 1, announce: Callable[[str], 
         JobError: one of the processes of this machine died.
     """
     if scheduler is None:
-        share = max(1, n_threads() // n_processes)
-        try:
-            with ProcessPoolExecutor(n_processes, get_context("spawn"), _begin, (share,)) as local:
-                yield local
-        except BrokenProcessPool as error:
-            raise JobError(
-                f"One of the {n_processes} processes died: it was killed, or memory ran out. What is finished is kept: "
-                "run the same command again, with fewer --processes if memory is short."
-            ) from error
+        with _processes(n_processes) as local:
+            yield local
         return
     with _client(scheduler) as client:
         client.run_on_scheduler(_bear_deaths)
-        announce(f"Dask's dashboard, all workers: {client.dashboard_link}")
+        if "dashboard" in client.scheduler_info()["services"]:
+            announce(f"Dask's dashboard, all workers: {client.dashboard_link}")
         yield client.get_executor(pure=False, retries=RETRIES)
+
+
+@contextmanager
+def _processes(n: int) -> Iterator[Executor]:
+    """Processes of this machine; an interruption ends them at once, also in the middle of an item."""
+    others = set(active_children())
+    local = ProcessPoolExecutor(n, get_context("spawn"), _begin, (max(1, n_threads() // n),))
+    try:
+        yield local
+        local.shutdown()
+    except BaseException as error:
+        local.shutdown(wait=False, cancel_futures=True)
+        for one in set(active_children()) - others:
+            one.kill()
+        if isinstance(error, BrokenProcessPool):
+            raise JobError(DIED) from error
+        raise
+
+
+def result_of(future: Future[Result]) -> Result:
+    """What became of an item.
+
+    Raises:
+        JobError: a process of this machine died.
+    """
+    try:
+        return future.result()
+    except BrokenProcessPool as error:
+        raise JobError(DIED) from error
 
 
 def in_order(
@@ -79,10 +106,11 @@ def in_order(
 
 
 def _begin(n: int) -> None:
-    """Set up a process of this machine: its threads; Ctrl-C is its parent's affair, without whom it ends."""
+    """Set up a process of this machine: its threads; signals are its parent's affair, without whom it ends."""
     let_threads_sleep()
     set_n_threads(n)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a terminal or a scheduler sends to all of a group
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from support import ROOT, write_corpus
 
 import ser
-from ser.cli import main
+from ser.cli import _parser, main
+from ser.cli.prepare import is_shared, sharing
 from ser.encoders.encoder import Encoder
 from ser.errors import JobError, SettingsError
 from ser.features import share
@@ -77,6 +80,19 @@ def killing(
     assert victim.poll() is not None
 
 
+def die(*words: object) -> None:
+    os._exit(1)
+
+
+def wait_for_end(process: Path, patience_s: float = 60) -> None:
+    """Wait until a process of /proc is over."""
+    deadline = time.monotonic() + patience_s
+    with suppress(FileNotFoundError):
+        while "State:\tZ" not in (process / "status").read_text():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
 def test_results_come_in_order_and_no_more_than_a_few_ahead():
     begun = []
 
@@ -105,9 +121,59 @@ def test_processes_share_the_threads_of_this_machine(monkeypatch):
 
 
 def test_a_process_of_this_machine_that_dies_ends_the_work_with_a_sentence():
-    match = r"One of the 2 processes died.*run the same command again"
+    match = r"One of the processes died.*run the same command again"
     with pytest.raises(JobError, match=match), pool(None, 2) as processes:
         processes.submit(os._exit, 1).result()
+
+
+@pytest.mark.parametrize(("word", "n_processes"), [("1", 0), ("2", 2)])
+def test_the_options_say_what_work_is_shared_out_to(word, n_processes):
+    words = ["extract", "--corpus", "x", "--processes", word]
+    args = _parser(words).parse_args(words)
+    with sharing(args) as executor:
+        assert is_shared(args) is (executor is not None) is bool(n_processes)
+        if executor is not None:
+            assert executor.submit(os.getppid).result() == os.getpid()
+
+
+def test_an_answer_of_a_process_that_died_is_not_blamed_on_the_recording(tiny_checkpoint, tmp_path, capsys):
+    words = ["predict", str(write_corpus(tmp_path / "corpus", 1)), "--checkpoint", str(tiny_checkpoint)]
+    with patch("ser.cli.predict._asked", die):
+        assert main([*words, "--processes", "2"]) == 1
+    said = capsys.readouterr().err
+    assert "ser: One of the processes died" in said
+    assert ".wav" not in said
+
+
+def test_a_second_interruption_of_the_group_ends_everything(tmp_path):
+    script = (
+        "import os, time\nfrom ser.workers import in_order, pool\nif __name__ == '__main__':\n"
+        "    with pool(None, 2) as two:\n        print(two.submit(os.getpid).result(), flush=True)\n"
+        "        for _, one in in_order(two, time.sleep, [600] * 9):\n            one.result()\n"
+    )
+    (tmp_path / "parent.py").write_text(script)
+    words, pipe = [sys.executable, str(tmp_path / "parent.py")], subprocess.PIPE
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment, start_new_session=True) as parent:
+        child = Path("/proc") / parent.stdout.readline().decode().strip()
+        time.sleep(0.5)
+        assert child.exists()
+        try:
+            for _ in range(2):
+                os.killpg(parent.pid, signal.SIGINT)
+                time.sleep(0.3)
+            assert parent.wait(30) != 0
+            wait_for_end(child)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(parent.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_group_is_left_to_the_parent(number):
+    with pool(None, 1) as one:
+        one.submit(signal.raise_signal, number).result()
+        assert one.submit(abs, -1).result() == 1
 
 
 def test_processes_of_this_machine_end_with_their_parent(tmp_path):
@@ -122,10 +188,7 @@ def test_processes_of_this_machine_end_with_their_parent(tmp_path):
         child = Path("/proc") / parent.stdout.readline().decode().strip()
         assert child.exists()
         parent.kill()
-    deadline = time.monotonic() + 60
-    while child.exists() and "State:\tZ" not in (child / "status").read_text():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for_end(child)
 
 
 @pytest.mark.slow

@@ -142,6 +142,8 @@ def crossval_settings(args: argparse.Namespace) -> CrossvalSettings:
 
 def place(text: str) -> Path | str:
     """A folder, or an address, whose slashes a path would not keep; folders are absolute, as workers find them."""
+    if not text:
+        raise argparse.ArgumentTypeError("it names no folder")
     return text if "://" in text else Path(text).resolve()
 
 
@@ -171,10 +173,20 @@ def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Colle
                 group.add_argument(flag, type=hint, default=default, help=text)
 
 
+class _Gathered(argparse.Action):
+    """What an option says each time that it is given, in place of its default."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        known = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, [*([] if known is self.default else known), *values])
+
+
 def add_reduce(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
     """Add `--reduce`: less of each recording for the classifier."""
     parser.add_argument(
-        "--reduce", nargs="+", type=reduction, default=[], metavar="HOW=N",
+        "--reduce", nargs="+", type=reduction, action=_Gathered, default=[], metavar="HOW=N",
         help="average=N takes the average of N neighbouring frames in their place; pca=N the first N principal "
         "components of the training speakers' frames; prune=N the N dimensions that validation speakers need most",
     )  # fmt: skip

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ser.cli.arguments import reduce_words
+from ser.cli.arguments import REDUCED, reduce_words
 from ser.errors import SettingsError
 
 RENAMED = {"n_folds": "folds"}  # fields of the settings that their options call otherwise
@@ -46,7 +46,8 @@ def apply_config(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
         values |= {name.replace("-", "_"): value for name, value in _read(given.config).items()}
     for name, value in values.items():
         if name not in options or name in ("config", "like", "help"):
-            raise SettingsError(f"{given.config}: this command has no option {name}.")
+            hint = " Give reduce a list such as average=2." if name in REDUCED else ""
+            raise SettingsError(f"{given.config}: this command has no option {name}.{hint}")
         parser.set_defaults(**{name: _converted(options[name], value)})
         options[name].required = False
 

@@ -104,6 +104,7 @@ def _predict(
 
     from ser import load
     from ser.corpora.folder import shown
+    from ser.errors import JobError
 
     if not files:
         return 0
@@ -121,6 +122,8 @@ def _predict(
     for question, answer in answers(args, None if shared else predictor, questions):
         try:
             prediction = answer()
+        except JobError:  # not of this file alone
+            raise
         except Exception as error:  # whatever one file leads to, the others are done
             n_bad += 1
             with tqdm.external_write_mode(sys.stderr):
@@ -141,7 +144,7 @@ def answers(
     args: argparse.Namespace, predictor: Recogniser | None, questions: Iterable[Any]
 ) -> Iterator[tuple[Any, Callable[[], Any]]]:
     """Each question with what gives its answer: the predictor, or without one other processes."""
-    from ser.workers import in_order
+    from ser.workers import in_order, result_of
 
     if predictor is not None:
         for question in questions:
@@ -151,7 +154,7 @@ def answers(
     with sharing(args) as executor:
         assert executor is not None  # else a predictor was given
         for question, future in in_order(executor, partial(_asked, checkpoint, args.encoder), questions):
-            yield question, future.result
+            yield question, partial(result_of, future)
 
 
 def _asked(checkpoint: Path | None, encoder: str | None, question: Any) -> Any:

@@ -179,7 +179,7 @@ def _work_in_processes(args: argparse.Namespace, should_stop: Callable[[], bool]
     from ser.tuning.search import STOPPED
 
     threads = str(args.threads or max(1, (os.cpu_count() or 1) // args.jobs))
-    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--worker"]
+    words = [*args.words, "--jobs", "1", "--no-final", "--threads", threads, "--processes", "1", "--worker"]
     command, environment = [sys.executable, "-m", "ser", *words], os.environ | {"OMP_NUM_THREADS": threads}
     workers = [subprocess.Popen(command, env=environment) for _ in range(args.jobs)]
     asked = False

@@ -2,9 +2,9 @@
 no folder.
 
 In: an address. Out: a `FeatureCache` whose files lie there; each is sent under a name of its own and renamed, so that
-it is there whole or not at all. Below its own cache folder a machine keeps what it wrote, of the other files the
-headers, which say what they hold, and a copy of each file that it has read: who only computes fetches nobody else's
-frames.
+it is there whole or not at all. Below its own cache folder a machine keeps in `features` what it wrote and of the other
+files the headers, which say what they hold, and in `copies` each file that it has read: who only computes fetches
+nobody else's frames.
 """
 
 from __future__ import annotations
@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import threading
+import time
 import uuid
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -29,6 +31,7 @@ from ser.features.cache import (
     ADDRESSES,
     DESCRIPTION,
     HEADER_SUFFIX,
+    STALE_S,
     SUFFIX,
     UNFINISHED,
     Cached,
@@ -62,12 +65,14 @@ class AddressCache(FeatureCache):
     def __init__(self, address: str) -> None:
         super().__init__()
         self.address = address.rstrip("/")
+        if not self.address.partition("://")[2]:
+            raise CacheError(f"{address} names no place. Give an address such as s3://bucket/cache.")
         file_system(self.address)  # which raises where it cannot be
-        self.folder = copies_of(self.address)
+        self.folder = folder_of(self.address)
         self.root = self.folder / "features"
 
     def __str__(self) -> str:
-        return self.address
+        return _shown(self.address)
 
     def store(self, encoder: FrameEncoder, settings: Mapping[str, Any]) -> Store:
         store = super().store(encoder, settings)
@@ -75,7 +80,7 @@ class AddressCache(FeatureCache):
 
     def _folders(self) -> list[Path]:
         raise CacheError(
-            f"What lies at {self.address} is listed and deleted by the tools of that storage. Copies of it on this "
+            f"What lies at {self} is listed and deleted by the tools of that storage. Copies of it on this "
             "machine are in the usual folder: run this without --cache."
         )
 
@@ -86,6 +91,7 @@ class AddressStore(Store):
     def __init__(self, address: str, folder: Path, description: Mapping[str, Any]) -> None:
         super().__init__(folder, description)
         self.address, self.place = address, f"features/{folder.name}"
+        self.written: set[str] = set()
 
     def find(self, keys: Collection[str]) -> dict[str, Cached]:
         here = super().find(keys)
@@ -95,7 +101,7 @@ class AddressStore(Store):
         return {**elsewhere, **own}
 
     def flush(self) -> None:
-        """Write what waits, and send whatever is here and not at the address.
+        """Write what waits, and send it, and whatever of this machine is missing at the address after an hour.
 
         Raises:
             CacheError: either cannot be written.
@@ -104,8 +110,14 @@ class AddressStore(Store):
         with _explained(self.address, "written"):
             known = self._names()
             for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-                if path.name not in known:
+                is_due = path.name in self.written or time.time() - path.stat().st_mtime > STALE_S
+                if is_due and path.name not in known:  # else another process is about to send it
                     self._send(path)
+
+    def _write(self, waiting: dict[str, NDArray[np.float16]]) -> Path:
+        path = super()._write(waiting)
+        self.written.add(path.name)
+        return path
 
     def _at_address(self, name: str, one: Cached) -> AddressedFrames:
         file = Path(self.place) / name
@@ -139,10 +151,14 @@ class AddressStore(Store):
             try:
                 yield [self._at_address(name, one) for one in _index(self.folder / f"{name}{HEADER_SUFFIX}")]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
-                log.warning("cached features %s at %s cannot be used (%s): left out", name, self.address, error)
+                log.warning("cached features %s at %s cannot be used (%s): left out", name, _shown(self.address), error)
 
     def _fetch_headers(self, names: Collection[str]) -> None:
         """Keep the headers of those files of which they are not here."""
+        with _fetching:
+            self._fetch_missing_headers(names)
+
+    def _fetch_missing_headers(self, names: Collection[str]) -> None:
         system, root = file_system(self.address)
         known = {path.name.removesuffix(HEADER_SUFFIX) for path in self.folder.glob(f"*{HEADER_SUFFIX}")}
         missing = [name for name in names if name not in known]
@@ -168,35 +184,41 @@ class AddressedFrames(Cached):
     address: str
 
     def read(self, n_frames: int | None = None) -> NDArray[np.float16]:
-        copy = copies_of(self.address) / self.file
-        if not copy.exists():
+        folder, name = folder_of(self.address), self.file.relative_to("features")
+        own, copy = folder / "features" / name, folder / "copies" / name
+        if not own.exists() and not copy.exists():
             with _fetching:
                 if not copy.exists():
                     self._fetch(copy)
-        return Cached(copy, self.key, self.offset, self.n_frames, self.frame_shape).read(n_frames)
+        place = own if own.exists() else copy
+        return Cached(place, self.key, self.offset, self.n_frames, self.frame_shape).read(n_frames)
 
     def _fetch(self, copy: Path) -> None:
         system, root = file_system(self.address)
-        copy.parent.mkdir(parents=True, exist_ok=True)
         unfinished = copy.with_name(f".{uuid.uuid4().hex}{UNFINISHED}")
         try:
             with _explained(self.address, "read"):
+                copy.parent.mkdir(parents=True, exist_ok=True)
                 system.get_file(f"{root}/{self.file.as_posix()}", str(unfinished))
+                if not (copy.parent / DESCRIPTION).exists():
+                    about = system.cat_file(f"{root}/{self.file.with_name(DESCRIPTION).as_posix()}")
+                    write_atomically(copy.parent / DESCRIPTION, about)
             try:
                 contents_of(unfinished, verify=True)
             except Exception as error:  # safetensors has errors of its own
                 raise CacheError(
-                    f"Cached features {self.file} at {self.address} are damaged ({error}): delete them there, then run "
-                    "again, and they are computed anew."
+                    f"Cached features {self.file} at {_shown(self.address)} are damaged ({error}): delete them there, "
+                    "then run again, and they are computed anew."
                 ) from error
             unfinished.replace(copy)
         finally:
-            unfinished.unlink(missing_ok=True)
+            with suppress(OSError):
+                unfinished.unlink()
 
 
 @cache
-def copies_of(address: str) -> Path:
-    """The folder of this machine's copies of what lies at an address."""
+def folder_of(address: str) -> Path:
+    """The folder of what this machine keeps of an address."""
     return FeatureCache().folder / ADDRESSES / hashlib.sha256(address.encode()).hexdigest()[:16]
 
 
@@ -222,10 +244,21 @@ def _explained(address: str, verb: str) -> Iterator[None]:
     except CacheError:
         raise
     except Exception as error:
+        here = str(folder_of(address))
+        if isinstance(error, OSError) and str(error.filename).startswith(here):
+            raise CacheError(
+                f"{here} cannot be written: {error.strerror}. Free space, or name another folder in SER_CACHE."
+            ) from error
+        reason = str(error).replace(address, _shown(address))
         raise CacheError(
-            f"The feature cache at {address} cannot be {verb}: {type(error).__name__}: {error}. "
+            f"The feature cache at {_shown(address)} cannot be {verb}: {type(error).__name__}: {reason}. "
             "Check the address, the rights and the network."
         ) from error
+
+
+def _shown(address: str) -> str:
+    """The address without a password."""
+    return re.sub(r"://[^/]*@", "://...@", address)
 
 
 def _index(path: Path) -> Iterator[Cached]:

@@ -131,7 +131,8 @@ class FeatureCache:
             n_bytes = sum(_status(path)[0] for path in _own_files(folder))
             names = (str(about["encoder"]), about["layer"], str(about["fingerprint"]))
             known = settings if isinstance(settings, dict) else {}
-            found.append(CachedEncoder(*names, known, n_clips, n_bytes))
+            if n_clips:  # else it has headers of files at an address
+                found.append(CachedEncoder(*names, known, n_clips, n_bytes))
         return found
 
     def clear(self) -> int:
@@ -151,7 +152,7 @@ class FeatureCache:
         return freed
 
     def _folders(self) -> list[Path]:
-        copies = self.folder.glob(f"{ADDRESSES}/*/features/*")
+        copies = self.folder.glob(f"{ADDRESSES}/*/*/*")
         return sorted(path for path in (*self.root.glob("*"), *copies) if path.is_dir())
 
 
@@ -218,7 +219,7 @@ class Store:
             except FileNotFoundError:  # another process has just cleared the cache
                 self._write(waiting)
 
-    def _write(self, waiting: dict[str, NDArray[np.float16]]) -> None:
+    def _write(self, waiting: dict[str, NDArray[np.float16]]) -> Path:
         from safetensors.numpy import save
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -243,6 +244,7 @@ class Store:
             unfinished.unlink(missing_ok=True)
             raise
         self._remember(_read_json(self.folder / VERIFIED) | {path.name: _status(path)})
+        return path
 
     def _remember(self, verified: Mapping[str, Any]) -> None:
         with suppress(OSError):  # a cache that can only be read is verified each time

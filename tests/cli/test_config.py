@@ -52,6 +52,8 @@ def test_less_of_each_recording_is_asked_for_in_one_option_and_taken_over_from_a
     assert settings.classifier == ClassifierSettings(averaged_frames=2, components=128, components_by="validation")
     (tmp_path / "run.json").write_text(json.dumps({"settings": settings_to_dict(settings)}))
     assert crossval_settings(parsed("--corpus", "x", "--like", str(tmp_path))) == settings
+    twice = parsed("--corpus", "x", "--reduce", "average=2", "--reduce", "prune=128", "--like", str(tmp_path))
+    assert crossval_settings(twice) == settings
     (tmp_path / "a.toml").write_text('reduce = ["average=4"]')
     settings = crossval_settings(parsed("--corpus", "x", "--config", str(tmp_path / "a.toml")))
     assert settings.classifier == ClassifierSettings(averaged_frames=4)
@@ -79,7 +81,7 @@ def test_a_run_whose_folds_a_command_cannot_have_is_not_taken_over_in_silence(tm
     [
         ("droput = 0.1", "no option droput"), ("dropout = 'much'", "dropout cannot be"), ("[", "cannot be read"),
         ("optimizer = 'best'", "optimizer is one of"), ("class_weights = 1", "true or false"),
-        ("help = true", "no option"),
+        ("help = true", "no option"), ("averaged_frames = 2", "Give reduce a list"), ("cache = ''", "cache cannot be"),
     ],
 )  # fmt: skip
 def test_a_file_that_makes_no_sense_is_refused_with_its_name_or_option(tmp_path, capsys, text, words):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from feature_support import FakeEncoder, assert_right, write_clips
@@ -24,7 +27,7 @@ class Machines:
     def on(self, name):
         """The cache as this machine opens it."""
         self.monkeypatch.setenv("SER_CACHE", str(self.folder / name))
-        address.copies_of.cache_clear()
+        address.folder_of.cache_clear()
         return open_cache(self.address)
 
     def copies(self, name):
@@ -39,7 +42,7 @@ class Machines:
 def machines(tmp_path, monkeypatch):
     monkeypatch.setattr("ser.features.cache.FILE_BYTES", 500)
     yield Machines(tmp_path, monkeypatch, f"file://{tmp_path}/elsewhere")
-    address.copies_of.cache_clear()
+    address.folder_of.cache_clear()
 
 
 @pytest.fixture
@@ -76,6 +79,7 @@ def test_what_could_not_be_sent_is_sent_by_the_next_run(machines, clips, monkeyp
         with pytest.raises(CacheError, match=r"at file://.* cannot be written: ConnectionResetError: gone"):
             extract(clips, FakeEncoder(), machines.on("first"))
     assert machines.files() == []
+    monkeypatch.setattr(address, "STALE_S", 0)
     assert extract(clips, FakeEncoder(), machines.on("first")).n_computed < 12
     assert_right(extract(clips, FakeEncoder(), machines.on("second")), clips)
 
@@ -112,6 +116,69 @@ def test_an_address_that_cannot_be_opened_is_said(place):
         open_cache(place)
 
 
+@pytest.mark.parametrize("place", ["s3://", "file://", "sftp:///"])
+def test_an_address_of_no_place_is_refused(place, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CacheError, match="names no place"):
+        open_cache(place)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_gets_its_name_when_it_is_whole_and_each_is_sent_once(machines, clips, monkeypatch):
+    system, _ = file_system(machines.address)
+    names, put = [], type(system).put_file
+
+    def watched(self, here, there, **how):
+        names.append(there.rsplit("/", 1)[-1])
+        return put(self, here, there, **how)
+
+    monkeypatch.setattr(type(system), "put_file", watched)
+    extract(clips[:6], FakeEncoder(), machines.on("first"))
+    extract(clips, FakeEncoder(), machines.on("first"))
+    assert len(names) == len(set(names)) == len(machines.files())
+    assert all(name.startswith(".") and name.endswith(".tmp") for name in names)
+
+
+def test_what_another_process_is_about_to_send_is_not_sent_twice(machines, clips, monkeypatch):
+    cache = machines.on("first")
+    with monkeypatch.context() as other:
+        other.setattr(address.AddressStore, "_send", lambda self, path: None)
+        extract(clips[:6], FakeEncoder(), cache)
+    n_waiting = len(machines.copies("first"))
+    extract(clips, FakeEncoder(), cache)
+    assert len(machines.files()) == len(machines.copies("first")) - n_waiting > 0
+
+
+def test_several_threads_find_the_same(machines, clips, monkeypatch):
+    extract(clips, FakeEncoder(), machines.on("first"))
+    cache, write, writing = machines.on("second"), address.write_atomically, threading.Lock()
+
+    def watched(path, content):
+        assert writing.acquire(blocking=False)  # its unfinished file is named by the process alone
+        time.sleep(0.01)
+        write(path, content)
+        writing.release()
+
+    monkeypatch.setattr(address, "write_atomically", watched)
+    with ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(lambda _: extract(clips, FakeEncoder(), cache).n_computed, range(8)))
+    assert found == [0] * 8
+
+
+def test_an_address_is_shown_without_its_password_and_closing_slash(tmp_path, monkeypatch):
+    monkeypatch.setenv("SER_CACHE", str(tmp_path))
+    assert str(open_cache("memory://me:secret@host/cache/")) == "memory://...@host/cache"
+
+
+def test_a_disk_of_this_machine_is_not_blamed_on_the_address(machines, clips):
+    extract(clips, FakeEncoder(), machines.on("first"))
+    features = extract(clips, FakeEncoder(), machines.on("second"))
+    (place,) = (machines.folder / "second" / "addresses").iterdir()
+    (place / "copies").write_text("a file in the way")
+    with pytest.raises(CacheError, match=r"second/addresses/\w+ cannot be written: "):
+        features[0]
+
+
 def test_the_environment_names_a_folder_and_no_address(monkeypatch):
     monkeypatch.setenv("SER_CACHE", "s3://bucket/cache")
     with pytest.raises(SettingsError, match=r"not s3://bucket/cache: give addresses by --cache"):
@@ -122,8 +189,9 @@ def test_copies_are_listed_and_cleared_with_the_machines_own_cache(machines, cli
     assert_right(extract(clips, FakeEncoder(), machines.on("first")), clips)
     assert_right(extract(clips, FakeEncoder(), machines.on("second")), clips)
     assert [one.n_clips for one in FeatureCache().contents()] == [12]
+    assert FeatureCache().contents()[0].name == "fake"
     assert FeatureCache().clear() > 0
-    assert machines.copies("second") == []
+    assert [path for path in (machines.folder / "second").rglob("*") if path.is_file()] == []
     assert machines.files()
     assert main(["cache", "--cache", machines.address]) == 1
     assert "tools of that storage" in capsys.readouterr().err
