@@ -14,7 +14,7 @@ import pytest
 import soundfile
 import torch
 from sklearn.metrics import accuracy_score, balanced_accuracy_score
-from support import voice, write_voice
+from support import voice, write_corpus, write_voice
 from training_support import EMOTIONS as EMOTIONS_OF_TOY
 from training_support import ENCODER, SETTINGS, Toy
 
@@ -309,3 +309,15 @@ def test_the_command_measures_options_that_need_other_features(tiny_encoder, tmp
     printed = capsys.readouterr().out
     assert names[0] in printed
     assert "an interval that includes 0" in printed.lower()
+
+
+def test_how_far_a_training_is_counts_folds_that_stopped_as_done(tiny_encoder, tmp_path, monkeypatch):
+    folder, told = write_corpus(tmp_path / "corpus", 6), tmp_path / "progress.json"
+    monkeypatch.setenv("SER_PROGRESS", str(told))
+    words = ["crossval", "--corpus", folder, "--encoder", tiny_encoder, "--cache", tmp_path / "cache", "--no-check"]
+    settings = "--folds 2 --base-units 4 --gru-layers 1 --max-epochs 40 --patience 1 --monitor loss --no-final"
+    assert main([*map(str, words), *settings.split(), "--out", str(tmp_path / "run")]) == 0
+    epochs = [len(fold["epochs"]) for fold in json.loads((tmp_path / "run" / "result.json").read_text())["folds"]]
+    assert min(epochs) < 40
+    stage = json.loads(told.read_text())
+    assert (stage["stage"], stage["done"], stage["total"]) == ("training", 80, 80)

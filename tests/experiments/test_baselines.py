@@ -350,3 +350,9 @@ def test_every_setting_that_is_searched_changes_the_network(name):
     build = MODELS[name].fit.args[0]
     sizes = {sum(one.numel() for one in build(shape, 3, replace(SMALL, width=n)).parameters()) for n in (8, 16)}
     assert len(sizes) == 2
+
+
+def test_how_many_models_are_done_is_told_from_none_to_all(toy, tmp_path):
+    told = []
+    compare(toy, ["mean_lr", "drm"], tmp_path / "out", progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 2), (1, 2), (2, 2)]
