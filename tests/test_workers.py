@@ -84,6 +84,20 @@ def die(*words: object) -> None:
     os._exit(1)
 
 
+@contextmanager
+def parent_of_two(folder: Path, then: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """A process, leader of a group, that shares work out to two others, and one of those in /proc."""
+    script = (
+        "import os, time\nfrom ser.workers import in_order, pool\nif __name__ == '__main__':\n"
+        f"    with pool(None, 2) as two:\n        print(two.submit(os.getpid).result(), flush=True)\n        {then}\n"
+    )
+    (folder / "parent.py").write_text(script)
+    words, pipe = [sys.executable, str(folder / "parent.py")], subprocess.PIPE
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment, start_new_session=True) as parent:
+        yield parent, Path("/proc") / parent.stdout.readline().decode().strip()
+
+
 def wait_for_end(process: Path, patience_s: float = 60) -> None:
     """Wait until a process of /proc is over."""
     deadline = time.monotonic() + patience_s
@@ -146,16 +160,7 @@ def test_an_answer_of_a_process_that_died_is_not_blamed_on_the_recording(tiny_ch
 
 
 def test_a_second_interruption_of_the_group_ends_everything(tmp_path):
-    script = (
-        "import os, time\nfrom ser.workers import in_order, pool\nif __name__ == '__main__':\n"
-        "    with pool(None, 2) as two:\n        print(two.submit(os.getpid).result(), flush=True)\n"
-        "        for _, one in in_order(two, time.sleep, [600] * 9):\n            one.result()\n"
-    )
-    (tmp_path / "parent.py").write_text(script)
-    words, pipe = [sys.executable, str(tmp_path / "parent.py")], subprocess.PIPE
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(words, stdout=pipe, stderr=pipe, env=environment, start_new_session=True) as parent:
-        child = Path("/proc") / parent.stdout.readline().decode().strip()
+    with parent_of_two(tmp_path, "for _, one in in_order(two, time.sleep, [600] * 9): one.result()") as (parent, child):
         time.sleep(0.5)
         assert child.exists()
         try:
@@ -177,15 +182,7 @@ def test_a_signal_to_the_group_is_left_to_the_parent(number):
 
 
 def test_processes_of_this_machine_end_with_their_parent(tmp_path):
-    script = (
-        "import os, sys\nfrom ser.workers import pool\nif __name__ == '__main__':\n"
-        "    with pool(None, 2) as two:\n        print(two.submit(os.getpid).result(), flush=True)\n"
-        "        sys.stdin.read()\n"
-    )
-    (tmp_path / "parent.py").write_text(script)
-    words, pipe = [sys.executable, str(tmp_path / "parent.py")], subprocess.PIPE
-    with subprocess.Popen(words, stdin=pipe, stdout=pipe, env=os.environ | {"PYTHONPATH": str(ROOT)}) as parent:
-        child = Path("/proc") / parent.stdout.readline().decode().strip()
+    with parent_of_two(tmp_path, "time.sleep(600)") as (parent, child):
         assert child.exists()
         parent.kill()
     wait_for_end(child)

@@ -23,7 +23,7 @@ REDUCTIONS: dict[str, tuple[str, dict[str, str]]] = {
     "pca": ("components", {"components_by": "variance"}),
     "prune": ("components", {"components_by": "validation"}),
 }
-REDUCED = ("averaged_frames", "components", "components_by")
+REDUCED = {name for setting, others in REDUCTIONS.values() for name in (setting, *others)}
 
 
 def add_corpus_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -159,7 +159,7 @@ def add_settings(parser: argparse.ArgumentParser, *kinds: type, leave_out: Colle
     for kind in kinds:
         group = parser.add_argument_group(kind.__name__.removesuffix("Settings").lower())
         hints, sentences = get_type_hints(kind), attribute_sentences(kind)
-        if REDUCED[0] in hints:
+        if REDUCED & hints.keys():
             add_reduce(group)
         for entry in (one for one in fields(kind) if one.name not in (*REDUCED, *leave_out)):
             hint, default = hints[entry.name], entry.default

@@ -146,9 +146,11 @@ class Comparison:
             "versions": library_versions(),
             "rows": rows,
         }
-        names = self._with_paper(runnable(names)[0])
-        with_encoders = [(name, self.encoded if MODELS[name].uses_encoder else self.encoded[:1]) for name in names]
-        runs = [(name, one) for name, some in with_encoders for one in some]
+        runs = [
+            (name, one)
+            for name in self._with_paper(runnable(names)[0])
+            for one in (self.encoded if MODELS[name].uses_encoder else self.encoded[:1])
+        ]
         for name, one in runs:
             self.progress(len(rows), len(runs))
             rows.append(self._row(name, one))

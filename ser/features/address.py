@@ -39,6 +39,7 @@ from ser.features.cache import (
     FrameEncoder,
     Store,
     contents_of,
+    listed,
 )
 from ser.files import write_atomically
 
@@ -50,12 +51,16 @@ _fetching = threading.Lock()
 log = logging.getLogger(__name__)
 
 
-def open_cache(place: str | Path | None = None) -> FeatureCache:
+def open_cache(place: FeatureCache | str | Path | None = None) -> FeatureCache:
     """The cache in a folder, at an address (anything with `://`), or by default in the user's own folder.
+
+    One that is open already stays as it is.
 
     Raises:
         CacheError: fsspec does not know the address, or what it needs for it is not installed.
     """
+    if isinstance(place, FeatureCache):
+        return place
     return AddressCache(place) if isinstance(place, str) and "://" in place else FeatureCache(place)
 
 
@@ -108,10 +113,12 @@ class AddressStore(Store):
         """
         super().flush()
         with _explained(self.address, "written"):
-            known = self._names()
-            for path in sorted(self.folder.glob(f"*{SUFFIX}")):
-                is_due = path.name in self.written or time.time() - path.stat().st_mtime > STALE_S
-                if is_due and path.name not in known:  # else another process is about to send it
+            every, latest = sorted(self.folder.glob(f"*{SUFFIX}")), time.time() - STALE_S
+            # What is younger and of another process, that one is about to send.
+            due = [path for path in every if path.name in self.written or path.stat().st_mtime < latest]
+            known = self._names() if due else []
+            for path in due:
+                if path.name not in known:
                     self._send(path)
 
     def _write(self, waiting: dict[str, NDArray[np.float16]]) -> Path:
@@ -149,7 +156,8 @@ class AddressStore(Store):
         self._fetch_headers(names)
         for name in names:
             try:
-                yield [self._at_address(name, one) for one in _index(self.folder / f"{name}{HEADER_SUFFIX}")]
+                header = (self.folder / f"{name}{HEADER_SUFFIX}").read_bytes()
+                yield [self._at_address(name, one) for one in listed(Path(name), header)]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 log.warning("cached features %s at %s cannot be used (%s): left out", name, _shown(self.address), error)
 
@@ -259,15 +267,3 @@ def _explained(address: str, verb: str) -> Iterator[None]:
 def _shown(address: str) -> str:
     """The address without a password."""
     return re.sub(r"://[^/]*@", "://...@", address)
-
-
-def _index(path: Path) -> Iterator[Cached]:
-    """What a file holds, by the beginning of it that has been kept."""
-    content = path.read_bytes()
-    for key, entry in json.loads(content[8:]).items():
-        if key == "__metadata__":
-            continue
-        shape = tuple(map(int, entry["shape"]))
-        if entry["dtype"] != "F16" or not shape or not all(shape):
-            raise ValueError("it holds something else than frames")
-        yield Cached(path, key, len(content) + int(entry["data_offsets"][0]), shape[0], shape[1:])

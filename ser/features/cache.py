@@ -255,23 +255,28 @@ def contents_of(path: Path, verify: bool) -> list[Cached]:
     """What a file holds by its header, compared with its checksum on demand; raises whatever damage leads to."""
     from safetensors import safe_open
 
-    with safe_open(path, "np", backend="pread") as content:
-        slices = {key: content.get_slice(key) for key in content.offset_keys()}
-        shapes = {key: tuple(one.get_shape()) for key, one in slices.items()}
+    with safe_open(path, "np", backend="pread") as content:  # which makes sure that frames are one behind the other
         expected = (content.metadata() or {}).get("sha256")
-    if {one.get_dtype() for one in slices.values()} != {"F16"} or not all(map(all, shapes.values())):
-        raise ValueError("it holds something else than frames")
     with path.open("rb") as file:
-        start = file.seek(8 + int.from_bytes(file.read(8), "little"))
-        digest = _listing(shapes)
+        n_bytes = file.read(8)
+        held = listed(path, n_bytes + file.read(int.from_bytes(n_bytes, "little")))
+        digest = _listing({one.key: (one.n_frames, *one.frame_shape) for one in held})
         while verify and (chunk := file.read(1 << 20)):
             digest.update(chunk)
     if verify and digest.hexdigest() != expected:
         raise ValueError("its checksum is another")
+    return held
+
+
+def listed(file: Path, header: bytes) -> list[Cached]:
+    """What a file holds, in order, by its beginning: eight bytes of length, then JSON; raises as `contents_of`."""
+    entries = {key: entry for key, entry in json.loads(header[8:]).items() if key != "__metadata__"}
     held = []
-    for key, shape in shapes.items():  # one behind the other, as safetensors has made sure
-        held.append(Cached(path, key, start, shape[0], shape[1:]))
-        start += HALF.itemsize * math.prod(shape)
+    for key, entry in sorted(entries.items(), key=lambda row: row[1]["data_offsets"][0]):
+        shape = tuple(entry["shape"])
+        if entry["dtype"] != "F16" or not shape or not all(shape):
+            raise ValueError("it holds something else than frames")
+        held.append(Cached(file, key, len(header) + entry["data_offsets"][0], shape[0], shape[1:]))
     return held
 
 

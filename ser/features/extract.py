@@ -191,8 +191,7 @@ def usable_features(
         CorpusError: no utterance can be used.
         CacheError: the cache cannot be read or written.
     """
-    place = cache if isinstance(cache, FeatureCache) else open_cache(cache)
-    features = extract(corpus, encoder, place, progress or progress_bar())
+    features = extract(corpus, encoder, open_cache(cache), progress or progress_bar())
     indices = np.flatnonzero(features.usable).tolist()
     if not indices:
         reason = f" {features.failed[0][0].name}: {features.failed[0][1]}" if features.failed else ""
@@ -214,7 +213,7 @@ def with_copies(
         CorpusError: a copy cannot be encoded.
         CacheError: the cache cannot be read or written.
     """
-    place = cache if isinstance(cache, FeatureCache) else open_cache(cache)
+    place = open_cache(cache)
     copies = []
     for number in range(1, n_copies + 1):
         bar = progress_bar(f"copy {number} of {n_copies}")

@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,12 +131,12 @@ def memory(n_clips: int) -> None:
     """Of the process that holds scheduler and command, and of two workers, after a tenth of the clips and after all."""
     from distributed import LocalCluster
 
-    rng, how = np.random.default_rng(40), Piece((), str(SHIPPED_ENCODER), None, 0, None)
+    rng = np.random.default_rng(40)
     with (
         tempfile.TemporaryDirectory() as folder,
         LocalCluster(2, threads_per_worker=1, dashboard_address=None) as cluster,
     ):
-        how = replace(how, cache=Path(folder) / "cache")
+        how = Piece((), str(SHIPPED_ENCODER), None, 0, Path(folder) / "cache")
         paths = [Path(folder) / f"{number:06d}.wav" for number in range(n_clips)]
         for path in paths:
             soundfile.write(path, rng.normal(0, 0.1, 4_800), 16_000)

@@ -154,7 +154,7 @@ def test_several_threads_find_the_same(machines, clips, monkeypatch):
     cache, write, writing = machines.on("second"), address.write_atomically, threading.Lock()
 
     def watched(path, content):
-        assert writing.acquire(blocking=False)  # its unfinished file is named by the process alone
+        assert writing.acquire(blocking=False)  # nobody fetches what another thread is fetching
         time.sleep(0.01)
         write(path, content)
         writing.release()
